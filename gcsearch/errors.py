@@ -1,0 +1,88 @@
+"""Everything that gcsearch raises on purpose.
+
+GcsearchError               base; the command line prints it without a traceback
+├── InputError              the user's input is wrong; nothing has been started     (exit code 2)
+│                           also a ValueError, so that library callers may catch that
+├── RunError                the work itself failed on the way                       (exit code 1)
+└── TooManyFailures         the sweep ended, but more trials failed than allowed    (exit code 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+
+
+class GcsearchError(Exception):
+    """Base of the tree; `exit_code` is what the command line ends with."""
+
+    exit_code = 1
+
+
+class InputError(GcsearchError, ValueError):
+    """The user's input breaks a rule.
+
+    The message states, in this order and as far as known: where (file and key), the rule, what was
+    received, and what to do next.  For example::
+
+        gcscoop.toml, parameters.rho: `low < high` must hold, got low=2.0, high=0.005.
+        Swap the two bounds.
+    """
+
+    exit_code = 2
+
+    def __init__(
+        self,
+        rule: str,
+        *,
+        file: str | Path | None = None,
+        key: str | None = None,
+        received: object = None,
+        remedy: str | None = None,
+    ) -> None:
+        self.rule = rule
+        self.file = None if file is None else str(file)
+        self.key = key
+        self.received = received
+        self.remedy = remedy
+        where = ", ".join(part for part in (self.file, key) if part)
+        text = f"{where}: {rule}" if where else rule
+        if received is not None:
+            text += f", got {received if isinstance(received, str) else repr(received)}"
+        text += "." if not text.endswith((".", "!", "?")) else ""
+        super().__init__(f"{text}\n{remedy}" if remedy else text)
+
+    def at(self, *, file: str | Path | None = None, key: str | None = None) -> InputError:
+        """The same error with a place added where it was still unknown."""
+        return InputError(
+            self.rule,
+            file=self.file or file,
+            key=self.key or key,
+            received=self.received,
+            remedy=self.remedy,
+        )
+
+
+class RunError(GcsearchError):
+    """The work failed after it had been accepted: a worker died for good, a disk is full."""
+
+
+class TooManyFailures(GcsearchError):
+    """The sweep is over and its results are kept, but more trials failed than the pipeline allows."""
+
+    exit_code = 3
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str], **place: str | Path | None) -> InputError:
+    """An InputError for a name that is not in a table: lists the known names and the nearest one."""
+    names = sorted(known)
+    nearest = get_close_matches(name, names, n=1)
+    remedy = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    return InputError(
+        f"the {kind} must be one of the known names",
+        received=name,
+        remedy=f"{remedy}Known: {', '.join(names)}.",
+        file=place.get("file"),
+        key=str(place["key"]) if place.get("key") else None,
+    )
