@@ -1,0 +1,39 @@
+"""Accuracy, the harmonic mean, and means with their spread. Accuracies are in per cent."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+def accuracy(image_features: Tensor, text_features: Tensor, labels: Tensor) -> float:
+    """Top-1 accuracy 100 * correct / total; of equal scores the first class counts.
+
+    Args:
+        image_features: [N, E]; text_features: [C, E], both of unit length; labels: [N].
+    """
+    predicted = (image_features @ text_features.T).argmax(dim=1)
+    return 100.0 * int((predicted == labels).sum()) / max(len(labels), 1)
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """H = 2BN / (B + N), the field's trade-off between base and new accuracy; 0 where both are 0."""
+    return 2.0 * base * new / (base + new) if base + new > 0 else 0.0
+
+
+class Spread(NamedTuple):
+    """Mean and sample standard deviation (n - 1) over seeds; the deviation of one seed is NaN."""
+
+    mean: float
+    deviation: float
+    n: int
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """Summary of one number per seed."""
+    if not values:
+        return Spread(float("nan"), float("nan"), 0)
+    return Spread(fmean(values), stdev(values) if len(values) > 1 else float("nan"), len(values))
