@@ -1,0 +1,126 @@
+"""The journal survives being killed halfway and refuses to guess."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gcsearch.errors import InputError, RunError
+from gcsearch.journal import Journal
+from gcsearch.schema import EpochReport, Outcome, TrialConfig, TrialRecord
+
+
+def record(number: int, value: float = 1.0) -> TrialRecord:
+    metrics = {"val_h": (value, value)}
+    return TrialRecord(
+        number=number,
+        config=TrialConfig(method="sam", hyperparameters={"rho": 0.1, "beta1": "off", "epochs": 4}),
+        stage="search",
+        outcome=Outcome.COMPLETE,
+        seeds=(1, 2),
+        epochs=1,
+        metrics=metrics,
+        curve=(EpochReport(number=number, epoch=1, metrics=metrics),),
+    )
+
+
+def test_what_is_written_is_read_back_in_order(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.events() == [] and journal.records() == [] and journal.final() == []
+    journal.append("open", name="s", pipeline="abc")
+    journal.append("record", record=record(1))
+    journal.append("record", record=record(0))
+    journal.append("run", number=1, run_id="r")
+    journal.append("final", records=[record(7)])
+    assert [event["kind"] for event in Journal(journal.path).events()] == [
+        "open", "record", "record", "run", "final",
+    ]  # fmt: skip
+    assert journal.records() == [record(1), record(0)]
+    assert journal.final() == [record(7)]
+    assert journal.events("run")[0]["run_id"] == "r"
+    assert journal.events()[0]["time"].endswith("+00:00")
+
+
+def test_one_event_is_one_line_of_json(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("record", record=record(1), note="a\nb")
+    (line,) = journal.path.read_text().splitlines()
+    assert json.loads(line)["record"]["config"]["hyperparameters"]["beta1"] == "off"
+
+
+def test_a_number_that_is_not_finite_comes_back(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("record", record=record(1, math.nan))
+    assert math.isnan(journal.records()[0].metrics["val_h"][0])
+
+
+@pytest.mark.parametrize("torn", [b'{"kind":"rec', b'{"kind":"open","time":"t"}', b"\0\0\0", b"\xff"])
+def test_a_torn_last_line_is_dropped_and_repaired_by_the_next_append(tmp_path, torn):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append("open")
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    journal = Journal(path)
+    assert [event["kind"] for event in journal.events()] == ["open"]
+    journal.append("close", why="done")
+    assert path.read_bytes().startswith(whole + b'{"kind":"close"')
+    assert [event["kind"] for event in journal.events()] == ["open", "close"]
+
+
+@pytest.mark.parametrize("bad", ['{"kind":"rec', "[1]", '{"time":"t"}', ""])
+def test_any_other_unreadable_line_is_named(tmp_path, bad):
+    path = tmp_path / "journal.jsonl"
+    path.write_text(f'{{"kind":"open"}}\n{bad}\n{{"kind":"close"}}\n')
+    with pytest.raises(InputError, match=r"journal.jsonl, line 2: every line"):
+        Journal(path).events()
+
+
+def test_a_record_that_is_no_record_is_named_with_its_line(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("open")
+    journal.append("record", record={"number": "x"})
+    with pytest.raises(InputError, match="line 2"):
+        journal.records()
+
+
+def test_a_journal_that_cannot_be_written_is_a_run_error(tmp_path):
+    with pytest.raises(RunError, match=r"journal\.jsonl: the journal cannot be written: No such file"):
+        Journal(tmp_path / "missing" / "journal.jsonl").append("open")
+
+
+def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("open")
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
+    with pytest.raises(RunError, match="only a part of the line"):
+        journal.append("proposal", number=1)
+    monkeypatch.undo()
+    assert [event["kind"] for event in journal.events()] == ["open"]
+    journal.append("close")
+    assert [event["kind"] for event in journal.events()] == ["open", "close"]
+
+
+def test_every_line_that_was_acknowledged_is_there_after_a_kill(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    code = (
+        f"from gcsearch.journal import Journal\nj = Journal({str(path)!r})\n"
+        "for n in range(10**6):\n    j.append('run', number=n)\n    print(n, flush=True)"
+    )
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        writer.stdout.readline()
+        time.sleep(0.3)
+        writer.send_signal(signal.SIGKILL)
+        acknowledged = [int(line) for line in writer.stdout.read().split()]
+    finally:
+        writer.wait()
+        writer.stdout.close()
+    numbers = [event["number"] for event in Journal(path).events()]
+    assert numbers == list(range(len(numbers)))
+    assert not acknowledged or numbers[-1] >= acknowledged[-1]
