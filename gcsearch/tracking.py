@@ -1,0 +1,582 @@
+"""MLflow, in and out: one parent run per sweep, one child run per setting.  The only module importing mlflow.
+
+Only the driver writes, through one background thread, with client objects and never MLflow's global state.
+Every run is looked up by its tags before it is created, so a sweep that goes on after a kill continues the
+same runs.  The journal of a sweep stays the truth: what could not be written here can be written later.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from gcsearch.errors import InputError, RunError
+from gcsearch.provenance import environment
+from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialRecord
+
+# MLflow reads these when it is imported or starts a server. Nothing is sent anywhere, nothing is printed
+# to stdout, a dead server fails after seconds instead of minutes; whoever sets one himself is obeyed.
+_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_DISABLE_AGENT_HINT": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+for _name, _value in _ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+from mlflow.entities import (  # noqa: E402
+    Dataset,
+    DatasetInput,
+    InputTag,
+    Metric,
+    Param,
+    Run,
+)
+from mlflow.tracking import MlflowClient  # noqa: E402
+
+for _name in ("mlflow", "alembic"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+OnRun = Callable[[int, str, str], None]
+"""Told (trial number, stage, MLflow run id) when a record is written; called from the background thread."""
+
+_PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
+_PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
+_CAPACITY = 4096  # records that may wait for a slow or absent store
+_HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
+_PAUSE = 30.0  # seconds without an attempt after _PATIENCE failures in a row
+_PATIENCE = 3
+
+_STATUS: dict[Outcome, Status] = {
+    Outcome.COMPLETE: "FINISHED",
+    Outcome.PRUNED: "FINISHED",
+    Outcome.DIVERGED: "FAILED",
+    Outcome.FAILED: "FAILED",
+}
+
+
+class Tracker:
+    """Writes one sweep to MLflow.
+
+    `start_sweep` opens the parent run and starts the background thread; `submit` hands it records and never
+    waits; `flush` waits for them; `close` ends the parent.  `log_record` writes at once, in the caller's
+    thread.  A failing store never stops a sweep: three failures in a row make a pause of half a minute,
+    then the waiting records are tried again, and `close` says what remained.
+    """
+
+    def __init__(
+        self, uri: str, experiment: str, artifacts: Path | None = None, *, on_run: OnRun | None = None
+    ) -> None:
+        """Open the store, making database and experiment where they are missing.
+
+        Args:
+            uri: a database (`sqlite:///...`, `postgresql://...`) or a server (`http://...`).
+            experiment: name of the MLflow experiment.
+            artifacts: folder for the files of a new experiment; None leaves it to the server.
+            on_run: told of every run written, so that the caller can journal the link.
+
+        Raises:
+            InputError: the URI is of a kind that cannot be used.
+            RunError: the store does not answer.
+        """
+        self.uri = uri
+        self.client = _connect(uri)
+        with _speaking_of(uri):
+            self.experiment_id = _experiment(self.client, experiment, artifacts)
+        self.parent = ""
+        self._sweep = ""
+        self._on_run = on_run or (lambda number, stage, run_id: None)
+        self._written: dict[tuple[str, ...], Run] = {}
+        self._writing = threading.RLock()
+        self._waiting: deque[TrialRecord] = deque()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._submitted = self._dropped = self._failures = 0
+        self._retry_at = self._beat_at = 0.0
+        self._error = ""
+
+    # The parent run
+
+    def start_sweep(
+        self,
+        name: str,
+        pipeline: Pipeline,
+        files: Mapping[str, Path | str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> str:
+        """Begin or continue the parent run of the sweep `name`; returns its run id.
+
+        Args:
+            files: artifact name to a file, or to the text itself: pipeline.toml, space.toml.
+            tags: further tags of the parent run.
+
+        Raises:
+            RunError: the store does not answer.
+        """
+        about = environment()
+        with _speaking_of(self.uri), self._writing:
+            runs = _search(self.client, [self.experiment_id], name)
+            parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
+            described = _sweep_tags(name, pipeline, about) | dict(tags or {})
+            if parents:
+                self.parent = parents[-1].info.run_id
+                self.client.update_run(self.parent, status="RUNNING")
+                for key, text in described.items():
+                    self.client.set_tag(self.parent, key, _cut(text, _TAG_LENGTH))
+            else:
+                self.parent = self._create(name, described, time.time())
+                self._batches(self.parent, _pipeline_params(pipeline), [])
+                self.client.log_inputs(self.parent, [_dataset_input(pipeline)])
+            self._sweep = name
+            self._written = {_key_of(run): run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"}
+            self._put(self.parent, "environment.json", json.dumps(about, indent=2))
+            for file, content in (files or {}).items():
+                self._put(self.parent, file, content)
+        self._thread = threading.Thread(target=self._work, name="gcsearch-tracking", daemon=True)
+        self._thread.start()
+        return self.parent
+
+    def log_artifact(self, path: Path, name: str | None = None) -> None:
+        """Copy the file `path` to the parent run, under `name` (may contain folders) or its own name."""
+        with _speaking_of(self.uri), self._writing:
+            self._put(self.parent, name or path.name, path)
+
+    def close(self, status: Status = "FINISHED", timeout: float = 120.0) -> str:
+        """Write what waits (at most `timeout` seconds) and end the parent run with `status`.
+
+        Returns an empty string, or a sentence that says what could not be written.
+        """
+        if self._thread:
+            with self._changed:
+                self._closing, self._retry_at = True, 0.0
+                self._changed.notify_all()
+            self._thread.join(timeout)
+        try:
+            if self.parent and not (self._thread and self._thread.is_alive()):
+                self._end_orphans()
+                self.client.set_terminated(self.parent, status)
+        except Exception as error:  # whatever a store, driver or proxy may raise: results must not depend on it
+            self._error = _sentence(error)
+            return self._message() or f"The MLflow run at {_shown(self.uri)} could not be ended: {self._error}"
+        return self._message()
+
+    def _end_orphans(self) -> None:
+        """Child runs that a killed driver left half written, and that nobody wrote since."""
+        for run in self._written.values():
+            if run.info.status == "RUNNING":
+                self.client.set_tag(run.info.run_id, "gcsearch.reason", "orphaned: the driver ended while writing")
+                self.client.set_terminated(run.info.run_id, "KILLED")
+
+    def _message(self) -> str:
+        missing = len(self._waiting) + self._dropped
+        if not missing:
+            return ""
+        return (
+            f"{missing} of {self._submitted} runs could not be written to {_shown(self.uri)}"
+            f"{': ' + self._error if self._error else ''}\nThe journal of the sweep holds them."
+        )
+
+    # Records, in the background
+
+    def submit(self, record: TrialRecord) -> None:
+        """Hand `record` to the background thread. Never waits and never fails; see `close`."""
+        with self._changed:
+            self._submitted += 1
+            if len(self._waiting) >= _CAPACITY:
+                self._dropped += 1
+                return
+            self._waiting.append(record)
+            self._changed.notify_all()
+
+    def flush(self, timeout: float = 60.0) -> bool:
+        """Wait until everything submitted is written; False where the store gave up or time ran out."""
+        with self._changed:
+            self._retry_at, self._failures = 0.0, 0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._waiting or self._paused(), timeout)
+            return not self._waiting and not self._dropped
+
+    def _paused(self) -> bool:
+        return time.monotonic() < self._retry_at
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._closing or (self._waiting and not self._paused()), timeout=_PAUSE / 2
+                )
+                record = self._waiting[0] if self._waiting and not self._paused() else None
+                if record is None and self._closing:
+                    return
+            error = self._attempt(record)
+            with self._changed:
+                self._account(record, error)
+                self._changed.notify_all()
+
+    def _attempt(self, record: TrialRecord | None) -> str:
+        """Write `record` and, where due, the heartbeat. Returns the error, or nothing."""
+        try:
+            if record:
+                self._on_run(record.number, record.stage, self.log_record(record))
+            if time.monotonic() >= self._beat_at:
+                self._beat_at = time.monotonic() + _HEARTBEAT
+                self.client.set_tag(self.parent, "gcsearch.heartbeat", _now())
+        except Exception as error:  # whatever a store, driver or proxy may raise: the sweep goes on
+            return _sentence(error)
+        return ""
+
+    def _account(self, record: TrialRecord | None, error: str) -> None:
+        """Take a written record off the queue, put a failed one to its end; pause after several failures."""
+        self._error = error or self._error
+        self._failures = self._failures + 1 if error else 0
+        if record:
+            self._waiting.popleft()
+            if error:
+                self._waiting.append(record)
+        if self._failures >= _PATIENCE:
+            self._failures, self._retry_at = 0, time.monotonic() + _PAUSE
+
+    # One record, at once
+
+    def log_record(self, record: TrialRecord) -> str:
+        """Write `record` as a child run of the sweep; returns its run id.
+
+        A record that is already there is left alone; one that was cut off while writing is completed; one
+        whose setting was measured anew replaces the old run (which MLflow can restore).
+        """
+        with self._writing:
+            key = (str(record.number), record.stage, record.label, record.config.digest)
+            digest = _digest(record)
+            run = self._written.get(key)
+            if run and run.data.tags.get("gcsearch.record") == digest and run.info.status != "RUNNING":
+                return str(run.info.run_id)
+            if run and run.data.tags.get("gcsearch.record") != digest:
+                self.client.delete_run(run.info.run_id)
+                run = None
+            began = time.time() - record.seconds
+            run_id = run.info.run_id if run else self._create(run_name(record), self._record_tags(record), began)
+            self._batches(run_id, _record_params(record), _metrics(record, self.client.get_run(run_id)))
+            self._put(run_id, "record.json", json.dumps(_content(record), indent=1))
+            self.client.set_terminated(run_id, _STATUS[record.outcome])
+            self._written[key] = self.client.get_run(run_id)
+            return str(run_id)
+
+    def _record_tags(self, record: TrialRecord) -> dict[str, str]:
+        tags = {
+            "gcsearch.kind": "trial",
+            "mlflow.parentRunId": self.parent,
+            "gcsearch.sweep": self._sweep,
+            "gcsearch.trial": str(record.number),
+            "gcsearch.stage": record.stage,
+            "gcsearch.outcome": record.outcome.value,
+            "gcsearch.reason": record.reason,
+            "gcsearch.config": record.config.digest,
+            "gcsearch.record": _digest(record),
+            "gcsearch.seeds": ",".join(map(str, record.seeds)),
+            "gcsearch.worker": record.worker,
+            "gcsearch.label": record.label,
+        }
+        return {key: text for key, text in tags.items() if text}
+
+    def _create(self, name: str, tags: Mapping[str, str], began: float) -> str:
+        cut = {key: _cut(text, _TAG_LENGTH) for key, text in tags.items()}
+        run = self.client.create_run(self.experiment_id, int(1000 * began), cut, name)
+        return str(run.info.run_id)
+
+    def _batches(self, run_id: str, params: Mapping[str, object], metrics: Sequence[Metric]) -> None:
+        entries = [Param(key, _cut(str(value), _PARAM_LENGTH)) for key, value in params.items()]
+        for start in range(0, len(entries), _PARAMS_PER_BATCH):
+            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH], synchronous=True)
+        for start in range(0, len(metrics), _METRICS_PER_BATCH):
+            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH], synchronous=True)
+
+    def _put(self, run_id: str, name: str, content: Path | str) -> None:
+        """Store a file, or text, as the artifact `name` (may contain folders) of a run."""
+        folder, _, file = name.rpartition("/")
+        with tempfile.TemporaryDirectory() as temporary:
+            source = Path(temporary, file)
+            source.write_bytes(content.read_bytes() if isinstance(content, Path) else content.encode())
+            self.client.log_artifact(run_id, str(source), folder or None)
+
+
+def run_name(record: TrialRecord) -> str:
+    """A short name that people can read: `t0007-gcscoop-rho0.10-b1_0.50-b2_0.80`.
+
+    Records of the stage `test` begin with their label instead of the number: `confirm-champion-gcscoop-...`.
+    """
+    if record.stage == "test":
+        first = f"confirm-{re.sub(r'[^A-Za-z0-9]+', '-', record.label).strip('-') or record.number}"
+    else:
+        first = f"t{record.number:04d}"
+    parts = [first, record.config.method]
+    for key, short in (("rho", "rho"), ("beta1", "b1_"), ("beta2", "b2_")):
+        if key in record.config.hyperparameters:
+            parts.append(short + _short(record.config.hyperparameters[key]))
+    if len(parts) == 2:
+        parts += [f"{k}{_short(v)}" for k, v in record.config.hyperparameters.items() if k in ("lr", "epochs")]
+    return "-".join(parts)
+
+
+def read_records(uri: str, sweep: str) -> list[TrialRecord]:
+    """The records of `sweep` as MLflow holds them, in order of stage and number, each with its `run_id`.
+
+    Runs still being written and orphans are left out.
+
+    Raises:
+        InputError: no such sweep; the message lists those there are.
+        RunError: the store does not answer, or the file of a finished run is gone.
+    """
+    client = _connect(uri)
+    records = []
+    with _speaking_of(uri), tempfile.TemporaryDirectory() as folder:
+        experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
+        runs = _search(client, experiments, sweep)
+        if not runs:
+            raise _no_such_sweep(client, experiments, uri, sweep)
+        for run in runs:
+            if run.data.tags.get("gcsearch.kind") == "trial" and run.info.status in ("FINISHED", "FAILED"):
+                target = Path(folder, run.info.run_id)
+                target.mkdir()
+                file = Path(client.download_artifacts(run.info.run_id, "record.json", str(target)))
+                record = TrialRecord.from_dict(json.loads(file.read_text()), file=f"record.json of run {target.name}")
+                records.append(record.model_copy(update={"run_id": run.info.run_id}))
+    return sorted(records, key=lambda record: (record.stage, record.number, record.label))
+
+
+def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
+    """The command line that serves MLflow's own browser over the store `uri` on this machine only.
+
+    Run it with the environment of this process: it carries the switches that keep the server to one process
+    and silent towards the outside.
+
+    Raises:
+        InputError: `uri` is a server already.
+    """
+    if uri.startswith(("http://", "https://")):
+        raise InputError(
+            "a browser is served over a database, and the runs are on a server",
+            key="tracking.uri",
+            received=_shown(uri),
+            remedy="Open that address in a web browser.",
+        )
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    if artifacts is not None:
+        command += ["--default-artifact-root", artifacts.absolute().as_uri()]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client for `uri`, once it is of a usable kind and, if a server, answers."""
+    scheme = uri.partition(":")[0] if "://" in uri else ""
+    if scheme in ("", "file"):
+        raise InputError(
+            "runs are kept in a database or on a server, not in a plain folder",
+            key="tracking.uri",
+            received=uri,
+            remedy="Write for example `sqlite:////path/to/mlflow.db`, or leave the key out.",
+        )
+    if scheme in ("http", "https"):
+        _probe(uri)
+    with _speaking_of(uri):
+        return MlflowClient(uri)
+
+
+def _probe(uri: str) -> None:
+    """Fail within seconds where no server listens, before the client's own patient retries."""
+    try:
+        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return  # something answers; whether it lets us in is for the client to find out
+    except (OSError, ValueError) as error:
+        raise RunError(f"The MLflow server at {_shown(uri)} does not answer: {_sentence(error)}") from error
+
+
+@contextmanager
+def _speaking_of(uri: str) -> Iterator[None]:
+    """Turn what MLflow, its database or its transport raise into a RunError that names the store."""
+    try:
+        with warnings.catch_warnings():
+            # MLflow's own tables use a loader that SQLAlchemy announces to remove; not ours to mend.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            yield
+    except (InputError, RunError):
+        raise
+    except Exception as error:
+        raise RunError(f"The MLflow store {_shown(uri)} refused: {_sentence(error)}") from error
+
+
+def _shown(uri: str) -> str:
+    """`uri` without a password."""
+    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", uri)
+
+
+def _sentence(error: Exception) -> str:
+    """Kind and first line of an error: enough to know what happened, short enough for a message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {_cut(lines[0], 300)}" if lines else type(error).__name__
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        if artifacts is not None:
+            artifacts.mkdir(parents=True, exist_ok=True)
+        return str(client.create_experiment(name, artifacts.absolute().as_uri() if artifacts else None))
+    if found.lifecycle_stage == "deleted":
+        client.restore_experiment(found.experiment_id)
+    return str(found.experiment_id)
+
+
+def _pages(search: Callable[..., Any], **arguments: Any) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(page_token=token, **arguments)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _search(client: MlflowClient, experiments: Sequence[str], sweep: str) -> list[Run]:
+    """Every run of a sweep, the parent included, oldest first."""
+    if not experiments or not re.fullmatch(r"[A-Za-z0-9._-]+", sweep):
+        return []
+    return list(
+        _pages(
+            client.search_runs,
+            experiment_ids=list(experiments),
+            filter_string=f"tags.`gcsearch.sweep` = '{sweep}'",
+            max_results=1000,
+            order_by=["attributes.start_time ASC"],
+        )
+    )
+
+
+def _no_such_sweep(client: MlflowClient, experiments: Sequence[str], uri: str, sweep: str) -> InputError:
+    parents = _pages(
+        client.search_runs, experiment_ids=list(experiments), filter_string="tags.`gcsearch.kind` = 'sweep'"
+    )
+    there = sorted({run.data.tags["gcsearch.sweep"] for run in parents}) if experiments else []
+    return InputError(
+        "there is no sweep of this name in the MLflow store",
+        file=_shown(uri),
+        received=sweep,
+        remedy=f"Sweeps in it: {', '.join(there) or 'none'}.",
+    )
+
+
+def _key_of(run: Run) -> tuple[str, ...]:
+    tags = run.data.tags
+    return tuple(tags.get(f"gcsearch.{name}", "") for name in ("trial", "stage", "label", "config"))
+
+
+def _content(record: TrialRecord) -> dict[str, Any]:
+    """The record as it is stored: `run_id` belongs to the store, not to the record."""
+    return {key: value for key, value in record.to_dict().items() if key != "run_id"}
+
+
+def _digest(record: TrialRecord) -> str:
+    return hashlib.sha256(json.dumps(_content(record), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict[str, str]:
+    task = pipeline.task
+    tags = {
+        "gcsearch.kind": "sweep",
+        "gcsearch.sweep": name,
+        "gcsearch.objective": pipeline.search.objective,
+        "gcsearch.selection": "clean",  # no objective that a pipeline can name looks at a test image
+        "gcsearch.dataset": task.dataset,
+        "gcsearch.backbone": task.backbone,
+        "gcsearch.heartbeat": _now(),
+        "mlflow.source.name": "gcsearch",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.note.content": (
+            f"Sweep **{name}**: search space `{pipeline.search.space}` on `{task.dataset}` "
+            f"with `{task.backbone}`, {task.shots} shots, seeds {', '.join(map(str, task.seeds))}; "
+            f"chosen by `{pipeline.search.objective}`. Each child run is one setting."
+        ),
+    }
+    tags |= {f"gcsearch.version.{key}": text for key, text in about.items() if not key.startswith("git.")}
+    if "git.commit" in about:
+        tags["mlflow.source.git.commit"] = about["git.commit"]
+        tags["gcsearch.git.dirty"] = about.get("git.dirty", "unknown")
+    return tags
+
+
+def _pipeline_params(pipeline: Pipeline) -> dict[str, object]:
+    """What a sweep keeps for life (parameters cannot be changed later, so not the number of trials)."""
+    search = pipeline.search.to_dict()
+    kept = {f"search.{key}": search[key] for key in ("space", "sampler", "objective", "seed")}
+    return {f"task.{key}": value for key, value in pipeline.task.to_dict().items()} | kept
+
+
+def _record_params(record: TrialRecord) -> dict[str, object]:
+    return {"method": record.config.method, **record.config.hyperparameters}
+
+
+def _dataset_input(pipeline: Pipeline) -> DatasetInput:
+    """The data set as MLflow knows one; its digest covers every key that decides which images are drawn."""
+    task = pipeline.task
+    drawn = task.to_dict() | {"confirm_seeds": list(pipeline.confirm.seeds)}
+    dataset = Dataset(
+        name=task.dataset,
+        digest=hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH],
+        source_type="gcsearch",
+        source=json.dumps({"dataset": task.dataset, "root": task.root}),
+        profile=json.dumps({"shots": task.shots, "val_shots": task.val_shots, "folds": task.folds}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])
+
+
+def _metrics(record: TrialRecord, run: Run) -> list[Metric]:
+    """Every point of the curve: the mean over seeds under its plain name, each seed under `name/seed_S`.
+
+    Times are spread over the run's own duration, so that writing the same record again changes nothing.
+    """
+    last = EpochReport(number=record.number, epoch=record.epochs, metrics=record.metrics)
+    curve = record.curve or ((last,) if record.metrics else ())
+    metrics = []
+    for index, report in enumerate(curve, start=1):
+        at = int(run.info.start_time + 1000 * record.seconds * index / len(curve))
+        for name, values in report.metrics.items():
+            metrics.append(Metric(name, sum(values) / len(values), at, report.epoch))
+            for seed, value in zip(record.seeds, values, strict=True):
+                metrics.append(Metric(f"{name}/seed_{seed}", value, at, report.epoch))
+    return metrics
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
+    return str(value)
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,375 @@
+"""MLflow as a mirror of the journal: real SQLite stores in throw-away folders, one real server."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import socket
+import subprocess
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from gcsearch import provenance, tracking
+from gcsearch.errors import InputError, RunError
+from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
+from gcsearch.tracking import Tracker, read_records, run_name, ui_command
+
+PIPELINE = Pipeline(name="pets")
+GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
+
+
+def a_record(number=0, *, config=GCSCOOP, outcome=Outcome.COMPLETE, epochs=3, **changes) -> TrialRecord:
+    curve = tuple(
+        EpochReport(number=number, epoch=e, metrics={"val_h": (50.0 + e, 60.0 + e), "loss": (1 / e, 2 / e)})
+        for e in range(1, epochs + 1)
+    )
+    values = {
+        "number": number,
+        "config": config,
+        "stage": "search",
+        "outcome": outcome,
+        "seeds": (1, 2),
+        "epochs": epochs,
+        "metrics": curve[-1].metrics if curve else {},
+        "curve": curve,
+        "seconds": 30.0,
+        "worker": "here",
+    }
+    return TrialRecord(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """One database for the module: making MLflow's tables takes over a second."""
+    folder = tmp_path_factory.mktemp("store")
+    return f"sqlite:///{folder}/mlflow.db", folder / "artifacts"
+
+
+@pytest.fixture
+def tracker(store, request):
+    """A sweep of its own per test."""
+    tracker = Tracker(store[0], "pets", store[1])
+    tracker.start_sweep(request.node.name.replace("[", "-").replace("]", ""), PIPELINE)
+    yield tracker
+    tracker.close()
+
+
+def again(tracker, **arguments) -> Tracker:
+    """A second driver that continues the same sweep."""
+    second = Tracker(tracker.uri, "pets", **arguments)
+    second.start_sweep(tracker._sweep, PIPELINE)
+    return second
+
+
+def children(tracker):
+    runs = tracking._search(tracker.client, [tracker.experiment_id], tracker._sweep)
+    return [run for run in runs if run.info.run_id != tracker.parent]
+
+
+def test_a_record_becomes_a_child_run_with_params_metrics_and_tags(tracker):
+    run_id = tracker.log_record(a_record(7, label="literature"))
+
+    run = tracker.client.get_run(run_id)
+    assert run.info.run_name == "t0007-gcscoop-rho0.10-b1_0.50-b2_0.80"
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["mlflow.parentRunId"] == tracker.parent
+    assert run.data.tags["gcsearch.trial"] == "7"
+    assert run.data.tags["gcsearch.outcome"] == "complete"
+    assert run.data.tags["gcsearch.config"] == GCSCOOP.digest
+    assert run.data.tags["gcsearch.seeds"] == "1,2"
+    assert run.data.tags["gcsearch.label"] == "literature"
+    assert run.data.params == {"method": "gcscoop", "rho": "0.1", "beta1": "0.5", "beta2": "0.8", "epochs": "3"}
+    assert run.data.metrics["val_h"] == 58.0
+    assert run.data.metrics["val_h/seed_1"] == 53.0
+    history = tracker.client.get_metric_history(run_id, "val_h/seed_2")
+    assert [(point.step, point.value) for point in history] == [(1, 61.0), (2, 62.0), (3, 63.0)]
+    seconds = (history[-1].timestamp - run.info.start_time) / 1000
+    assert seconds == pytest.approx(30.0)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [("complete", "FINISHED"), ("pruned", "FINISHED"), ("diverged", "FAILED"), ("failed", "FAILED")],
+)
+def test_the_outcome_decides_the_status(tracker, outcome, status):
+    run_id = tracker.log_record(a_record(outcome=Outcome(outcome)))
+    run = tracker.client.get_run(run_id)
+    assert (run.info.status, run.data.tags["gcsearch.outcome"]) == (status, outcome)
+
+
+def test_what_is_written_is_read_back(tracker):
+    written = [
+        a_record(0),
+        a_record(1, config=TrialConfig(method="gcscoop", hyperparameters={"beta1": "off", "n_ctx": 4, "lr": 1.0})),
+        a_record(2, outcome=Outcome.DIVERGED, reason="seed 1: not finite", epochs=0),
+        a_record(2, stage="test", label="champion", seeds=(4, 5)),
+    ]
+    ids = [tracker.log_record(record) for record in written]
+
+    read = read_records(tracker.uri, tracker._sweep)
+
+    assert read == [record.model_copy(update={"run_id": run}) for record, run in zip(written, ids, strict=True)]
+
+
+def test_numbers_that_are_not_finite_survive(tracker):
+    tracker.log_record(a_record(epochs=0, metrics={"cosine": (math.nan, 1.0), "loss": (math.inf, 1.0)}))
+    (read,) = read_records(tracker.uri, tracker._sweep)
+    assert math.isnan(read.metrics["cosine"][0])
+    assert read.metrics["loss"][0] == math.inf
+
+
+def test_the_same_record_twice_is_one_run_also_for_a_second_driver(tracker):
+    first = tracker.log_record(a_record())
+    assert tracker.log_record(a_record()) == first
+    second = again(tracker)
+    assert second.parent == tracker.parent
+    assert second.log_record(a_record().model_copy(update={"run_id": first})) == first
+    assert len(children(tracker)) == 1
+    second.close()
+
+
+def test_a_setting_measured_anew_replaces_its_run(tracker):
+    first = tracker.log_record(a_record())
+    second = tracker.log_record(a_record(epochs=5))
+    assert second != first
+    assert [run.info.run_id for run in children(tracker)] == [second]
+
+
+def test_a_run_cut_off_while_writing_is_completed_without_doubles(tracker, monkeypatch):
+    def killed(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracker, "_put", killed)
+        tracker.log_record(a_record())
+    (half,) = children(tracker)
+    assert half.info.status == "RUNNING"
+    assert read_records(tracker.uri, tracker._sweep) == []
+
+    second = again(tracker)
+    assert second.log_record(a_record()) == half.info.run_id
+    second.close()
+    assert len(tracker.client.get_metric_history(half.info.run_id, "val_h")) == 3
+    assert len(read_records(tracker.uri, tracker._sweep)) == 1
+
+
+def test_an_orphan_that_nobody_completes_is_closed_as_killed(tracker, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+        patch.setattr(tracker, "_put", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
+        tracker.log_record(a_record())
+    again(tracker).close()
+    (orphan,) = children(tracker)
+    assert orphan.info.status == "KILLED"
+    assert "orphaned" in orphan.data.tags["gcsearch.reason"]
+
+
+def test_the_parent_says_what_is_searched_and_with_what(store, tmp_path):
+    (tmp_path / "space.toml").write_text("[rho]\n")
+    tracker = Tracker(store[0], "pets", store[1])
+    run_id = tracker.start_sweep(
+        "parent", PIPELINE, {"pipeline.toml": "version = 1\n", "space.toml": tmp_path / "space.toml"}, {"team": "ours"}
+    )
+    tracker.log_artifact(tmp_path / "space.toml", "report/index.html")
+    assert tracker.close("FINISHED") == ""
+
+    run = tracker.client.get_run(run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.tags["gcsearch.sweep"] == run.info.run_name == "parent"
+    assert run.data.tags["gcsearch.selection"] == "clean"
+    assert run.data.tags["gcsearch.version.optuna"].startswith("5.")
+    assert run.data.tags["gcsearch.heartbeat"].endswith("+00:00")
+    assert run.data.tags["team"] == "ours"
+    assert run.data.params["task.shots"] == "16"
+    assert "search.trials" not in run.data.params
+    (dataset,) = run.inputs.dataset_inputs
+    assert dataset.dataset.name == "shapes-sketch"
+    assert len(dataset.dataset.digest) == 36
+    names = {file.path for file in tracker.client.list_artifacts(run_id)}
+    assert names == {"pipeline.toml", "space.toml", "environment.json", "report"}
+    stored = tracker.client.download_artifacts(run_id, "environment.json", str(tmp_path))
+    with open(stored) as file:
+        assert json.load(file)["mlflow"].startswith("3.")
+
+
+def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):
+    tracker.close("KILLED")
+    assert tracker.client.get_run(tracker.parent).info.status == "KILLED"
+    second = Tracker(tracker.uri, "pets")
+    grown = PIPELINE.model_copy(update={"search": SearchSettings(trials=500)})
+    assert second.start_sweep(tracker._sweep, grown) == tracker.parent
+    assert second.client.get_run(tracker.parent).info.status == "RUNNING"
+    second.close()
+
+
+def test_git_commit_and_dirty_flag(tmp_path):
+    def git(*arguments):
+        command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+
+    assert provenance._git(tmp_path) == {}
+    git("init")
+    git("commit", "--allow-empty", "-m", "first")
+    clean = provenance._git(tmp_path)
+    assert len(clean["git.commit"]) == 40
+    assert clean["git.dirty"] == "false"
+    (tmp_path / "new.txt").write_text("x")
+    assert provenance._git(tmp_path)["git.dirty"] == "true"
+
+
+def test_submitted_records_are_written_in_the_background_and_announced(tracker):
+    told = []
+    second = again(tracker, on_run=lambda *what: told.append(what))
+    for number in range(5):
+        second.submit(a_record(number))
+    assert second.flush()
+    assert [(number, stage) for number, stage, _ in told] == [(number, "search") for number in range(5)]
+    assert {run_id for *_, run_id in told} == {run.info.run_id for run in children(tracker)}
+    assert second.close() == ""
+
+
+def test_submitting_never_waits_for_a_slow_store(tracker, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(tracking, "_CAPACITY", 3)
+    monkeypatch.setattr(tracker, "log_record", lambda record: str(gate.wait(20)))
+    began = time.monotonic()
+    for number in range(10):
+        tracker.submit(a_record(number))
+    assert time.monotonic() - began < 1
+    gate.set()
+    assert not tracker.flush()
+    assert tracker.close().startswith("7 of 10 runs could not be written to sqlite:///")
+
+
+def test_a_failing_store_costs_a_sentence_and_not_the_sweep(tracker, monkeypatch):
+    def down(record):
+        raise ConnectionError("connection refused\nlong story")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tracker, "log_record", down)
+        for number in range(12):
+            tracker.submit(a_record(number))
+        assert not tracker.flush(10)
+        message = tracker.close()
+    assert message.startswith("12 of 12 runs could not be written to sqlite:///")
+    assert "ConnectionError: connection refused\n" in message
+    assert "journal" in message
+    assert tracker.client.get_run(tracker.parent).info.status == "FINISHED"
+
+
+def test_a_store_that_comes_back_gets_everything(tracker, monkeypatch):
+    write, attempts = tracker.log_record, []
+
+    def flaky(record):
+        attempts.append(record.number)
+        if len(attempts) <= 3:
+            raise ConnectionError("for a moment")
+        return write(record)
+
+    monkeypatch.setattr(tracker, "log_record", flaky)
+    for number in range(4):
+        tracker.submit(a_record(number))
+    assert tracker.flush() or tracker.flush()
+    assert tracker.close() == ""
+    assert sorted(int(run.data.tags["gcsearch.trial"]) for run in children(tracker)) == [0, 1, 2, 3]
+
+
+def test_the_limits_of_mlflow_are_kept(tracker):
+    record = a_record(
+        epochs=400,
+        config=TrialConfig(
+            method="coop", hyperparameters={"ctx_init": "a" * 9000} | {f"key{i}": i for i in range(120)}
+        ),
+        outcome=Outcome.FAILED,
+        reason="r" * 20_000,
+    )
+    run = tracker.client.get_run(tracker.log_record(record))
+    assert len(run.data.tags["gcsearch.reason"]) == 8000
+    assert len(run.data.params["ctx_init"]) == 6000
+    assert len(run.data.params) == 122
+    assert len(tracker.client.get_metric_history(run.info.run_id, "val_h")) == 400
+    (read,) = read_records(tracker.uri, tracker._sweep)
+    assert read.reason == record.reason
+    assert read.config == record.config
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({}, "t0007-gcscoop-rho0.10-b1_0.50-b2_0.80"),
+        (
+            {"stage": "test", "label": "GCSCoOp, literature"},
+            "confirm-GCSCoOp-literature-gcscoop-rho0.10-b1_0.50-b2_0.80",
+        ),
+        (
+            {"config": TrialConfig(method="gcscoop", hyperparameters={"rho": 0.005, "beta1": "off"})},
+            "t0007-gcscoop-rho0.005-b1_off",
+        ),
+        ({"config": TrialConfig(method="coop", hyperparameters={"lr": 0.002})}, "t0007-coop-lr0.002"),
+        ({"config": TrialConfig(method="zeroshot")}, "t0007-zeroshot"),
+    ],
+)
+def test_run_names_can_be_read(changes, name):
+    assert run_name(a_record(7, **changes)) == name
+
+
+def test_a_wrong_place_is_refused_with_words(tracker, tmp_path):
+    with pytest.raises(InputError, match="not in a plain folder"):
+        Tracker(str(tmp_path), "pets")
+    with pytest.raises(RunError, match="does not answer"):
+        Tracker(f"http://127.0.0.1:{free_port()}", "pets")
+    with pytest.raises(RunError, match=r"user:\*\*\*@nowhere"):
+        Tracker("nosuchdatabase://user:secret@nowhere/x", "pets")
+    with pytest.raises(InputError, match=f"got other.*\n.*{tracker._sweep}"):
+        read_records(tracker.uri, "other")
+    with pytest.raises(InputError, match="no sweep"):
+        read_records(tracker.uri, "other' OR ''='")
+
+
+def test_no_global_state_of_mlflow_is_touched(tracker):
+    import mlflow
+
+    assert mlflow.active_run() is None
+    assert mlflow.get_tracking_uri() != tracker.uri
+    assert "MLFLOW_TRACKING_URI" not in os.environ
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def wait_for(url: str, process: subprocess.Popen, seconds: float = 90.0) -> bytes:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.read()
+        except OSError:
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise
+            time.sleep(0.3)
+
+
+@pytest.mark.slow
+def test_the_browser_serves_and_a_sweep_can_be_written_through_it(tracker, store):
+    tracker.log_record(a_record())
+    port = free_port()
+    server = subprocess.Popen(ui_command(*store, port), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        assert b"<!doctype html>" in wait_for(address, server).lower()
+        remote = Tracker(address, "pets")
+        assert remote.start_sweep(tracker._sweep, PIPELINE) == tracker.parent
+        remote.submit(a_record(1))
+        assert remote.close() == ""
+        assert [record.number for record in read_records(address, tracker._sweep)] == [0, 1]
+        with pytest.raises(InputError, match="Open that address"):
+            ui_command(address, None, port)
+    finally:
+        server.terminate()
+        server.wait(20)
