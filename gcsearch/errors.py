@@ -81,7 +81,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str], **place: str | Path
     remedy = f"Did you mean {nearest[0]!r}? " if nearest else ""
     return InputError(
         f"the {kind} must be one of the known names",
-        received=name,
+        received=repr(name),
         remedy=f"{remedy}Known: {', '.join(names)}.",
         file=place.get("file"),
         key=str(place["key"]) if place.get("key") else None,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
-from typing import NamedTuple
+from math import fsum, nan, sqrt
+from typing import TYPE_CHECKING, NamedTuple
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def accuracy(image_features: Tensor, text_features: Tensor, labels: Tensor) -> float:
@@ -33,7 +34,8 @@ class Spread(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Summary of one number per seed."""
-    if not values:
-        return Spread(float("nan"), float("nan"), 0)
-    return Spread(fmean(values), stdev(values) if len(values) > 1 else float("nan"), len(values))
+    """Summary of one number per seed; a NaN among them makes the summary NaN."""
+    n = len(values)
+    mean = fsum(values) / n if n else nan
+    deviation = sqrt(fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else nan
+    return Spread(mean, deviation, n)

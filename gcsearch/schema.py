@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gcsearch.errors import InputError, unknown_name
 
@@ -47,7 +47,8 @@ class Model(BaseModel):
 
 
 def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | Path | None) -> InputError:
-    first = error.errors()[0]
+    # A misspelt key is also a missing one: the spelling is what the user can mend.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     location = [str(part) for part in first["loc"]]
     key = ".".join(location) or None
     wrapped = first.get("ctx", {}).get("error")
@@ -61,7 +62,7 @@ def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | P
         first["msg"][0].lower() + first["msg"][1:],
         file=file,
         key=key,
-        received=first["input"],
+        received=repr(first["input"]),
         remedy=f"Change the value of `{key}`.",
     )
 
@@ -131,6 +132,14 @@ class TrialConfig(Model):
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify the setting, whatever the order of its keys."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
+
+    def describe(self) -> str:
+        """For people: `gcscoop rho=0.1 beta1=0.5 beta2=0.8`."""
+        values = (
+            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
+            for name, value in self.hyperparameters.items()
+        )
+        return " ".join((self.method, *values))
 
 
 class Proposal(Model):
@@ -205,7 +214,7 @@ class SearchSettings(Model):
 
 
 class Resources(Model):
-    """What a worker process may use. `auto`: one worker per two cores' worth of work, see `search.place`."""
+    """What a worker process may use; what is `auto` is filled in for the machine by `search.place`."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -238,8 +247,17 @@ class Pipeline(Model):
     tracking: Tracking = Tracking()
     evaluate_every: Annotated[int, Field(ge=1)] = 1
 
-    @model_validator(mode="after")
-    def _enough_folds(self) -> Self:
-        if self.task.folds < 2:
-            raise InputError("folds must be at least 2", key="task.folds", received=self.task.folds)
-        return self
+
+class TrialFile(Model):
+    """One setting with everything that its numbers depend on: the content of an exported `config.toml`.
+
+    `threads` is part of it because rounding, and so the last digits, depends on it.
+    """
+
+    version: Literal[1] = 1
+    stage: Stage = "test"
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+    threads: Annotated[int, Field(ge=1)] = 1
+    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    task: Task = Task()
+    trial: TrialConfig

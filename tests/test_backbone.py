@@ -121,7 +121,7 @@ def test_a_text_tower_that_is_not_causal_is_refused_by_name(clip):
     class Model:
         text = Tower()
 
-    with pytest.raises(InputError, match="causal.*got SigLIP"):
+    with pytest.raises(InputError, match=r"causal.*got SigLIP"):
         backbones.text_tower(Model(), "SigLIP")
 
 

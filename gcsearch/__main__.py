@@ -1,0 +1,5 @@
+"""`python -m gcsearch`."""
+
+from gcsearch.cli import main
+
+main()

@@ -1,0 +1,375 @@
+"""The command line: flags in, `gcsearch.pipeline` called, words out.
+
+stdout carries results, stderr progress and errors.  Everything heavy is imported inside the commands, so
+that `gcsearch --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from gcsearch.pipeline import Sweep
+    from gcsearch.progress import ProgressWatcher
+    from gcsearch.schema import TrialRecord
+
+app = typer.Typer(
+    help="Hyper-parameter search for few-shot prompt learning on CLIP.",
+    epilog="Example: gcsearch run demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="Embedded data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Folder of sweeps and MLflow's data. [default: $GCSEARCH_STORE, else ./gcsearch-store]"),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted, with a TOML value. Repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def main() -> NoReturn:
+    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input, 3 too many failed trials, 130/143 interrupted."""
+    from gcsearch.errors import GcsearchError
+
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=True)
+    except GcsearchError as error:
+        print(f"gcsearch: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        _interrupted(130)
+    except _TerminatedError:
+        _interrupted(143)
+    sys.exit(0)
+
+
+class _TerminatedError(BaseException):
+    """SIGTERM, as an exception that no handler for errors swallows."""
+
+
+def _terminate(number: int, frame: object) -> NoReturn:
+    raise _TerminatedError
+
+
+def _interrupted(code: int) -> NoReturn:
+    print("gcsearch: interrupted; the same command goes on where it stopped", file=sys.stderr)
+    sys.exit(code)
+
+
+def _overrides(sets: list[str] | None) -> dict[str, str]:
+    from gcsearch.errors import InputError
+
+    pairs = {}
+    for text in sets or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError("--set takes KEY=VALUE", received=text, remedy="For example: --set search.trials=100")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _watch(objective: str = "", *, quiet: bool) -> ProgressWatcher:
+    from gcsearch.progress import ProgressWatcher
+
+    return ProgressWatcher(objective, quiet=quiet)
+
+
+@app.command(epilog="Example: gcsearch run demo --set search.trials=48")
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A shipped name (demo) or the path of a TOML file.")],
+    sets: Sets = None,
+    store: Store = None,
+    fresh: Annotated[bool, typer.Option(help="Begin anew; a former sweep of this name is kept as NAME.1.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Search, choose, confirm on test images, report. An interrupted sweep goes on."""
+    from gcsearch import pipeline as pipelines
+
+    chosen = pipelines.load(pipeline, _overrides(sets))
+    with _watch(chosen.search.objective, quiet=quiet) as watcher:
+        sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
+    _print_finals(sweep)
+    print(f"\nreport  {_near(sweep.folder / 'report.html')}")
+    print(f"next    gcsearch export {sweep.name} --out best")
+
+
+@app.command(epilog="Example: gcsearch plan my.toml")
+def plan(
+    pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
+    sets: Sets = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything and say what would run, where and for how long. Trains nothing."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch import plan as plans
+
+    made = plans.make(pipelines.load(pipeline, _overrides(sets)))
+    _print_json(made.to_dict()) if as_json else _print_pairs(made.lines())
+
+
+@app.command(epilog="Example: gcsearch trial --set method=sam --set rho=0.2 --set epochs=50")
+def trial(
+    sets: Sets = None,
+    dataset: Annotated[str, typer.Option(help="Data set to train on.")] = "shapes-sketch",
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "1,2,3",
+    threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one configuration given by flags: a method (default gcscoop) and its hyper-parameters."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch.errors import InputError
+    from gcsearch.methods import build
+    from gcsearch.schema import TrialFile
+
+    values = {key: pipelines.parse_value(value) for key, value in _overrides(sets).items()}
+    try:
+        numbers = [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise InputError("seeds are whole numbers with commas between", key="--seeds", received=seeds) from None
+    config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
+    content = {"seeds": numbers, "threads": threads, "task": {"dataset": dataset}, "trial": config}
+    file = TrialFile.from_dict(content, file="--set")
+    build(file.trial, file="--set")
+    _train(file, as_json=as_json, quiet=quiet)
+
+
+@app.command(epilog="Example: gcsearch train best/config.toml")
+def train(
+    config: Annotated[Path, typer.Argument(help="An exported config.toml.")],
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train one exported configuration again; gives the exported numbers."""
+    from gcsearch import pipeline as pipelines
+
+    _train(pipelines.load_trial(config), as_json=as_json, quiet=quiet)
+
+
+def _train(file: Any, *, as_json: bool, quiet: bool) -> None:
+    from gcsearch import methods
+    from gcsearch import pipeline as pipelines
+
+    title = methods.METHODS[file.trial.method].title
+    with _watch(quiet=quiet) as watcher:
+        record = pipelines.train(file, watcher)
+    if as_json:
+        _print_json(record.to_dict() | {"curve": []})
+    else:
+        _print_results([record.model_copy(update={"label": title})])
+    if record.outcome.value != "complete":
+        print(f"gcsearch: {record.outcome.value}: {record.reason}", file=sys.stderr)
+        sys.exit(1)
+
+
+@app.command(epilog="Example: gcsearch best demo --json")
+def best(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
+    store: Store = None,
+    top: Annotated[int, typer.Option(help="How many rows of the table.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """The ranking of a sweep: configuration, objective with its spread over seeds, outcome."""
+    from gcsearch import pipeline as pipelines
+
+    found = pipelines.open_sweep(sweep, store)
+    if as_json:
+        _print_json([row.to_dict() for row in found.ranking])
+        return
+    _print_ranking(found, top)
+
+
+@app.command(epilog="Example: gcsearch export demo --out best")
+def export(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
+    store: Store = None,
+) -> None:
+    """Write the best configuration, its prompts, text features and numbers to a folder."""
+    from gcsearch import pipeline as pipelines
+
+    print(pipelines.open_sweep(sweep, store).export(out, force=force))
+
+
+@app.command(epilog="Example: gcsearch report demo --out demo.html")
+def report(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep.")],
+    out: Annotated[
+        Path | None, typer.Option(help="File to write. [default: report.html in the sweep's folder]")
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Draw a sweep: one self-contained HTML file."""
+    from gcsearch import pipeline as pipelines
+
+    print(_near(pipelines.open_sweep(sweep, store).report(out)))
+
+
+@app.command(epilog="Example: gcsearch ui --port 5000")
+def ui(
+    store: Store = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Browse the runs of a store with MLflow's own server, on this machine only."""
+    import subprocess
+
+    from gcsearch.errors import InputError
+    from gcsearch.store import Store as Folder
+    from gcsearch.tracking import ui_command
+
+    located = Folder.locate(store)
+    if not (located.root / "mlflow.db").exists():
+        raise InputError(
+            "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
+        )
+    print(f"http://127.0.0.1:{port}", flush=True)
+    sys.exit(subprocess.call(ui_command(located.mlflow_uri, located.artifacts, port)))  # noqa: S603
+
+
+@app.command(epilog="Example: gcsearch doctor")
+def doctor(as_json: Json = False) -> None:
+    """What is installed, which devices there are, what is wrong and how to mend it."""
+    from gcsearch import doctor as doctors
+
+    findings = doctors.examine()
+    _print_json([finding.to_dict() for finding in findings]) if as_json else _print_pairs(
+        [(f"{'ok ' if f.ok else 'BAD'} {f.what}", f.found + (f"\n{f.remedy}" if f.remedy else "")) for f in findings]
+    )
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@data_app.command("list", epilog="Example: gcsearch data list")
+def data_list() -> None:
+    """The embedded data sets."""
+    from gcsearch import shapes
+
+    _print_pairs([(name, f"{len(w.class_names)} classes; {w.description}") for name, w in shapes.WORLDS.items()])
+
+
+@data_app.command("write", epilog="Example: gcsearch data write shapes-sketch --root ./data")
+def data_write(
+    name: Annotated[str, typer.Argument(help="Name of an embedded data set, see `gcsearch data list`.")],
+    root: Annotated[Path, typer.Option(help="Folder that holds data sets.")],
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Another seed gives other images. [default: the set's own]")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Write an embedded data set as PNG files with a split JSON in the CoOp layout."""
+    from gcsearch import shapes
+
+    with _watch(quiet=quiet) as watcher:
+        watcher.stage("data")
+        folder = shapes.write_dataset(name, root, seed=seed, on_image=watcher.progress)
+    print(folder)
+
+
+# --- Words and tables -----------------------------------------------------------------------------------
+
+
+def _near(path: Path) -> str:
+    """A path relative to the working folder where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def _print_json(document: Any) -> None:
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def _print_pairs(pairs: list[tuple[str, str]]) -> None:
+    width = max(len(left) for left, _ in pairs)
+    for left, right in pairs:
+        lines = right.splitlines() or [""]
+        print(f"{left:<{width}}  {lines[0]}")
+        for line in lines[1:]:
+            print(f"{'':<{width}}  {line}")
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int], bool]) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for index, row in enumerate(rows):
+        table.add_row(*row, style="bold" if strong(index) else None)
+    console.print(table)
+
+
+def _plus_minus(values: tuple[float, ...]) -> str:
+    import math
+
+    from gcsearch.metrics import spread
+
+    mean, deviation, n = spread(values)
+    if n == 0:
+        return "-"
+    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def _print_results(records: list[TrialRecord], title: str = "") -> None:
+    keys = ("base_acc", "new_acc", "h")
+    rows = []
+    for record in records:
+        prefix = "test" if record.stage == "test" else "val"
+        rows.append([record.label, *(_plus_minus(record.metrics.get(f"{prefix}_{key}", ())) for key in keys)])
+    _table(title, ["", "base", "new", "H"], rows, lambda index: records[index].label == "champion")
+
+
+def _print_finals(sweep: Sweep) -> None:
+    task, seeds = sweep.pipeline.task, sweep.pipeline.confirm.seeds
+    _print_results(
+        sweep.finals,
+        f"{task.dataset}, {task.backbone}, {task.shots} shots: accuracy on test images in %, "
+        f"mean ± sd over seeds {', '.join(map(str, seeds))}",
+    )
+    print(f"champion  {sweep.champion.config.describe()}")
+    objective = sweep.pipeline.search.objective
+    print(f"chosen by {objective} {_plus_minus(sweep.champion.metrics[objective])} among {len(sweep.records)} settings")
+
+
+def _print_ranking(sweep: Sweep, top: int) -> None:
+    ranking = sweep.ranking
+    rows = [
+        [
+            str(row.rank or "-"),
+            f"t{row.record.number:04d}",
+            _plus_minus(row.record.metrics.get(row.objective, ())),
+            row.record.outcome.value,
+            row.record.config.describe() + (f"  ({row.record.label})" if row.record.label else ""),
+        ]
+        for row in ranking[:top]
+    ]
+    title = f"{sweep.name}: {len(ranking)} settings by {sweep.pipeline.search.objective}, mean ± sd over seeds"
+    _table(
+        title, ["rank", "trial", sweep.pipeline.search.objective, "outcome", "configuration"], rows, lambda i: i == 0
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,120 @@
+"""What is installed, which devices there are, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from gcsearch.store import Store, cache_folder
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "pyarrow", "pydantic", "plotly")
+ENOUGH_DISK = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine() -> list[Finding]:
+    """Look at everything; each check stands for itself, so that one fault does not hide another."""
+    checks: list[Callable[[], list[Finding]]] = [
+        _python,
+        _packages,
+        _torch,
+        _torchvision,
+        _mini,
+        _ray,
+        lambda: [_folder("store", Store.locate().root), _folder("cache", cache_folder())],
+    ]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:
+            name = getattr(check, "__name__", "check").strip("_")
+            findings.append(Finding(name, False, f"{type(error).__name__}: {error}", _REINSTALL))
+    return findings
+
+
+_REINSTALL = "Install the tested set: pip install --constraint constraints.txt gcsearch"
+
+
+def _python() -> list[Finding]:
+    ok = sys.version_info >= (3, 11)
+    return [Finding("python", ok, sys.version.split()[0], "" if ok else "gcsearch needs Python 3.11 or newer.")]
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(Finding(package, True, version(package)))
+        except PackageNotFoundError:
+            found.append(Finding(package, False, "not installed", _REINSTALL))
+    return found
+
+
+def _torch() -> list[Finding]:
+    import torch
+
+    from gcsearch.provenance import cores
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        Finding("processor", True, f"{cores()} cores for this process, {torch.get_num_threads()} torch threads"),
+        Finding("GPU", True, ", ".join(gpus) or "none seen by torch: everything runs on the processor"),
+    ]
+
+
+def _torchvision() -> list[Finding]:
+    from gcsearch.backbone import declare_torchvision_operators
+
+    if declare_torchvision_operators():
+        found = "compiled operators do not fit this torch; two were declared so that open_clip's imports work"
+    else:
+        found = "fits torch"
+    return [Finding("torchvision operators", True, found)]
+
+
+def _mini() -> list[Finding]:
+    from gcsearch.backbone import load
+
+    return [Finding("bundled model", True, f"mini, weights {load('mini').fingerprint}")]
+
+
+def _ray() -> list[Finding]:
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    address = os.environ.get("RAY_ADDRESS", "not set: sweeps start a local Ray of their own")
+    return [Finding("RAY_ADDRESS", True, address), Finding("RAY_AUTH_MODE", True, mode)]
+
+
+def _folder(what: str, folder: Path) -> Finding:
+    """Whether a folder, or the nearest one above it that exists, can be written to and has room."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        remedy = f"Choose another: ${'GCSEARCH_STORE' if what == 'store' else 'GCSEARCH_CACHE'}."
+        return Finding(what, False, f"{folder}: {error.strerror}", remedy)
+    free = shutil.disk_usage(there).free
+    text = f"{folder}, {free / 1024**3:.0f} GiB free"
+    return Finding(what, free > ENOUGH_DISK, text, "" if free > ENOUGH_DISK else "Free some disk space.")

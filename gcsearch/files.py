@@ -1,0 +1,70 @@
+"""Files that people read and write: TOML in and out, whole-file writes, and the files that ship with gcsearch."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from gcsearch.errors import InputError, unknown_name
+
+
+def shipped(folder: str) -> dict[str, Path]:
+    """The TOML files of `folder` (`pipelines`, `search_spaces`) that come with gcsearch, by name.
+
+    They lie inside the package when it was installed from a wheel, beside it in a checkout.
+    """
+    package = Path(__file__).parent
+    places = (package.parent / folder, package / folder)
+    return {file.stem: file for place in places for file in sorted(place.glob("*.toml"))}
+
+
+def find(folder: str, name_or_path: str | Path, *, kind: str, key: str | None = None) -> Path:
+    """The file of a shipped name (`demo`), or of a path: anything that ends in .toml or has a slash.
+
+    Raises InputError where there is no such file; it lists the shipped names.
+    """
+    path, known = Path(name_or_path), shipped(folder)
+    if path.suffix != ".toml" and len(path.parts) == 1:
+        if str(name_or_path) not in known:
+            raise unknown_name(kind, str(name_or_path), known, key=key)
+        return known[str(name_or_path)]
+    if not path.is_file():
+        raise InputError(f"the {kind} file must exist", file=path, key=key, remedy=f"Shipped: {', '.join(known)}.")
+    return path
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. InputError, naming file and line, where it is missing or malformed."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError("the file must exist", file=path, remedy="Check the path.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"the file must be valid TOML: {error}", file=path, remedy="Correct the line named above."
+        ) from None
+
+
+def to_toml(content: dict[str, Any], comment: str = "") -> str:
+    """TOML text of `content` below `comment`. It holds no nulls: leave such keys out."""
+    import tomlkit
+
+    document = tomlkit.document()
+    for line in comment.splitlines():
+        document.add(tomlkit.comment(line) if line else tomlkit.nl())
+    for key, value in content.items():
+        document.add(key, tomlkit.item(value))
+    return tomlkit.dumps(document)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write aside, sync, rename: a reader sees the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)

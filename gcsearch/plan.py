@@ -1,0 +1,158 @@
+"""What a pipeline would do: checked to the last key, estimated, nothing trained."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from gcsearch import datasets, methods, pipeline
+from gcsearch.provenance import cores
+from gcsearch.schema import Pipeline, TrialConfig
+
+if TYPE_CHECKING:
+    from gcsearch.spaces import SearchSpace
+    from gcsearch.training import Member
+
+STEPS = 3
+SAMPLE = 256
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The plan in numbers. Seconds are estimates, good to a factor of about two."""
+
+    name: str
+    dataset: str
+    backbone: str
+    method: str
+    settings: int
+    seeds: int
+    packs: int
+    workers: int
+    threads: int
+    gpus_per_worker: float
+    trained_classes: int
+    images: int
+    steps_per_setting: int
+    step_seconds: float
+    search_seconds: float
+    peak_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people."""
+        share = f", {self.gpus_per_worker:g} GPU each" if self.gpus_per_worker else ""
+        return [
+            ("sweep", f"{self.name}: {self.method} on {self.dataset} with {self.backbone}"),
+            ("settings", f"{self.settings} x {self.seeds} seeds, in {self.packs} packs"),
+            ("data", f"{self.images} images to encode once, {self.trained_classes} classes trained"),
+            ("where", f"{self.workers} worker processes, {self.threads} threads each{share}"),
+            ("length", f"{self.steps_per_setting} steps per setting of middling length"),
+            ("time", f"about {self.search_seconds / 60:.1f} minutes for the search"),
+            ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),
+        ]
+
+
+def make(chosen: Pipeline) -> Plan:
+    """Check `chosen` and estimate it. InputError for whatever a run would refuse.
+
+    Time and memory are those of a few steps of one pack on random features, times the steps of a setting
+    with the mean of the sampled epochs.
+    """
+    from gcsearch import search
+
+    space = pipeline.check(chosen)
+    placement = search.place(chosen.resources, cores=cores(), gpus=pipeline.gpus(), generation=chosen.search.generation)
+    dataset = datasets.load(chosen.task.dataset, pipeline.data_root(chosen.task))
+    base, _ = datasets.halves(dataset)
+    trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
+    settings = chosen.search.trials if space.searched else 1
+    packs = math.ceil(settings / chosen.search.pack)
+    method, epochs = _typical(space)
+    iterations = max(1, len(trained) * chosen.task.shots // getattr(method, "batch_size", 1))
+    in_pack = min(chosen.search.pack, settings) * len(chosen.task.seeds)
+    seconds, peak = _measure(chosen, method, [dataset.classes[i] for i in trained], in_pack, placement.threads)
+    rounds = math.ceil(packs / placement.workers)
+    shots = len(base) * chosen.task.shots * chosen.task.views
+    seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
+    return Plan(
+        name=chosen.name,
+        dataset=chosen.task.dataset,
+        backbone=chosen.task.backbone,
+        method=methods.METHODS[space.method].title,
+        settings=settings,
+        seeds=len(chosen.task.seeds),
+        packs=packs,
+        workers=placement.workers,
+        threads=placement.threads,
+        gpus_per_worker=placement.gpus_per_worker,
+        trained_classes=len(trained),
+        images=shots * len(seeds) + len(dataset.test) + len(dataset.val),
+        steps_per_setting=round(epochs * iterations),
+        step_seconds=seconds,
+        search_seconds=rounds * epochs * iterations * seconds,
+        peak_bytes=peak,
+    )
+
+
+def _typical(space: SearchSpace) -> tuple[methods.Method, float]:
+    """A method of the space's kind, and the mean epochs of settings drawn at random from it."""
+    drawn = space.sample(SAMPLE, seed=0)
+    built = [methods.build(TrialConfig(method=space.method, hyperparameters=values)) for values in drawn]
+    return built[0], fmean(getattr(method, "epochs", 0) for method in built)
+
+
+def _measure(
+    chosen: Pipeline, method: methods.Method, names: list[str], members: int, threads: int
+) -> tuple[float, int]:
+    """Seconds of one step of a pack and the bytes that its tensors take, measured on random features."""
+    import torch
+
+    from gcsearch.prompts import suffix
+    from gcsearch.training import Population
+
+    if not isinstance(method, methods.Trained):
+        return 0.0, 0
+    backbone = pipeline.backbone_of(chosen.task)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        member = _random_member(method, tuple(names), backbone.embedding_size)
+        population = Population(backbone, suffix(backbone, names), [member] * members)
+        population.train_epoch()
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            population.train_epoch()
+        seconds = (time.perf_counter() - began) / STEPS
+    finally:
+        torch.set_num_threads(before)
+    return seconds, _activation_bytes(backbone, len(names), members, method.n_ctx)
+
+
+def _random_member(method: methods.Trained, names: tuple[str, ...], size: int) -> Member:
+    """A member whose every epoch is one step on random features."""
+    import torch
+
+    from gcsearch.training import Episode, Half, Member
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, method.batch_size, size, generator=generator)
+    labels = torch.randint(len(names), (method.batch_size,), generator=generator)
+    half = Half(torch.arange(len(names)), images[0], labels)
+    return Member(method, Episode(0, "search", names, images / images.norm(dim=-1, keepdim=True), labels, half, half))
+
+
+def _activation_bytes(backbone: Any, classes: int, members: int, n_ctx: int) -> int:
+    """Bytes that the text tower keeps for its backward pass: about 34 widths per position and block.
+
+    Counted from the block: two LayerNorms, queries, keys, values, attention, perceptron of four widths and
+    its activation, in float32.
+    """
+    tower = backbone.tower
+    positions = members * (n_ctx + 1 + classes * 6)
+    return int(positions * len(tower.blocks) * 34 * tower.width * 4)

@@ -1,0 +1,80 @@
+"""Records to a ranking, and the ranking to a champion. Reads search records only: no test number is looked at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gcsearch.errors import RunError
+from gcsearch.metrics import Spread, spread
+from gcsearch.schema import Outcome, TrialRecord
+
+_LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A record with its place. `rank` counts from 1 over the completed trials and is None for all others."""
+
+    rank: int | None
+    record: TrialRecord
+    objective: str
+
+    @property
+    def values(self) -> Spread:
+        """Mean and spread of the objective over seeds."""
+        return spread(self.record.metrics.get(self.objective, ()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `gcsearch best --json` prints for a row; numbers that do not exist are null."""
+        record = self.record
+        per_seed = record.metrics.get(self.objective, ())
+        mean, deviation, _ = self.values
+        return {
+            "rank": self.rank,
+            "number": record.number,
+            "label": record.label,
+            "config": record.config.to_dict(),
+            "objective": {
+                "name": self.objective,
+                "mean": mean if math.isfinite(mean) else None,
+                "deviation": deviation if math.isfinite(deviation) else None,
+                "per_seed": dict(zip(map(str, record.seeds), per_seed, strict=False)),
+            },
+            "outcome": record.outcome.value,
+            "reason": record.reason,
+            "epochs": record.epochs,
+            "run_id": record.run_id,
+        }
+
+
+def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:
+    """Completed trials by the objective's mean over seeds, best first; then pruned, diverged and failed ones.
+
+    Equal means: the one of fewer epochs, then of smaller rho, then the earlier one. So the order never
+    depends on the order in which trials ended.
+    """
+
+    def order(record: TrialRecord) -> tuple[float, ...]:
+        mean = record.mean(objective)
+        worth = -mean if math.isfinite(mean) else math.inf
+        rho = record.config.hyperparameters.get("rho", 0.0)
+        epochs = record.config.hyperparameters.get("epochs", record.epochs)
+        return (_LAST[record.outcome], worth, float(epochs), float(rho), record.number)
+
+    ranked = sorted(records, key=order)
+    return [
+        Ranked(place if record.outcome is Outcome.COMPLETE else None, record, objective)
+        for place, record in enumerate(ranked, start=1)
+    ]
+
+
+def champion(ranking: Sequence[Ranked]) -> TrialRecord:
+    """The first of the ranking. RunError, with the first reason, where no trial completed."""
+    if not ranking or ranking[0].rank is None:
+        reasons = [row.record.reason.splitlines()[0] for row in ranking if row.record.reason]
+        why = f" The first reason given: {reasons[0]}" if reasons else ""
+        raise RunError(f"No trial of the sweep completed, so there is nothing to choose.{why}")
+    return ranking[0].record

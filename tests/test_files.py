@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import tomllib
+
+import pytest
+
+from gcsearch import files
+from gcsearch.errors import InputError
+
+
+def test_toml_survives_the_round_trip(tmp_path):
+    content = {"name": "a", "lr": 1e-4, "rho": 0.1, "on": True, "seeds": [1, 2], "task": {"template": "a {}.", "n": 4}}
+    text = files.to_toml(content, "What this is.\n\nHow to run it.")
+    assert text.startswith("# What this is.")
+    assert tomllib.loads(text) == content
+
+
+def test_a_syntax_error_names_file_and_line(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("a = 1\nb = = 2\n")
+    with pytest.raises(InputError, match=r"bad.toml: the file must be valid TOML.*line 2"):
+        files.read_toml(path)
+
+
+def test_shipped_names_and_paths_are_told_apart(tmp_path):
+    assert files.find("pipelines", "demo", kind="pipeline").name == "demo.toml"
+    with pytest.raises(InputError, match="Did you mean 'demo'"):
+        files.find("pipelines", "demoo", kind="pipeline")
+    with pytest.raises(InputError, match="must exist"):
+        files.find("pipelines", tmp_path / "mine.toml", kind="pipeline")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    files.write_whole(path, "old")
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        files.write_whole(path, "new")
+    assert path.read_text() == "old"

@@ -1,0 +1,273 @@
+"""From image files to an export through every real part: Ray, Optuna, MLflow, the engine, the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from mlflow import MlflowClient
+
+import gcsearch
+from gcsearch import pipeline as pipelines
+from gcsearch.errors import InputError
+from gcsearch.schema import Outcome, Pipeline
+
+SMOKE = {
+    "name": "smoke",
+    "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1, 2], "folds": 2},
+    "search": {"space": "gcscoop-smoke", "trials": 6, "pack": 2, "generation": 2, "startup": 3},
+    "confirm": {"seeds": [4, 5], "references": ["zeroshot", "literature-short"]},
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory):
+    """One cache for all runs of this file, so that images are drawn and encoded once."""
+    before = os.environ.get("GCSEARCH_CACHE")
+    os.environ["GCSEARCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    os.environ.pop("GCSEARCH_CACHE")
+    if before:
+        os.environ["GCSEARCH_CACHE"] = before
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def sweep(store, _cache):
+    return pipelines.run(Pipeline.from_dict(SMOKE), store=store)
+
+
+@pytest.fixture(scope="module")
+def exported(sweep, tmp_path_factory) -> Path:
+    return sweep.export(tmp_path_factory.mktemp("export") / "best")
+
+
+def command(*words, store):
+    return [sys.executable, "-m", "gcsearch", *map(str, words), "--store", str(store)]
+
+
+def test_every_setting_has_a_record(sweep):
+    assert [record.number for record in sweep.records] == list(range(6))
+    assert {record.outcome for record in sweep.records} == {Outcome.COMPLETE}
+    assert all(len(record.metrics["val_h"]) == 2 for record in sweep.records)
+    assert sweep.records[0].label == "literature-short"
+
+
+def test_the_search_measured_no_test_image(sweep):
+    assert all(record.stage == "search" for record in sweep.records)
+    assert not any(key.startswith("test") for record in sweep.records for key in record.metrics)
+
+
+def test_champion_and_references_are_confirmed_on_test_images(sweep):
+    labels = [record.label for record in sweep.finals]
+    assert labels == ["zero-shot CLIP", "GCSCoOp, literature-short", "champion"]
+    assert all(record.stage == "test" and record.seeds == (4, 5) for record in sweep.finals)
+    assert sweep.finals[-1].number == sweep.champion.number == sweep.ranking[0].record.number
+
+
+def test_two_runs_give_the_same_ranking_and_the_same_numbers(sweep, tmp_path):
+    again = pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
+
+    def numbers(one):
+        return [(r.record.config, r.record.metrics, r.record.curve) for r in one.ranking], [
+            record.metrics for record in one.finals
+        ]
+
+    assert numbers(again) == numbers(sweep)
+
+
+def test_a_finished_sweep_is_returned_and_not_run_again(sweep, store):
+    lines = (sweep.folder / "journal.jsonl").read_text()
+    began = time.monotonic()
+    again = pipelines.run(Pipeline.from_dict(SMOKE), store=store)
+    assert time.monotonic() - began < 5
+    assert again.records == sweep.records
+    assert (sweep.folder / "journal.jsonl").read_text() == lines
+
+
+def test_another_pipeline_under_the_same_name_is_refused(sweep, store):
+    other = Pipeline.from_dict({**SMOKE, "search": {**SMOKE["search"], "seed": 9}})
+    with pytest.raises(InputError, match="goes on with the pipeline and space that it began with"):
+        pipelines.run(other, store=store)
+
+
+def test_mlflow_holds_a_parent_and_a_child_per_setting(sweep, store):
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "smoke"]
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
+    assert len(parents) == 1
+    assert len(runs) == 1 + 6 + 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    by_id = {run.info.run_id: run for run in runs}
+    first = by_id[sweep.records[0].run_id]
+    assert first.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+    assert float(first.data.params["rho"]) == sweep.records[0].config.hyperparameters["rho"]
+    history = client.get_metric_history(first.info.run_id, "val_h")
+    assert [point.step for point in history] == [report.epoch for report in sweep.records[0].curve]
+    assert "val_h/seed_1" in first.data.metrics
+    assert {"loss", "cosine", "share_plain", "share_projected", "share_perturbed"} <= set(first.data.metrics)
+    artifacts = {file.path for file in client.list_artifacts(parents[0].info.run_id)}
+    assert {"pipeline.toml", "space.toml", "report.html"} <= artifacts
+
+
+def test_best_prints_the_ranking_as_json(sweep, store):
+    done = subprocess.run(command("best", "smoke", "--json", store=store), capture_output=True, text=True, check=True)
+    rows = json.loads(done.stdout)
+    assert [row["rank"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    means = [row["objective"]["mean"] for row in rows]
+    assert means == sorted(means, reverse=True)
+    for row in rows:
+        assert set(row["objective"]["per_seed"]) == {"1", "2"}
+        assert row["outcome"] == "complete"
+        assert row["run_id"]
+    table = subprocess.run(command("best", "smoke", store=store), capture_output=True, text=True, check=True)
+    assert "gcscoop rho=" in table.stdout
+
+
+def test_train_gives_the_exported_numbers_in_a_new_process(sweep, exported):
+    done = subprocess.run(
+        [sys.executable, "-m", "gcsearch", "train", str(exported / "config.toml"), "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    again = json.loads(done.stdout)["metrics"]
+    stated = json.loads((exported / "metrics.json").read_text())["record"]["metrics"]
+    for key in ("test_base_acc", "test_new_acc", "test_h"):
+        assert again[key] == pytest.approx(stated[key], abs=1e-6)
+    assert stated["test_h"] == list(sweep.finals[-1].metrics["test_h"])
+
+
+def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
+    from gcsearch.metrics import accuracy
+
+    prompts = safetensors.torch.load_file(exported / "prompt.safetensors")
+    features = safetensors.torch.load_file(exported / "text_features.safetensors")
+    assert set(prompts) == set(features) == {"seed_4", "seed_5"}
+    assert prompts["seed_4"].shape == (4, 64)
+    task = Pipeline.from_dict(SMOKE).task
+    (episode,) = pipelines.laboratory(task).episodes("test", [4])
+    text = features["seed_4"]
+    torch.testing.assert_close(text.norm(dim=1), torch.ones(len(episode.names)))
+    base = accuracy(episode.base.features, text[: len(episode.base.classes)], episode.base.labels)
+    assert base == pytest.approx(sweep.finals[-1].metrics["test_base_acc"][0])
+
+
+def test_an_export_never_writes_over_something_else(sweep, exported, tmp_path):
+    with pytest.raises(InputError, match="an earlier export already"):
+        sweep.export(exported)
+    assert sweep.export(exported, force=True) == exported
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InputError, match="holds something else"):
+        sweep.export(tmp_path, force=True)
+    assert (tmp_path / "thesis.tex").read_text() == "precious"
+
+
+def test_fresh_keeps_the_former_sweep(sweep, store, tmp_path):
+    import shutil
+
+    copy = tmp_path / "store"
+    shutil.copytree(store, copy)
+    small = {**SMOKE, "search": {"space": "zeroshot"}, "confirm": {"seeds": [4], "references": []}}
+    pipelines.run(Pipeline.from_dict(small), store=copy, fresh=True)
+    assert (copy / "sweeps" / "smoke.1" / "journal.jsonl").read_text() == (sweep.folder / "journal.jsonl").read_text()
+    assert len(pipelines.open_sweep("smoke", copy).records) == 1
+
+
+def start(words, log):
+    return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def journal_has(path, kind, count=1, seconds=90):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if path.exists() and path.read_text().count(f'"kind":"{kind}"') >= count:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"no {kind} in {path} after {seconds} s")
+
+
+def left_behind(session):
+    """Processes of the session `session`, or of a Ray that it started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rsplit(")", 1)[1].split()
+            if int(fields[3]) == session and fields[0] != "Z":
+                found.append((stat.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
+        except (OSError, ValueError, IndexError):
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGINT, 130),
+        pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, tmp_path, number, code):
+    path = tmp_path / "smoke.toml"
+    path.write_text((sweep.folder / "pipeline.toml").read_text())
+    store = tmp_path / "store"
+    with (tmp_path / "log").open("w") as log:
+        process = start(command("run", path, store=store), log)
+        journal_has(store / "sweeps" / "smoke" / "journal.jsonl", "record", 2)
+        process.send_signal(number)
+        assert process.wait(30) == code, (tmp_path / "log").read_text()
+    # Ray's own processes notice the death of a driver that could not say goodbye after half a minute.
+    deadline = time.monotonic() + (15 if code > 0 else 60)
+    while left_behind(process.pid) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left_behind(process.pid) == []
+    before = len(pipelines.open_sweep("smoke", store).records)
+    assert before >= 2
+    done = pipelines.run(path, store=store)
+    assert [r.metrics for r in done.records] == [r.metrics for r in sweep.records]
+    assert [r.metrics for r in done.finals] == [r.metrics for r in sweep.finals]
+    ended = [event["record"]["number"] for event in done.journal.events("record")]
+    assert sorted(ended) == list(range(6))  # nothing that had ended ran again
+    client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=100)
+    assert len(runs) == 1 + 6 + 3
+    assert {run.info.status for run in runs} == {"FINISHED"}
+
+
+def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
+    """The lines that the README shows, on a smaller pipeline."""
+    monkeypatch.chdir(tmp_path)
+    small = {**SMOKE, "name": "lines", "search": {"space": "zeroshot"}, "confirm": {"seeds": [4], "references": []}}
+    sweep = gcsearch.run(gcsearch.Pipeline.from_dict(small))
+    sweep.export("best")
+    assert (tmp_path / "best" / "config.toml").exists()
+    assert (tmp_path / "gcsearch-store" / "sweeps" / "lines" / "report.html").exists()
+
+
+def test_a_plan_trains_nothing(tmp_path, _cache):
+    done = subprocess.run(
+        [sys.executable, "-m", "gcsearch", "plan", "demo", "--json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    plan = json.loads(done.stdout)
+    assert plan["settings"] >= 24
+    assert plan["seeds"] == 3
+    assert plan["step_seconds"] > 0
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,85 @@
+"""The nouns: refused input says file, key, rule, value and remedy; accepted input survives the round trip."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gcsearch.errors import InputError
+from gcsearch.methods import METHODS, build, complete
+from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialConfig, TrialFile, TrialRecord
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"name": "a", "taks": {}}, r"p.toml, taks: the key must be one of the known names.*\n.*Did you mean 'task'"),
+        ({"name": "a", "task": {"shot": 4}}, r"p.toml, task.shot: .*\n.*Did you mean 'shots'"),
+        (
+            {"name": "a", "search": {"sampler": "tpee"}},
+            r"search.sampler: input should be 'tpe' or 'random', got 'tpee'",
+        ),
+        ({"name": "a", "task": {"shots": 0}}, r"task.shots: input should be greater than or equal to 1, got 0"),
+        ({"name": "a", "task": {"seeds": [1, 1]}}, r"task.seeds: seeds must be distinct.*got \[1, 1\]"),
+        ({"name": "a", "task": {"template": "a photo"}}, r"template must contain {} exactly once"),
+        ({"name": "../x"}, r"name: string should match pattern"),
+        ({}, r"p.toml, name: this key is required.\nAdd `name = ...`."),
+        ({"name": "a", "version": 2}, r"version: input should be 1, got 2"),
+    ],
+)
+def test_wrong_pipelines_are_refused_in_words(content, message):
+    with pytest.raises(InputError, match=message):
+        Pipeline.from_dict(content, file="p.toml")
+
+
+def test_a_record_survives_json():
+    record = TrialRecord(
+        number=3,
+        config=TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": "off"}),
+        stage="search",
+        outcome=Outcome.PRUNED,
+        seeds=(1, 2),
+        epochs=4,
+        metrics={"val_h": (50.0, 60.0)},
+        curve=(EpochReport(number=3, epoch=4, metrics={"val_h": (50.0, 60.0)}),),
+    )
+    assert TrialRecord.from_dict(json.loads(json.dumps(record.to_dict()))) == record
+    assert record.mean("val_h") == 55.0
+
+
+def test_a_digest_depends_on_values_and_not_on_order():
+    one = TrialConfig(method="sam", hyperparameters={"rho": 0.1, "lr": 0.002})
+    same = TrialConfig(method="sam", hyperparameters={"lr": 0.002, "rho": 0.1})
+    other = TrialConfig(method="sam", hyperparameters={"lr": 0.002, "rho": 0.2})
+    assert one.digest == same.digest != other.digest
+
+
+def test_a_trial_file_keeps_every_default():
+    trial = TrialFile(trial=complete(TrialConfig(method="gcscoop")))
+    assert TrialFile.from_dict(trial.to_dict()) == trial
+    assert trial.trial.hyperparameters["momentum"] == 0.9
+
+
+@pytest.mark.parametrize(
+    ("method", "values", "message"),
+    [
+        ("gcscop", {}, r"method: the method must be one of.*\n.*Did you mean 'gcscoop'"),
+        ("sam", {"roh": 0.1}, r"sam.roh: the key must be one of the known names.*\n.*Did you mean 'rho'"),
+        ("sam", {"rho": -1}, r"sam.rho: input should be greater than or equal to 0, got -1"),
+        ("coop", {"rho": 0.1}, r"coop.rho: the key must be one of the known names"),
+        ("coop", {"epochs": 1.5}, r"coop.epochs: .*got 1.5"),
+        ("gcscoop", {"beta1": "on"}, r"gcscoop.beta1"),
+        ("sam", {"rho": float("nan")}, r"sam.rho"),
+    ],
+)
+def test_wrong_settings_are_refused_in_words(method, values, message):
+    with pytest.raises(InputError, match=message):
+        build(TrialConfig(method=method, hyperparameters=values))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_a_title_and_builds_from_its_defaults(method):
+    config = complete(TrialConfig(method=method))
+    assert complete(config) == config
+    assert METHODS[method].title
