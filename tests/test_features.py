@@ -74,7 +74,9 @@ def test_a_damaged_entry_is_rebuilt_and_never_read(cache, tiny_dataset, damage):
     content[middle] ^= 0xFF
     path.unlink()
     path.write_bytes(
-        {"flip a byte": bytes(content), "cut off": bytes(content[:middle]), "empty": b"", "foreign": b"PK" * 999}[damage]
+        {"flip a byte": bytes(content), "cut off": bytes(content[:middle]), "empty": b"", "foreign": b"PK" * 999}[
+            damage
+        ]
     )
     calls = []
     mended = cache.fixed(tiny_dataset, tiny_dataset.val, lambda *done: calls.append(done))
