@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)   ## from image files to the best configuration and a report, offline
-	$(BIN)/gcsearch run demo --fresh
+	$(BIN)/gcsearch run demo
 	$(BIN)/gcsearch export demo --out best --force
 
 test: $(READY)   ## the tests that take seconds each

@@ -104,6 +104,8 @@ def run(
     from gcsearch import pipeline as pipelines
 
     chosen = pipelines.load(pipeline, _overrides(sets))
+    if not fresh and pipelines.is_finished(chosen, store):
+        print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
     with _watch(chosen.search.objective, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
     _print_finals(sweep)
@@ -134,19 +136,21 @@ def trial(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train one configuration given by flags: a method (default gcscoop) and its hyper-parameters."""
+    """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
     from gcsearch import pipeline as pipelines
     from gcsearch.errors import InputError
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
-    values = {key: pipelines.parse_value(value) for key, value in _overrides(sets).items()}
+    given = {key: pipelines.parse_value(value) for key, value in _overrides(sets).items()}
+    task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
+    values = {key: value for key, value in given.items() if not key.startswith("task.")}
     try:
         numbers = [int(seed) for seed in seeds.split(",")]
     except ValueError:
         raise InputError("seeds are whole numbers with commas between", key="--seeds", received=seeds) from None
     config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
-    content = {"seeds": numbers, "threads": threads, "task": {"dataset": dataset}, "trial": config}
+    content = {"seeds": numbers, "threads": threads, "task": {"dataset": dataset, **task}, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
     _train(file, as_json=as_json, quiet=quiet)
@@ -312,8 +316,10 @@ def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callab
 
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+        console = Console(width=160)  # a pipe has no width; a row must not be cut
+    if title:
+        print(title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
     for index, row in enumerate(rows):

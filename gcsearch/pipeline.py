@@ -74,6 +74,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
     path = files.find("pipelines", name_or_path, kind="pipeline")
     content = files.read_toml(path)
     content.setdefault("name", path.stem)
+    _resolve_space(content, path.parent)
     for key, value in (overrides or {}).items():
         _override(content, key, value)
     pipeline = Pipeline.from_dict(content, file=path)
@@ -82,6 +83,14 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
     except InputError as error:
         raise error.at(file=path) from None
     return pipeline
+
+
+def _resolve_space(content: dict[str, Any], folder: Path) -> None:
+    """A search space named by a path is looked for beside the pipeline's file first."""
+    search = content.get("search")
+    space = search.get("space") if isinstance(search, dict) else None
+    if isinstance(search, dict) and isinstance(space, str) and (folder / space).is_file():
+        search["space"] = str((folder / space).absolute())
 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
@@ -337,6 +346,11 @@ def run(
     session = _Session(sweep, pipeline, space, watcher or Watcher())
     session.run()
     return Sweep(sweep.name, located, sweep.folder)
+
+
+def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
+    """Whether the sweep of this name has been through all stages."""
+    return bool(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl").final())
 
 
 def _open_or_begin(pipeline: Pipeline, store: Store, fresh: bool) -> Sweep:

@@ -16,7 +16,6 @@ Optuna is imported only when boxes are asked for, so that reading and checking a
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from gcsearch import files
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.schema import Model, Value
 
@@ -403,39 +403,15 @@ def extremes(parameter: Parameter) -> list[Value]:
     return ends + ([0.0] if parameter.zero else []) + ([OFF] if parameter.off else [])
 
 
-def shipped() -> dict[str, Path]:
-    """The search spaces that come with gcsearch, by name: inside the package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    folders = (package.parent / "search_spaces", package / "search_spaces")
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.toml"))}
-
-
 def find(name_or_path: str | Path) -> Path:
-    """The file of a shipped name (`gcscoop`) or of a path (anything ending in .toml or with a slash).
-
-    Raises InputError when there is no such file; for a name it lists the known ones.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml" and len(path.parts) == 1:
-        known = shipped()
-        if str(name_or_path) not in known:
-            raise unknown_name("search space", str(name_or_path), known, key="search.space")
-        return known[str(name_or_path)]
-    if not path.is_file():
-        raise InputError("the search-space file must exist", file=path, remedy=f"Shipped: {', '.join(shipped())}.")
-    return path
+    """The file of a shipped name (`gcscoop`) or of a path, see `files.find`."""
+    return files.find("search_spaces", name_or_path, kind="search space", key="search.space")
 
 
 def load(name_or_path: str | Path) -> SearchSpace:
-    """Read and check a search space: a shipped name or a path, see `find`.
+    """Read and check a search space: a shipped name or a path.
 
     Raises InputError with file, key, rule, received value and remedy for whatever is wrong in it.
     """
     file = find(name_or_path)
-    try:
-        table = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"the file must be valid TOML: {error}", file=file, remedy="Correct the line named above."
-        ) from None
-    return SearchSpace.from_dict(table, file=file)
+    return SearchSpace.from_dict(files.read_toml(file), file=file)

@@ -4,11 +4,12 @@ import random
 
 import pytest
 
+from gcsearch import files
 from gcsearch.methods import METHODS, build
 from gcsearch.schema import TrialConfig
-from gcsearch.spaces import Fixed, find, load, shipped
+from gcsearch.spaces import Fixed, find, load
 
-FILES = sorted(shipped())
+FILES = sorted(files.shipped("search_spaces"))
 
 
 def test_there_is_a_space_for_every_method():

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from gcsearch import files
 from gcsearch.errors import InputError
-from gcsearch.spaces import SearchSpace, find, load, shipped
+from gcsearch.spaces import SearchSpace, find, load
 
 GCSCOOP = load("gcscoop")
 
@@ -173,7 +174,7 @@ def test_a_value_written_as_an_integer_is_run_as_the_float_it_is(tmp_path):
         ("[parameters.a]\nchoices = [1]", "parameters.a.choices: tuple should have at least 2 items"),
         ("[parameters.a]\nchoices = [1, 1]", "parameters.a.choices: choices must be distinct, got [1, 1]."),
         ("[parameters.a]\nlow = 0\nhigh = 1\nat_most = 'bb'\n[parameters.b]\nvalue = 1",
-         "parameters.a.at_most: the parameter must be one of the known names, got bb.\nDid you mean 'b'?"),
+         "parameters.a.at_most: the parameter must be one of the known names, got 'bb'.\nDid you mean 'b'?"),
         ("[parameters.a]\nlow = 0\nhigh = 1\nat_most = 'b'\n[parameters.b]\nlow = 0\nhigh = 1\nat_most = 'a'",
          "`at_most` must not lead back to the same parameter, got a -> b -> a."),
         ("[parameters.a]\nlow = 0\nhigh = 1\nat_most = 'b'\n[parameters.b]\nlow = 0\nhigh = 1\noff = true",
@@ -199,7 +200,7 @@ def test_a_wrong_parameter_is_refused_by_file_key_and_rule(tmp_path, parameters,
         ("lr = 0.0", "points.0.lr: the value must be a number from 0.1 to 1, got 0.0."),
         ("lr = 'off'", "points.0.lr: the value must be a number from 0.1 to 1, got off."),
         ("lr = true", "points.0.lr: the value must be a number from 0.1 to 1, got True."),
-        ("lrr = 0.5", "points.0.lrr: the parameter must be one of the known names, got lrr."),
+        ("lrr = 0.5", "points.0.lrr: the parameter must be one of the known names, got 'lrr'."),
         ("", "points.0.lr: every parameter of the space needs a value"),
         ("lr = 0.5\nn = 1.5", "points.0.n: the value must be a whole number, got 1.5."),
         ("lr = 0.5\nfixed = 2", "points.0.fixed: the value must be the fixed 1, got 2."),
@@ -244,17 +245,18 @@ def test_an_unknown_key_at_the_top_names_the_nearest(tmp_path):
 
 
 def test_shipped_names_and_paths_are_found():
-    assert find("gcscoop") == shipped()["gcscoop"]
-    assert load(shipped()["gcscoop"]) == load("gcscoop") == load(str(shipped()["gcscoop"]))
+    path = files.shipped("search_spaces")["gcscoop"]
+    assert find("gcscoop") == path
+    assert load(path) == load("gcscoop") == load(str(path))
 
 
 def test_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(InputError, match=r"(?s)got gcscop.*Did you mean 'gcscoop'\? Known: coop, gcscoop"):
+    with pytest.raises(InputError, match=r"(?s)got 'gcscop'.*Did you mean 'gcscoop'\? Known: coop, gcscoop"):
         load("gcscop")
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"missing\.toml: the search-space file must exist"):
+    with pytest.raises(InputError, match=r"missing\.toml, search\.space: the search space file must exist"):
         load(tmp_path / "missing.toml")
 
 

@@ -1,0 +1,288 @@
+"""Records to numbers: the table, the sentences that claim no more than the seeds allow, and what is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+from typing import NamedTuple
+
+from gcsearch.metrics import Spread, spread
+from gcsearch.report.landscape import searched
+from gcsearch.report.wording import counted, describe, hover, joined, outcome_counts, plus_minus, signed
+from gcsearch.schema import Outcome, Pipeline, TrialRecord
+
+CHAMPION = "champion"
+LITERATURE = "literature"
+ZEROSHOT = "zero-shot"
+
+_OTHERS = 4  # learning curves drawn beside the champion's
+
+# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
+_T95 = (
+    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
+    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
+    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
+)
+
+
+class Paired(NamedTuple):
+    """Mean of the differences over common seeds, with its 95 % interval by Student's t; NaN for one seed."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    @property
+    def distinguishable(self) -> bool:
+        """Whether the interval leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+
+class Row(NamedTuple):
+    """One line of the results: test accuracies in per cent, mean and deviation over seeds.
+
+    `lead` is the champion's H minus this one's, paired by seed; None for the champion and without one.
+    """
+
+    name: str
+    base: Spread
+    new: Spread
+    h: Spread
+    champion: bool
+    lead: Paired | None
+
+
+def paired(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Paired | None:
+    """`ours` minus `theirs` over the seeds that both have; None where there is no such seed.
+
+    The interval is that of the mean difference, so it covers the chance of the draws and of training, not
+    that of the test images.
+    """
+    a, b = (dict(zip(one.seeds, one.metrics.get(metric, ()), strict=False)) for one in (ours, theirs))
+    differences = [a[seed] - b[seed] for seed in a if seed in b and math.isfinite(a[seed] - b[seed])]
+    if not differences:
+        return None
+    mean, n = fmean(differences), len(differences)
+    if n == 1:
+        return Paired(mean, math.nan, math.nan, 1)
+    half = (_T95[n - 2] if n - 2 < len(_T95) else 1.96) * stdev(differences) / math.sqrt(n)
+    return Paired(mean, mean - half, mean + half, n)
+
+
+def render_table(finals: Sequence[TrialRecord]) -> list[Row]:
+    """The confirmed settings in the form of the field's tables: base, new, H; the champion last."""
+    champion = labelled(finals, CHAMPION)
+
+    def row(record: TrialRecord) -> Row:
+        base, new, h = (spread(record.metrics.get(f"test_{key}", ())) for key in ("base_acc", "new_acc", "h"))
+        lead = paired(champion, record, "test_h") if champion and record is not champion else None
+        return Row(record.label or f"trial {record.number}", base, new, h, record is champion, lead)
+
+    return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
+
+
+def headline(
+    pipeline: Pipeline, records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None
+) -> list[str]:
+    """What came out, in plain sentences that claim no more than the seeds allow."""
+    if not any(record.outcome is Outcome.COMPLETE for record in records):
+        reasons = [record.reason.splitlines()[0] for record in records if record.reason]
+        first = f" The first reason given: {reasons[0]}" if reasons else ""
+        return [f"No setting has completed ({outcome_counts(records)}), so there is nothing to choose.{first}"]
+    confirmed = labelled(finals, CHAMPION)
+    if confirmed is None or not confirmed.metrics.get("test_h"):
+        return _unconfirmed(pipeline, records, champion)
+    rows = render_table(finals)
+    mine = next(row for row in rows if row.champion)
+    sentences = [
+        f"The champion, {describe(confirmed.config, searched(records))}, reaches H = {plus_minus(mine.h)} on test "
+        f"images (base {plus_minus(mine.base)}, new {plus_minus(mine.new)}; {counted(mine.h.n, 'seed')})."
+    ]
+    sentences += [_comparison(row, confirmed, labelled(finals, row.name)) for row in rows if _is_yardstick(row.name)]
+    ahead = [row.name for row in rows if row.h.mean > mine.h.mean]
+    if ahead:
+        sentences.append(f"By mean H it is not in front: {joined(ahead)} {'is' if len(ahead) == 1 else 'are'} higher.")
+    return sentences
+
+
+def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: int | None) -> list[str]:
+    objective = pipeline.search.objective
+    best = next((record for record in records if record.number == champion), None)
+    if best is None:
+        return ["Settings have completed, but none has been chosen yet."]
+    return [
+        f"The best setting so far is trial {best.number}, {describe(best.config, searched(records))}: "
+        f"{objective} = {plus_minus(spread(best.metrics.get(objective, ())))} over {counted(len(best.seeds), 'seed')}.",
+        "It has not been confirmed on fresh seeds and test images yet. "
+        "The best of many noisy numbers is on average too high; expect less from it.",
+    ]
+
+
+def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None) -> str:
+    lead = row.lead
+    if lead is None:
+        return f"It has no seed in common with {row.name}, so the two are not compared."
+    if reference and reference.config.digest == champion.config.digest:
+        return f"It is the same setting as {row.name}: the search found nothing better."
+    if lead.n == 1:
+        return f"Against {row.name} it is {signed(lead.mean)} points of H on one seed, which says little."
+    interval = f"95 % interval {signed(lead.low)} to {signed(lead.high)}, {lead.n} paired seeds"
+    if not lead.distinguishable:
+        return f"It is not distinguishable from {row.name}: {signed(lead.mean)} points of H ({interval})."
+    side = "above" if lead.mean > 0 else "below"
+    return f"That is {abs(lead.mean):.1f} points {side} {row.name} ({interval})."
+
+
+def _is_yardstick(name: str) -> bool:
+    return name.endswith(LITERATURE) or name.startswith(ZEROSHOT)
+
+
+def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:
+    return next((record for record in finals if record.label == label), None)
+
+
+class Point(NamedTuple):
+    """A setting between base and new accuracy, per cent, means over seeds."""
+
+    number: int
+    base: float
+    new: float
+    rho: float | None
+    outcome: Outcome
+    text: str
+
+
+def scatter_points(records: Sequence[TrialRecord]) -> list[Point]:
+    """Every setting with a validation accuracy on both sides."""
+    names = searched(records)
+    points = []
+    for record in records:
+        base, new = record.mean("val_base_acc"), record.mean("val_new_acc")
+        if math.isfinite(base) and math.isfinite(new):
+            rho = record.config.hyperparameters.get("rho")
+            radius = float(rho) if isinstance(rho, (int, float)) else None
+            points.append(Point(record.number, base, new, radius, record.outcome, hover(record, names)))
+    return points
+
+
+def iso_h(level: float, low: float, high: float, steps: int = 60) -> list[tuple[float, float]]:
+    """The curve N = HB / (2B - H) of all (base, new) with H = `level`, for base from `low` to `high` per cent."""
+    bases = [low + (high - low) * step / steps for step in range(steps + 1)]
+    return [(base, level * base / (2 * base - level)) for base in bases if 2 * base > level]
+
+
+class History(NamedTuple):
+    """Objective over the order of trials; `best` is the best completed mean up to and including each trial."""
+
+    numbers: list[int]
+    means: list[float]
+    deviations: list[float]
+    best: list[float]
+    outcomes: list[Outcome]
+
+
+def history(records: Sequence[TrialRecord], objective: str) -> History:
+    """The course of the search; NaN where a trial has no number."""
+    ordered = sorted(records, key=lambda record: record.number)
+    summaries = [spread(record.metrics.get(objective, ())) for record in ordered]
+    best, running = [], math.nan
+    for record, summary in zip(ordered, summaries, strict=True):
+        if record.outcome is Outcome.COMPLETE and not math.isnan(summary.mean):
+            running = summary.mean if math.isnan(running) else max(running, summary.mean)
+        best.append(running)
+    return History(
+        [record.number for record in ordered],
+        [summary.mean for summary in summaries],
+        [summary.deviation for summary in summaries],
+        best,
+        [record.outcome for record in ordered],
+    )
+
+
+class Curve(NamedTuple):
+    """A metric per epoch: mean over seeds, lowest and highest seed."""
+
+    epochs: list[int]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def curve(record: TrialRecord, metric: str) -> Curve:
+    """The learning curve of a record; empty where the metric was not measured."""
+    points = [(r.epoch, r.metrics[metric]) for r in record.curve if r.metrics.get(metric)]
+    return Curve(
+        [epoch for epoch, _ in points],
+        [fmean(values) for _, values in points],
+        [min(values) for _, values in points],
+        [max(values) for _, values in points],
+    )
+
+
+def compared(records: Sequence[TrialRecord], champion: int, objective: str) -> list[tuple[str, TrialRecord]]:
+    """The settings whose learning curves are shown.
+
+    The champion, then those from the literature, the runner-up, the worst and the middle one, as far as there
+    are such.
+    """
+    complete = sorted(
+        (r for r in records if r.outcome is Outcome.COMPLETE and len(curve(r, objective).epochs) > 1),
+        key=lambda record: -record.mean(objective),
+    )
+    others = [record for record in complete if record.number != champion]
+    wanted = [("champion", record) for record in complete if record.number == champion]
+    wanted += [(record.label, record) for record in others if record.label][:2]
+    if others:
+        wanted += [("runner-up", others[0]), ("worst", others[-1]), ("middle", others[len(others) // 2])]
+    chosen: dict[int, tuple[str, TrialRecord]] = {}
+    for name, record in wanted:
+        chosen.setdefault(record.number, (f"trial {record.number}, {name}", record))
+    return list(chosen.values())[: _OTHERS + 1]
+
+
+class Branches(NamedTuple):
+    """How a gradient-constrained setting chose: per cent of steps per branch, and the mean cosine."""
+
+    epochs: list[int]
+    plain: list[float]
+    projected: list[float]
+    perturbed: list[float]
+    cosine: Curve
+    bounds: dict[str, float]
+
+
+def branches(record: TrialRecord) -> Branches | None:
+    """Shares over the epochs, means over seeds; None for a method without branches."""
+    shares = [curve(record, f"share_{name}") for name in ("plain", "projected", "perturbed")]
+    if not all(len(share.epochs) > 1 for share in shares):
+        return None
+    plain, projected, perturbed = ([100.0 * value for value in share.mean] for share in shares)
+    given = {name: record.config.hyperparameters.get(name) for name in ("beta1", "beta2")}
+    bounds = {name: float(value) for name, value in given.items() if isinstance(value, (int, float))}
+    return Branches(shares[0].epochs, plain, projected, perturbed, curve(record, "cosine"), bounds)
+
+
+class Entry(NamedTuple):
+    """A line of the table of all trials; `rank` counts from 1 over the completed ones."""
+
+    rank: int | None
+    record: TrialRecord
+    objective: Spread
+    seeds: tuple[float, ...]
+
+
+def entries(records: Sequence[TrialRecord], objective: str) -> list[Entry]:
+    """All trials, the best first, then those without a rank by number."""
+
+    def order(record: TrialRecord) -> tuple[bool, float, int]:
+        mean = record.mean(objective)
+        ranked = record.outcome is Outcome.COMPLETE and math.isfinite(mean)
+        return (not ranked, -mean if ranked else 0.0, record.number)
+
+    table = []
+    for place, record in enumerate(sorted(records, key=order), start=1):
+        values = record.metrics.get(objective, ())
+        table.append(Entry(None if order(record)[0] else place, record, spread(values), values))
+    return table

@@ -1,0 +1,54 @@
+// The page defines `figures` (plotly's JSON, light colours) and `dark` (light colour -> dark colour).
+
+const scheme = matchMedia('(prefers-color-scheme: dark)');
+
+function swap(x) {
+  if (typeof x === 'string') return dark[x] || x;
+  if (Array.isArray(x)) return x.map(swap);
+  if (x && typeof x === 'object') return Object.fromEntries(Object.entries(x).map(([k, v]) => [k, swap(v)]));
+  return x;
+}
+
+function draw() {
+  figures.forEach((figure, index) => {
+    const { data, layout } = scheme.matches ? swap(figure) : structuredClone(figure);
+    Plotly.react('figure-' + index, data, layout, {
+      displaylogo: false,
+      responsive: true,
+      displayModeBar: 'hover',
+      modeBarButtons: [['toImage', 'zoom2d', 'pan2d', 'resetScale2d']],
+    });
+  });
+}
+
+if (figures.length) {
+  draw();
+  scheme.addEventListener('change', draw);
+}
+
+// What a cell is sorted by: its `data-v`, or its words; null for a number that is missing.
+function key(row, column) {
+  const cell = row.cells[column];
+  return cell.dataset.v ?? (cell.classList.contains('n') ? null : cell.textContent);
+}
+
+// Numbers before words when ascending; what is missing comes last either way.
+function compare(a, b, up) {
+  if (a === null || b === null) return (a === null) - (b === null);
+  const x = Number(a), y = Number(b), words = isNaN(x) - isNaN(y);
+  return (up ? 1 : -1) * (words || (isNaN(x) ? a.localeCompare(b) : x - y));
+}
+
+document.querySelectorAll('table.sortable').forEach(table => {
+  const headings = table.querySelectorAll('th'), body = table.tBodies[0];
+  headings.forEach((heading, column) => {
+    const sort = () => {
+      const up = heading.getAttribute('aria-sort') !== 'ascending';
+      headings.forEach(other => other.removeAttribute('aria-sort'));
+      heading.setAttribute('aria-sort', up ? 'ascending' : 'descending');
+      [...body.rows].sort((r, s) => compare(key(r, column), key(s, column), up)).forEach(row => body.append(row));
+    };
+    heading.addEventListener('click', sort);
+    heading.addEventListener('keydown', event => { if (event.key === 'Enter') sort(); });
+  });
+});

@@ -1,0 +1,410 @@
+"""Sections, their words, and the page that holds them: one HTML file, readable without a network."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from typing import NamedTuple
+
+from plotly.graph_objects import Figure
+from plotly.offline import get_plotlyjs
+
+from gcsearch import files
+from gcsearch.report.figures import (
+    draw_confirmation,
+    draw_contour,
+    draw_cosine,
+    draw_curves,
+    draw_history,
+    draw_importances,
+    draw_scatter,
+    draw_shares,
+    draw_slice,
+)
+from gcsearch.report.findings import (
+    Entry,
+    Row,
+    branches,
+    compared,
+    curve,
+    entries,
+    headline,
+    history,
+    render_table,
+    scatter_points,
+)
+from gcsearch.report.landscape import (
+    LEAST_SURFACE,
+    REACH,
+    Landscape,
+    contour_pairs,
+    importances,
+    landscape,
+    searched,
+    surface,
+)
+from gcsearch.report.theme import DARK
+from gcsearch.report.wording import (
+    accuracy_text,
+    counted,
+    describe,
+    hover,
+    outcome_counts,
+    plus_minus,
+    signed,
+    value_text,
+)
+from gcsearch.schema import Pipeline, TrialRecord
+
+_LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
+
+_METRIC = {
+    "val_h": "H of trained and held-out base classes, validation images (%)",
+    "val_base_acc": "accuracy on trained base classes, validation images (%)",
+    "val_new_acc": "accuracy on held-out base classes, validation images (%)",
+    "test_h": "H of base and new classes, test images (%)",
+    "test_base_acc": "accuracy on base classes, test images (%)",
+    "test_new_acc": "accuracy on new classes, test images (%)",
+}
+
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
+)
+
+
+class Section(NamedTuple):
+    """A heading, words, and pictures or a table; without either, the words say why there are none."""
+
+    title: str
+    lead: str
+    figures: Sequence[Figure] = ()
+    body: str = ""
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is more than words."""
+        return bool(self.figures or self.body)
+
+
+def build_report(
+    pipeline: Pipeline,
+    records: Sequence[TrialRecord],
+    finals: Sequence[TrialRecord],
+    champion: int | None,
+    provenance: Mapping[str, object] | None = None,
+    *,
+    link: str = "",
+) -> str:
+    """One HTML file with everything in it, plotly.js included once; nothing is loaded from elsewhere.
+
+    Args:
+        records: of the search. finals: of the confirmation, labelled; the champion's label is "champion".
+        champion: its trial number; None where no trial completed.
+        provenance: versions, git commit, and what else the numbers depend on.
+        link: where the runs can be browsed: an address, or words.
+    """
+    objective = pipeline.search.objective
+    records = sorted(records, key=lambda record: record.number)
+    land = landscape(records, objective)
+    sections = [
+        _results_section(pipeline, finals),
+        *_scatter_sections(records, finals, champion),
+        _history_section(records, champion, objective),
+        _slices_section(land, champion, objective),
+        _contours_section(land, champion, objective),
+        _importance_section(land),
+        _curves_section(records, champion, objective),
+        _branches_section(records, champion),
+        _trials_section(records, champion, objective),
+    ]
+    sentences = headline(pipeline, records, finals, champion)
+    return _page(pipeline, records, sentences, sections, _footer(pipeline, records, finals, provenance or {}, link))
+
+
+def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
+    if not finals:
+        return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
+    rows = [_result_row(row) for row in render_table(finals)]
+    head = "<tr><th>setting<th class=n>base<th class=n>new<th class=n>H<th class=n>champion ahead by, in H</tr>"
+    seeds = sorted({seed for record in finals for seed in record.seeds})
+    known = set(seeds) & set(pipeline.task.seeds)
+    lead = (
+        f"Accuracy in per cent, mean ± standard deviation over {counted(len(seeds), 'seed')} "
+        f"({', '.join(map(str, seeds))}), {'some of which the search used too' if known else 'new to the search'}. "
+        "Whatever is trained was trained on all base classes. "
+        "The last column pairs the runs by seed and gives the 95 % interval of the mean difference."
+    )
+    body = f"<div class=scroll><table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    return Section("Results on test images", lead, body=body)
+
+
+def _result_row(row: Row) -> str:
+    cells = "".join(f"<td class=n>{plus_minus(value)}" for value in (row.base, row.new, row.h))
+    if row.lead is None:
+        lead = ""
+    elif row.lead.n == 1:
+        lead = f"{signed(row.lead.mean)} <small>one seed</small>"
+    else:
+        lead = f"{signed(row.lead.mean)} <small>[{signed(row.lead.low)}, {signed(row.lead.high)}]</small>"
+    name = f"<b>★ {html.escape(row.name)}</b>" if row.champion else html.escape(row.name)
+    return f"<tr{' class=champion' if row.champion else ''}><td>{name}{cells}<td class=n>{lead}</tr>"
+
+
+def _scatter_sections(
+    records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None
+) -> list[Section]:
+    points = scatter_points(records)
+    figures = [draw_scatter(points, champion)] if points else []
+    if any(r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc") for r in finals):
+        figures.append(draw_confirmation(finals))
+    if not figures:
+        return [Section("Base against new", "No setting has accuracies on both sides.")]
+    parts = []
+    if points:
+        parts.append(
+            "The search: each point is one setting, by validation images; the held-out part of the base classes plays "
+            "“new”, and no test image or new class is involved."
+        )
+    if len(figures) > (1 if points else 0):
+        parts.append("The confirmation: test images; small dots are seeds, large marks their means.")
+    parts.append("Grey curves join points of equal H.")
+    if len(figures) > 1:
+        parts.append("The two protocols are not on one scale.")
+    return [Section("Base against new", " ".join(parts), figures)]
+
+
+def _history_section(records: Sequence[TrialRecord], champion: int | None, objective: str) -> Section:
+    title = "Course of the search"
+    if not any(math.isfinite(record.mean(objective)) for record in records):
+        return Section(title, f"No trial has come to a number ({outcome_counts(records)}).")
+    names = searched(records)
+    figure = draw_history(history(records, objective), [hover(r, names) for r in records], champion, objective)
+    lead = f"{_METRIC[objective]}. Bars are standard deviations over seeds: read differences against them."
+    return Section(title, lead, [figure])
+
+
+def _slices_section(land: Landscape, champion: int | None, objective: str) -> Section:
+    title = "One hyper-parameter at a time"
+    if len(land.records) < _LEAST_PICTURED or not land.axes:
+        return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
+    figures = [draw_slice(land, name, champion, objective) for name in land.axes]
+    lead = f"Every completed setting, {_METRIC[objective]}. The other hyper-parameters vary too, hence the scatter."
+    special = [f"{n}: “{text}” stands apart" for n, one in land.axes.items() for text in one.special.values()]
+    return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", figures)
+
+
+def _contours_section(land: Landscape, champion: int | None, objective: str) -> Section:
+    title = "Two at a time"
+    pairs = contour_pairs(land)
+    if not pairs:
+        return Section(title, "Fewer than two numeric hyper-parameters were searched.")
+    if len(land.records) < _LEAST_PICTURED:
+        return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
+    grounds = [surface(land, pair) for pair in pairs]
+    figures = [
+        draw_contour(land, pair, ground, champion, objective) for pair, ground in zip(pairs, grounds, strict=True)
+    ]
+    lead = f"Each dot is a setting, its colour {_METRIC[objective]}; the lowest tenth shares one colour. "
+    if any(grounds):
+        lead += (
+            "The surface averages the settings near by and is blank where none lies within "
+            f"{REACH:.3g} of the axes' length. “off”, and 0 on a logarithmic axis, stand apart from it. "
+        )
+    if not all(grounds):
+        lead += f"Fewer than {LEAST_SURFACE} settings with numbers on both axes get no surface."
+    return Section(title, lead, figures)
+
+
+def _importance_section(land: Landscape) -> Section:
+    title = "Which hyper-parameters mattered"
+    if len(land.records) < _LEAST_IMPORTANCE:
+        return Section(title, f"Fewer than {_LEAST_IMPORTANCE} settings have completed, too few to tell.")
+    shares = importances(land)
+    if not shares:
+        return Section(title, "All settings came to the same number.")
+    lead = "PED-ANOVA: how far the best tenth of settings differs from all settings, per hyper-parameter."
+    if "rho" in land.axes and {"beta1", "beta2"} & set(land.axes):
+        lead += (
+            " Read it with care: as rho goes to 0 both gradients become the same, and then the bounds beta1 and "
+            "beta2 mean nothing, so settings of small rho make the bounds look less important than they are."
+        )
+    return Section(title, lead, [draw_importances(shares)])
+
+
+def _curves_section(records: Sequence[TrialRecord], champion: int | None, objective: str) -> Section:
+    title = "Learning curves"
+    chosen = compared(records, champion, objective) if champion is not None else []
+    if not chosen or chosen[0][1].number != champion:
+        return Section(title, "The champion has fewer than two measured epochs, or there is no champion.")
+    figure = draw_curves([(name, curve(record, objective)) for name, record in chosen], objective)
+    names = searched(records)
+    listed = "".join(
+        f"<li><b>{html.escape(name)}</b> {html.escape(describe(record.config, names))}" for name, record in chosen
+    )
+    lead = f"{_METRIC[objective]}; the band spans the champion's lowest and highest seed."
+    return Section(title, lead, [figure], f"<ul class=key>{listed}</ul>")
+
+
+def _branches_section(records: Sequence[TrialRecord], champion: int | None) -> Section:
+    title = "Inside the champion's gradient rule"
+    record = next((record for record in records if record.number == champion), None)
+    if record is None:
+        return Section(title, "There is no champion.")
+    chosen = branches(record)
+    if chosen is None:
+        name = describe(record.config, ())
+        return Section(title, f"{name} does not choose between gradients, or has a single measured epoch.")
+    lead = (
+        "Left: which gradient the steps of each epoch took. Right: the cosine between the plain and the perturbed "
+        "gradient, which decides: at or below beta1 the plain one, at or above beta2 the perturbed one, between "
+        "them the projection. Means over seeds; the band spans lowest and highest seed."
+    )
+    return Section(title, lead, [draw_shares(chosen), draw_cosine(chosen)])
+
+
+def _trials_section(records: Sequence[TrialRecord], champion: int | None, objective: str) -> Section:
+    title = "All trials"
+    if not records:
+        return Section(title, "No trial has ended yet.")
+    names = searched(records)
+    seeds = max((record.seeds for record in records), key=len)
+    columns = ["rank", "trial", *names, objective, *(f"seed {seed}" for seed in seeds), "epochs run", "outcome"]
+    head = "".join(f"<th class=n tabindex=0>{html.escape(column)}" for column in columns[:-1])
+    rows = "".join(_trial_row(entry, names, seeds, champion) for entry in entries(records, objective))
+    lead = "Click a heading to sort. Mean ± standard deviation over seeds, in per cent."
+    same = _shared(records, names)
+    lead += f" The same in all: {same}." if same else ""
+    head = f"<tr>{head}<th tabindex=0>outcome</tr>"
+    table = f"<table class=sortable><thead>{head}</thead><tbody>{rows}</tbody></table>"
+    return Section(title, lead, body=f"<div class='scroll tall'>{table}</div>")
+
+
+def _trial_row(entry: Entry, names: Sequence[str], seeds: Sequence[int], champion: int | None) -> str:
+    record = entry.record
+    per_seed = dict(zip(record.seeds, entry.seeds, strict=False))
+    cells = [_cell(entry.rank, "" if entry.rank is None else str(entry.rank)), _cell(record.number, str(record.number))]
+    for name in names:
+        value = record.config.hyperparameters.get(name)
+        cells.append(_cell(value, "" if value is None else value_text(value)))
+    cells.append(_cell(entry.objective.mean, plus_minus(entry.objective)))
+    cells += [_cell(per_seed.get(seed), accuracy_text(per_seed.get(seed, math.nan))) for seed in seeds]
+    cells.append(_cell(record.epochs, str(record.epochs)))
+    told = html.escape(" · ".join(filter(None, [record.outcome.value, record.label])))
+    mark = " class=champion" if record.number == champion else ""
+    return f"<tr{mark}>{''.join(cells)}<td>{told}{_reason(record)}</tr>"
+
+
+def _reason(record: TrialRecord) -> str:
+    """The first line of the reason, the whole of it on hovering."""
+    if not record.reason:
+        return ""
+    first = record.reason.splitlines()[0]
+    shown = first if len(first) <= 80 else first[:79] + "…"
+    return f" <small title='{html.escape(record.reason, quote=True)}'>{html.escape(shown)}</small>"
+
+
+def _cell(value: object, text: str) -> str:
+    """A number cell; `data-v` is what sorting compares, and is left out where there is no value."""
+    known = value is not None and not (isinstance(value, float) and math.isnan(value))
+    key = f" data-v='{html.escape(str(value), quote=True)}'" if known else ""
+    return f"<td class=n{key}>{html.escape(text)}"
+
+
+def _shared(records: Sequence[TrialRecord], varied: Sequence[str]) -> str:
+    first = records[0].config
+    methods = {record.config.method for record in records}
+    fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name not in varied]
+    return ", ".join(([describe(first, ())] if len(methods) == 1 else []) + fixed)
+
+
+def _footer(
+    pipeline: Pipeline,
+    records: Sequence[TrialRecord],
+    finals: Sequence[TrialRecord],
+    provenance: Mapping[str, object],
+    link: str,
+) -> str:
+    facts = {
+        "search seeds": ", ".join(map(str, pipeline.task.seeds)),
+        "confirmation seeds": ", ".join(map(str, pipeline.confirm.seeds)) if finals else "none yet",
+        "chosen by": pipeline.search.objective,
+        "runs": link,
+        **{str(key): str(value) for key, value in provenance.items()},
+    }
+    items = "".join(f"<dt>{html.escape(k)}<dd>{_linked(v)}" for k, v in facts.items() if v)
+    toml = html.escape(files.to_toml(pipeline.to_dict()))
+    return (
+        f"<h2>Where this comes from</h2><dl>{items}</dl>"
+        f"<details><summary>The pipeline</summary><pre>{toml}</pre></details>"
+    )
+
+
+def _linked(text: str) -> str:
+    safe = html.escape(text, quote=True)
+    return f"<a href='{safe}'>{safe}</a>" if text.startswith(("http://", "https://")) else safe
+
+
+def _page(
+    pipeline: Pipeline, records: Sequence[TrialRecord], sentences: Sequence[str], sections: Sequence[Section], foot: str
+) -> str:
+    figures: list[Figure] = []
+    blocks = [_block(section, figures) for section in sections if section.shows]
+    blocks.append(_left_out([section for section in sections if not section.shows]))
+    drawn = ",".join(figure.to_json() for figure in figures).replace("</", "<\\/")
+    first, *rest = map(html.escape, sentences)
+    task = pipeline.task
+    about = (
+        f"{task.dataset} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
+        f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.objective}"
+    )
+    name = html.escape(pipeline.name)
+    return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{name}: gcsearch report</title>
+<style>
+{_own("page.css")}</style>
+</head>
+<body>
+<header><p class="eyebrow">gcsearch report</p><h1>{name}</h1><p class="about">{html.escape(about)}</p></header>
+<main>
+<section class="headline"><p>{first}</p>{"".join(f"<p>{one}</p>" for one in rest)}</section>
+<noscript><p>The pictures need JavaScript; the tables and sentences do not.</p></noscript>
+{"".join(blocks)}
+</main>
+<footer>{foot}</footer>
+<script>{get_plotlyjs() if figures else ""}</script>
+<script>const figures=[{drawn}],dark={json.dumps(DARK)};
+{_own("page.js")}</script>
+</body>
+</html>
+"""
+
+
+def _block(section: Section, figures: list[Figure]) -> str:
+    places = ""
+    for figure in section.figures:
+        places += f"<div class=figure id=figure-{len(figures)} style='min-height:{figure.layout.height}px'></div>"
+        figures.append(figure)
+    shape = {0: "", 1: "one", 2: "two"}.get(len(section.figures), "three")
+    grid = f"<div class='grid {shape}'>{places}</div>" if places else ""
+    words = f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.lead)}</p>"
+    return f"<section>{words}{section.body}{grid}</section>"
+
+
+def _left_out(sections: Sequence[Section]) -> str:
+    """One list of what could not be drawn, each with the reason."""
+    lines = "".join(f"<li><b>{html.escape(one.title)}</b> {html.escape(one.lead)}" for one in sections)
+    return f"<section><h2>Left out</h2><ul class='key wide'>{lines}</ul></section>" if lines else ""
+
+
+def _own(name: str) -> str:
+    """The text of a file that lies beside this module."""
+    return resources.files("gcsearch.report").joinpath(name).read_text(encoding="utf-8")

@@ -1,0 +1,398 @@
+"""Reports: the numbers behind every picture, what the sentences claim, and that the file stands alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+from plotly.offline import get_plotlyjs
+from scipy.stats import t as students_t
+
+from gcsearch import report
+from gcsearch.report import findings
+from gcsearch.report.landscape import REACH, Landscape, axis, contour_pairs, importances, landscape, searched, surface
+from gcsearch.report.theme import DARK
+from gcsearch.report.wording import describe
+from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialConfig, TrialRecord
+
+PIPELINE = Pipeline(name="pets")
+NAN = math.nan
+
+
+def a_record(number=0, h=80.0, *, method="gcscoop", outcome=Outcome.COMPLETE, epochs=4, **changes) -> TrialRecord:
+    """A searched setting whose val_h ends at `h` on seed 1 and two points higher on seed 2."""
+    hyperparameters = {"rho": 0.1, "beta1": 0.5, "beta2": 0.8} if method == "gcscoop" else {"lr": 0.002}
+    hyperparameters |= changes.pop("hyperparameters", {})
+    curve = tuple(
+        EpochReport(number=number, epoch=epoch, metrics=metrics(h - (epochs - epoch), method))
+        for epoch in range(1, epochs + 1)
+    )
+    values = {
+        "number": number,
+        "config": TrialConfig(method=method, hyperparameters=hyperparameters),
+        "stage": "search",
+        "outcome": outcome,
+        "seeds": (1, 2),
+        "epochs": epochs,
+        "metrics": curve[-1].metrics if curve else {},
+        "curve": curve,
+    }
+    return TrialRecord(**values | changes)
+
+
+def metrics(h: float, method: str) -> dict[str, tuple[float, float]]:
+    both = {"val_h": (h, h + 2), "val_base_acc": (h + 1, h + 3), "val_new_acc": (h - 1, h + 1)}
+    shares = {"share_plain": (0.1, 0.3), "share_projected": (0.5, 0.5), "share_perturbed": (0.4, 0.2)}
+    return both | (shares | {"cosine": (0.6, 0.7)} if method == "gcscoop" else {})
+
+
+def a_final(label: str, h: tuple[float, ...], number=-1, seeds=(4, 5, 6), **hyperparameters) -> TrialRecord:
+    return TrialRecord(
+        number=number,
+        config=TrialConfig(method="gcscoop", hyperparameters=hyperparameters),
+        stage="test",
+        outcome=Outcome.COMPLETE,
+        seeds=seeds[: len(h)],
+        epochs=4,
+        label=label,
+        metrics={"test_base_acc": h, "test_new_acc": h, "test_h": h},
+    )
+
+
+def lost(number=0, outcome=Outcome.FAILED) -> TrialRecord:
+    return a_record(number, epochs=0, outcome=outcome, reason="CUDA error <out of memory>\ntraceback")
+
+
+def a_sweep(count=14) -> list[TrialRecord]:
+    """Best at rho 0.1; some at rho 0, some with beta1 off, one diverged and one failed at the end."""
+    records = [
+        a_record(
+            number,
+            h=80 - abs(math.log10(rho or 0.003) + 1) * 5 + 0.1 * number,
+            hyperparameters={"rho": rho, "beta1": "off" if number % 3 == 0 else 0.05 * number},
+            label="literature" if number == 3 else "",
+        )
+        for number, rho in zip(range(count), [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 2.0] * count, strict=False)
+    ]
+    return [*records, lost(count, Outcome.DIVERGED), lost(count + 1)]
+
+
+FINALS = [
+    a_final("zero-shot CLIP", (70.0, 70.0, 70.0)),
+    a_final("GCSCoOp, literature", (79.5, 81.0, 80.2), rho=0.1),
+    a_final("champion", (80.0, 81.0, 82.0), number=10, rho=0.12),
+]
+
+
+# --- Results and sentences
+
+
+def test_the_table_has_means_deviations_and_paired_leads():
+    rows = report.render_table([FINALS[2], *FINALS[:2]])
+    assert [row.name for row in rows] == ["zero-shot CLIP", "GCSCoOp, literature", "champion"]
+    assert (rows[2].h.mean, rows[2].h.deviation, rows[2].champion, rows[2].lead) == (81.0, 1.0, True, None)
+    assert rows[0].lead.mean == pytest.approx(11.0)
+    assert rows[0].lead.n == 3
+
+
+def test_the_interval_is_students():
+    lead = findings.paired(FINALS[2], FINALS[0], "test_h")
+    half = students_t.ppf(0.975, 2) * 1.0 / math.sqrt(3)
+    assert (lead.low, lead.high) == pytest.approx((11 - half, 11 + half), abs=1e-3)
+    known = [students_t.ppf(0.975, n) for n in range(1, 31)]
+    assert list(findings._T95) == pytest.approx(known, abs=6e-4)
+
+
+def test_pairs_are_made_by_seed_and_not_by_place():
+    ours = a_final("a", (80.0, 90.0), seeds=(4, 5))
+    theirs = a_final("b", (89.0, 79.0, 10.0), seeds=(5, 4, 6))
+    assert findings.paired(ours, theirs, "test_h").mean == 1.0
+    assert findings.paired(ours, theirs, "test_h").n == 2
+    assert findings.paired(ours, a_final("c", (1.0,), seeds=(9,)), "test_h") is None
+
+
+def test_the_headline_claims_what_the_interval_allows():
+    sentences = findings.headline(PIPELINE, a_sweep(), FINALS, 10)
+    assert "reaches H = 81.0 ± 1.0 on test images" in sentences[0]
+    assert "3 seeds" in sentences[0]
+    assert sentences[1] == "That is 11.0 points above zero-shot CLIP (95 % interval +8.5 to +13.5, 3 paired seeds)."
+    assert sentences[2].startswith("It is not distinguishable from GCSCoOp, literature: +0.8 points of H")
+    assert len(sentences) == 3
+
+
+def test_the_headline_admits_defeat_and_a_single_seed():
+    better = a_final("SAM", (99.0, 99.0, 99.0))
+    assert "not in front: SAM is higher" in findings.headline(PIPELINE, a_sweep(), [*FINALS, better], 10)[-1]
+    one = [a_final("zero-shot CLIP", (70.0,)), a_final("champion", (80.0,), rho=0.1)]
+    assert "+10.0 points of H on one seed, which says little" in findings.headline(PIPELINE, a_sweep(), one, 10)[1]
+    same = [a_final("SAM, literature", (80.0, 81.0), rho=0.1), a_final("champion", (80.0, 81.0), rho=0.1)]
+    assert "same setting as SAM, literature" in findings.headline(PIPELINE, a_sweep(), same, 10)[1]
+
+
+def test_the_headline_before_the_confirmation_and_without_any_success():
+    first, second = findings.headline(PIPELINE, [a_record(3, 80.0)], [], 3)
+    assert "trial 3" in first and "val_h = 81.0 ± 1.4 over 2 seeds" in first
+    assert "too high" in second
+    (sentence,) = findings.headline(PIPELINE, [lost(0), lost(1), lost(2, Outcome.DIVERGED)], [], None)
+    assert sentence == (
+        "No setting has completed (1 diverged, 2 failed), so there is nothing to choose. "
+        "The first reason given: CUDA error <out of memory>"
+    )
+
+
+# --- Axes and the rebuilt study
+
+
+def test_zero_stands_apart_on_a_logarithmic_axis():
+    rho = axis("rho", [0.0, 0.01, 1.0])
+    assert rho.log
+    assert rho.place(0.01) == 0.01
+    assert 0 < rho.place(0.0) < 0.01
+    assert rho.ticks()["ticktext"] == ["0", "0.01", "0.1", "1"]
+    assert rho.distribution.log
+
+
+def test_off_stands_below_the_numbers():
+    beta1 = axis("beta1", ["off", 0.0, 0.8])
+    assert not beta1.log
+    assert beta1.place("off") < 0.0
+    assert beta1.ticks()["ticktext"][0] == "off"
+    assert "0.4" in beta1.ticks()["ticktext"]
+
+
+def test_words_make_a_categorical_axis():
+    init = axis("ctx_init", ["", "a photo of a"])
+    assert init.words == ("", "“a photo of a”")
+    assert init.place("") == ""
+    assert init.ticks() == {"type": "category"}
+
+
+def test_only_what_varies_was_searched():
+    records = [a_record(0, hyperparameters={"n_ctx": 4}), a_record(1, hyperparameters={"rho": 0.2, "n_ctx": 4})]
+    assert searched(records) == ["rho"]
+    assert describe(records[1].config, ["rho"]) == "GCSCoOp (rho 0.2)"
+
+
+def test_the_study_holds_completed_settings_in_natural_values():
+    land = landscape(a_sweep(), "val_h")
+    assert len(land.records) == len(land.study.trials) == 14
+    assert list(land.axes) == ["rho", "beta1"]
+    assert land.study.trials[3].params == {"rho": 0.1, "beta1": land.axes["beta1"].place("off")}
+    assert land.values == [record.mean("val_h") for record in land.records]
+    assert contour_pairs(land) == [("rho", "beta1")]
+
+
+def test_importance_finds_the_parameter_that_matters():
+    records = [
+        a_record(
+            n, h=60.0 + 20 * (n % 8 == 3), hyperparameters={"rho": 0.01 * 2 ** (n % 8), "beta1": (7 * n % 40) / 50}
+        )
+        for n in range(40)
+    ]
+    shares = importances(landscape(records, "val_h"))
+    assert list(shares) == ["rho", "beta1"]
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["rho"] > 0.6
+    assert importances(landscape([a_record(0), a_record(1)], "val_h")) == {}
+
+
+def a_map(rhos, betas) -> Landscape:
+    """Every rho with every beta1; the objective is 80 at the least rho and one point higher at each next."""
+    pairs = [(place, rho, beta) for place, rho in enumerate(rhos) for beta in betas]
+    records = [
+        a_record(number, h=79.0 + place, hyperparameters={"rho": rho, "beta1": beta})
+        for number, (place, rho, beta) in enumerate(pairs)
+    ]
+    return landscape(records, "val_h")
+
+
+def test_a_surface_is_blank_where_no_setting_lies_near():
+    land = a_map([0.01, 0.0101, 0.0102, 0.0103, 1.0], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    ground = surface(land, ("rho", "beta1"))
+    assert ground.x[0] == pytest.approx(0.01) and ground.x[-1] == pytest.approx(1.0)
+    reach = int(REACH * 60)
+    row = ground.z[0]
+    assert row[0] == pytest.approx(81.5, abs=0.1)  # the mean of four neighbours
+    assert row[60] == pytest.approx(84.0)
+    assert not any(map(math.isnan, row[: reach + 1] + row[-reach - 1 :]))
+    assert all(map(math.isnan, row[reach + 2 : -reach - 1]))
+
+
+def test_few_settings_and_places_that_stand_apart_make_no_surface():
+    pair = ("rho", "beta1")
+    assert surface(a_map([0.1, 0.2, 0.3, 0.4], [0.0, 0.2, 0.4, 0.6, 0.8]), pair)
+    assert surface(a_map([0.1, 0.2, 0.3, 0.4], ["off", 0.2, 0.4, 0.6, 0.8]), pair) is None
+    assert surface(a_map([0.0, 0.2, 0.3, 0.4], [0.0, 0.2, 0.4, 0.6, 0.8]), pair) is None
+    alone = a_map([0.0, 0.1], [n / 30 for n in range(30)])
+    assert surface(alone, pair) is None  # all numbers of rho are one number
+    both = surface(a_map([0.0, 0.1, 0.2], [n / 30 for n in range(30)]), pair)
+    assert max(value for row in both.z for value in row if value == value) == pytest.approx(82.0)
+    assert min(value for row in both.z for value in row if value == value) == pytest.approx(81.0)  # not 80, that of 0
+
+
+# --- Pictures as numbers
+
+
+def test_scatter_points_have_both_sides_and_a_radius():
+    (point,) = findings.scatter_points([a_record(7, 80.0), lost(8)])
+    assert (point.number, point.base, point.new, point.rho) == (7, 82.0, 80.0, 0.1)
+    assert findings.scatter_points([a_record(method="coop")])[0].rho is None
+
+
+def test_iso_curves_join_points_of_equal_h():
+    points = findings.iso_h(80.0, 30.0, 100.0)
+    assert all(2 * base * new / (base + new) == pytest.approx(80.0) for base, new in points)
+    assert min(base for base, _ in points) > 40
+
+
+def test_history_keeps_the_best_completed_mean():
+    records = [
+        a_record(2, 90.0, outcome=Outcome.PRUNED),
+        a_record(0, 80.0),
+        lost(1),
+        a_record(3, 70.0),
+        a_record(4, 85.0),
+    ]
+    course = findings.history(records, "val_h")
+    assert course.numbers == [0, 1, 2, 3, 4]
+    assert course.best == [81.0, 81.0, 81.0, 81.0, 86.0]
+    assert math.isnan(course.means[1])
+    assert math.isnan(findings.history([lost()], "val_h").best[0])
+
+
+def test_curves_span_the_seeds():
+    one = findings.curve(a_record(h=80.0, epochs=2), "val_h")
+    assert one == findings.Curve([1, 2], [80.0, 81.0], [79.0, 80.0], [81.0, 82.0])
+    assert findings.curve(lost(), "val_h").epochs == []
+
+
+def test_the_champion_is_compared_with_the_literature_and_with_the_field():
+    names = [name for name, _ in findings.compared(a_sweep(), 10, "val_h")]
+    assert names[0] == "trial 10, champion"
+    assert names[1] == "trial 3, literature"
+    assert names[2].endswith("worst")
+    assert names[3].endswith("middle")
+    assert len(names) == len(set(names))
+
+
+def test_branch_shares_add_up():
+    chosen = findings.branches(a_record(hyperparameters={"beta1": "off"}))
+    assert chosen.plain == pytest.approx([20.0] * 4)
+    assert [sum(parts) for parts in zip(chosen.plain, chosen.projected, chosen.perturbed, strict=True)] == [100.0] * 4
+    assert chosen.bounds == {"beta2": 0.8}
+    assert findings.branches(a_record(method="coop")) is None
+
+
+def test_entries_rank_completed_trials_only():
+    records = [lost(0), a_record(1, 70.0), a_record(2, 90.0, outcome=Outcome.PRUNED), a_record(3, 80.0)]
+    assert [(e.rank, e.record.number) for e in findings.entries(records, "val_h")] == [
+        (1, 3),
+        (2, 1),
+        (None, 0),
+        (None, 2),
+    ]
+
+
+# --- The page
+
+
+def page(records, finals=(), champion=None, **more) -> str:
+    return report.build_report(PIPELINE, records, finals, champion, **more)
+
+
+def own(text: str) -> str:
+    """The page without plotly.js."""
+    return text.replace(get_plotlyjs(), "")
+
+
+def figures(text: str) -> list[dict]:
+    found = re.search(r"const figures=(\[.*\]),dark=", own(text), re.DOTALL)
+    return json.loads(found[1].replace("<\\/", "</"))
+
+
+def test_the_page_stands_alone():
+    text = page(a_sweep(), FINALS, 10, provenance={"torch": "2.13"}, link="http://127.0.0.1:5000")
+    assert text.count(get_plotlyjs()) == 1
+    rest = own(text)
+    assert not re.search(r"<link|<iframe|<img|@import|url\(|\ssrc\s*=", rest)
+    assert re.findall(r"https?://[^\s'\"<]+", rest) == ["http://127.0.0.1:5000"] * 2  # the link asked for, as a link
+    assert "default-src 'none'" in rest
+    assert len(text) < 6_000_000
+    assert len(figures(text)) == 10
+    for words in ("Results on test images", "name = &quot;pets&quot;", "2.13", "prefers-color-scheme"):
+        assert words in rest
+
+
+def test_every_colour_has_a_dark_counterpart():
+    drawn = json.dumps(figures(page(a_sweep(), FINALS, 10)))
+    used = set(re.findall(r'"(#[0-9a-f]{6}|rgba\([^)]*\))"', drawn)) - {"rgba(0,0,0,0)"}
+    assert used <= set(DARK)
+
+
+def test_what_users_write_is_escaped():
+    nasty = "</script><script>alert(1)</script>"
+    records = [a_record(0, label=nasty, reason=nasty), a_record(1, hyperparameters={"ctx_init": nasty})]
+    text = own(page(records, [a_final(nasty, (1.0, 2.0))], 0, link=nasty))
+    assert "<script>alert" not in text
+
+
+@pytest.mark.parametrize(
+    ("records", "finals", "champion", "left_out"),
+    [
+        ([], [], None, ["No trial has ended yet", "No setting has completed (no trial has ended)"]),
+        ([lost(0), lost(1)], [], None, ["2 failed", "No setting has accuracies on both sides", "There is no champion"]),
+        ([a_record(0)], [], 0, ["has not been confirmed", "Fewer than 2 different settings", "Fewer than two numeric"]),
+        ([a_record(0), a_record(1, hyperparameters={"rho": 0.0})], FINALS, 1, ["Fewer than two numeric"]),
+        ([a_record(0, hyperparameters={"rho": 0.0})], [], 0, []),
+        (
+            [a_record(n, 80 + n, method="coop", hyperparameters={"lr": 0.001 * (n + 1)}) for n in range(12)],
+            [a_final("champion", (80.0,), number=11)],
+            11,
+            ["CoOp does not choose between gradients", "Fewer than two numeric"],
+        ),
+        (
+            [a_record(n, hyperparameters={"rho": 0.1 + n / 100}) for n in range(12)],
+            [],
+            3,
+            ["All settings came to the same number"],
+        ),
+        (
+            [a_record(0, epochs=1, method="zeroshot")],
+            [],
+            0,
+            ["zero-shot CLIP does not choose", "fewer than two measured"],
+        ),
+        ([a_record(0, metrics={"val_h": (NAN, NAN)}), a_record(1)], [], 1, ["Fewer than 2 different settings"]),
+    ],
+)
+def test_a_picture_that_cannot_be_drawn_says_why(records, finals, champion, left_out):
+    text = own(page(records, finals, champion))
+    for words in left_out:
+        assert words in text
+
+
+def test_maps_are_dots_until_there_are_enough_for_a_surface():
+    kinds = {}
+    for count in (19, 20):
+        records = [
+            a_record(n, 70 + n, hyperparameters={"rho": 0.1 + n / 100, "beta1": (7 * n % 20) / 20})
+            for n in range(count)
+        ]
+        text = page(records)
+        kinds[count] = {trace["type"] for figure in figures(text) for trace in figure["data"]}
+        assert ("get no surface" in own(text)) == (count == 19)
+        assert ("is blank where none lies within 0.125" in own(text)) == (count == 20)
+    assert kinds[20] - kinds[19] == {"contour"}
+
+
+def test_an_empty_report_carries_no_plotly():
+    assert len(page([])) < 20_000
+
+
+def test_a_single_line_of_trials_keeps_its_order_and_sort_keys():
+    text = own(page([a_record(0, 70.0), a_record(1, 80.0, hyperparameters={"beta1": "off"})], [], 1))
+    rows = re.findall(r"<tr( class=champion)?><td class=n data-v='(\d)'>\d<td class=n data-v='(\d)'>", text)
+    assert rows == [(" class=champion", "1", "1"), ("", "2", "0")]
+    assert "data-v='off'>off" in text
