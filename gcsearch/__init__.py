@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "run": "gcsearch.pipeline",
-    "open_sweep": "gcsearch.pipeline",
+    "open_sweep": "gcsearch.sweep",
     "train": "gcsearch.pipeline",
     "Pipeline": "gcsearch.schema",
     "Task": "gcsearch.schema",

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from gcsearch.pipeline import Sweep
     from gcsearch.progress import ProgressWatcher
     from gcsearch.schema import TrialRecord
+    from gcsearch.sweep import Sweep
 
 app = typer.Typer(
     help="Hyper-parameter search for few-shot prompt learning on CLIP.",
@@ -192,9 +192,9 @@ def best(
     as_json: Json = False,
 ) -> None:
     """The ranking of a sweep: configuration, objective with its spread over seeds, outcome."""
-    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
 
-    found = pipelines.open_sweep(sweep, store)
+    found = open_sweep(sweep, store)
     if as_json:
         _print_json([row.to_dict() for row in found.ranking])
         return
@@ -209,9 +209,9 @@ def export(
     store: Store = None,
 ) -> None:
     """Write the best configuration, its prompts, text features and numbers to a folder."""
-    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
 
-    print(pipelines.open_sweep(sweep, store).export(out, force=force))
+    print(open_sweep(sweep, store).export(out, force=force))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")
@@ -223,9 +223,9 @@ def report(
     store: Store = None,
 ) -> None:
     """Draw a sweep: one self-contained HTML file."""
-    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
 
-    print(_near(pipelines.open_sweep(sweep, store).report(out)))
+    print(_near(open_sweep(sweep, store).report(out)))
 
 
 @app.command(epilog="Example: gcsearch ui --port 5000")

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import files, methods, selection, shapes, spaces
+from gcsearch import files, methods, shapes, spaces
 from gcsearch.errors import GcsearchError, InputError, RunError, TooManyFailures, unknown_name
 from gcsearch.journal import Journal
 from gcsearch.provenance import cores, environment
@@ -28,17 +27,14 @@ from gcsearch.schema import (
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder
+from gcsearch.sweep import CHAMPION, Sweep, context_file
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from gcsearch.backbone import Backbone
+    from gcsearch.laboratory import Laboratory
     from gcsearch.search import Placement
     from gcsearch.tracking import Status, Tracker
     from gcsearch.training import Episode
-    from gcsearch.trial import Laboratory, Trial
-
-CHAMPION = "champion"
+    from gcsearch.trial import Trial
 
 
 class Watcher:
@@ -167,43 +163,11 @@ def _reference(name: str, space: SearchSpace, key: str = "confirm.references") -
 # --- Data and workers -----------------------------------------------------------------------------------
 
 
-def data_root(task: Task, watcher: Watcher | None = None) -> Path:
-    """The folder that holds the task's data set; an embedded one is drawn there on first use."""
-    if task.root is not None:
-        return Path(task.root).expanduser()
-    root = cache_folder() / "data"
-    if task.dataset in shapes.WORLDS:
-        shapes.write_dataset(task.dataset, root, on_image=watcher.progress if watcher else None)
-    return root
-
-
-def backbone_of(task: Task) -> Backbone:
-    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
-    return _backbone(task.backbone, task.pretrained)
-
-
-@cache
-def _backbone(name: str, pretrained: str | None) -> Backbone:
-    from gcsearch.backbone import load
-
-    return load(name, pretrained, device="cuda" if gpus() else "cpu")
-
-
-@cache
-def laboratory(task: Task) -> Laboratory:
-    """The task with its model and data loaded; kept for the life of the process."""
-    from gcsearch import datasets
-    from gcsearch.features import FeatureCache
-    from gcsearch.trial import Laboratory
-
-    frozen = backbone_of(task)
-    dataset = datasets.load(task.dataset, data_root(task))
-    return Laboratory(task, frozen, dataset, FeatureCache(cache_folder() / "features", frozen))
-
-
 @cache
 def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...]) -> list[Episode]:
-    return laboratory(task).episodes(stage, seeds)
+    from gcsearch import laboratory
+
+    return laboratory.of(task).episodes(stage, seeds)
 
 
 @dataclass(frozen=True)
@@ -219,11 +183,12 @@ class PackRunner:
 
     def __call__(self, proposals: list[Proposal], report: Callable[[list[EpochReport]], None]) -> list[TrialRecord]:
         """Train the settings; the context vectors go to the folder `contexts` where one is named."""
+        from gcsearch import laboratory
         from gcsearch.trial import run_pack
 
         os.environ["GCSEARCH_CACHE"] = self.cache
         trials = run_pack(
-            laboratory(self.task),
+            laboratory.of(self.task),
             _episodes(self.task, self.stage, self.seeds),
             proposals,
             evaluate_every=self.evaluate_every,
@@ -232,12 +197,8 @@ class PackRunner:
         )
         if self.contexts:
             for trial in trials:
-                _save_contexts(_context_file(self.contexts, trial.record.number), trial)
+                _save_contexts(context_file(self.contexts, trial.record.number), trial)
         return [trial.record for trial in trials]
-
-
-def _context_file(folder: str | Path, number: int) -> Path:
-    return Path(folder) / f"{number}.safetensors"
 
 
 def _save_contexts(path: Path, trial: Trial) -> None:
@@ -247,75 +208,7 @@ def _save_contexts(path: Path, trial: Trial) -> None:
     files.write_whole(path, safetensors.torch.save(tensors, metadata={"config": trial.record.config.digest}))
 
 
-# --- A sweep --------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A sweep on disk: what it was asked for and what came of it."""
-
-    name: str
-    store: Store
-    folder: Path
-
-    @property
-    def journal(self) -> Journal:
-        return Journal(self.folder / "journal.jsonl")
-
-    @cached_property
-    def id(self) -> str:
-        """Name and eight random digits: tells this sweep from a former one of the same name."""
-        opened = self.journal.events("open")
-        return str(opened[0]["id"]) if opened else f"{self.name}-{secrets.token_hex(4)}"
-
-    @cached_property
-    def pipeline(self) -> Pipeline:
-        path = self.folder / "pipeline.toml"
-        return Pipeline.from_dict(files.read_toml(path), file=path)
-
-    @cached_property
-    def space(self) -> SearchSpace:
-        return spaces.load(self.folder / "space.toml")
-
-    @cached_property
-    def records(self) -> list[TrialRecord]:
-        """The search's records by number, the last of each, with their MLflow runs."""
-        latest = {record.number: record for record in self.journal.records()}
-        runs = self._runs("search")
-        return [record.model_copy(update={"run_id": runs.get(number, "")}) for number, record in sorted(latest.items())]
-
-    @cached_property
-    def finals(self) -> list[TrialRecord]:
-        """The confirmed settings (stage `test`): references first, the champion last. Empty before."""
-        runs = self._runs("test")
-        return [record.model_copy(update={"run_id": runs.get(record.number, "")}) for record in self.journal.final()]
-
-    def _runs(self, stage: Stage) -> dict[int, str]:
-        return {e["number"]: e["run_id"] for e in self.journal.events("run") if e["stage"] == stage}
-
-    @property
-    def ranking(self) -> list[selection.Ranked]:
-        """All settings of the search, best first."""
-        return selection.rank(self.records, self.pipeline.search.objective)
-
-    @property
-    def champion(self) -> TrialRecord:
-        """The chosen setting's search record. RunError where no trial completed."""
-        return selection.champion(self.ranking)
-
-    def export(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the champion to `folder`, see `gcsearch.export`, and return the folder."""
-        return export_sweep(self, Path(folder), force=force)
-
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the report (one HTML file) to `path`, by default into the sweep's folder."""
-        return write_report(self, Path(path) if path else self.folder / "report.html")
-
-
-def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
-    """The sweep `name` of a store. InputError, listing the sweeps there are, when it is missing."""
-    located = Store.locate(store)
-    return Sweep(name, located, located.existing_sweep(name))
+# --- Running ------------------------------------------------------------------------------------------
 
 
 def run(
@@ -418,21 +311,34 @@ class _Session:
         self._judge()
 
     def _place(self) -> Placement:
-        from gcsearch import search
+        from gcsearch import laboratory, search
 
         return search.place(
-            self.pipeline.resources, cores=cores(), gpus=gpus(), generation=self.pipeline.search.generation
+            self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
         )
 
     def _prepare(self) -> None:
         """Everything that trials read is computed here once, so that workers only read it."""
+        from gcsearch import laboratory
+
         task = self.pipeline.task
         self.watcher.stage("data")
-        data_root(task, self.watcher)
-        lab = laboratory(task)
+        laboratory.data_root(task, self.watcher.progress)
+        lab = laboratory.of(task)
+        self._check_prompts(lab)
         self.watcher.stage("features")
         lab.episodes("search", task.seeds, self.watcher.progress)
         lab.episodes("test", self.pipeline.confirm.seeds, self.watcher.progress)
+
+    def _check_prompts(self, lab: Laboratory) -> None:
+        """Every prompt that the space can propose must fit the model: found here, not in the first worker."""
+        values = [*(point.values for point in self.space.points), *self.space.sample(32, seed=0)]
+        built = [methods.build(TrialConfig(method=self.space.method, hyperparameters=v)) for v in values]
+        for n_ctx, words in {(m.n_ctx, m.ctx_init) for m in built if isinstance(m, methods.Trained)}:
+            try:
+                lab.check_prompt(n_ctx, words)
+            except InputError as error:
+                raise error.at(file=spaces.find(self.pipeline.search.space)) from None
 
     def _track(self) -> Tracker:
         from gcsearch.tracking import Tracker
@@ -555,97 +461,6 @@ def reference_title(name: str, space: SearchSpace) -> str:
     return methods.METHODS[name].title
 
 
-# --- Results --------------------------------------------------------------------------------------------
-
-
-def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
-    """Write the confirmed champion of `sweep` to `folder`."""
-    from gcsearch import export
-
-    record = _confirmed(sweep)
-    trial = TrialFile(
-        stage="test",
-        seeds=record.seeds,
-        threads=sweep.journal.events("final")[-1]["threads"],
-        evaluate_every=sweep.pipeline.evaluate_every,
-        task=sweep.pipeline.task,
-        trial=record.config,
-    )
-    lab = laboratory(sweep.pipeline.task)
-    contexts = _load_contexts(sweep, record)
-    names = {
-        side: [lab.dataset.classes[i] for i in half] for side, half in zip(("base", "new"), lab.halves, strict=True)
-    }
-    every = tuple(names["base"] + names["new"])
-    return export.write(
-        folder,
-        trial=trial,
-        record=record,
-        contexts=contexts,
-        features=[_features(lab, context, every) for context in contexts],
-        names=names,
-        provenance=_provenance(sweep, record, lab),
-        force=force,
-    )
-
-
-def _confirmed(sweep: Sweep) -> TrialRecord:
-    finals = [record for record in sweep.finals if record.label == CHAMPION]
-    if not finals:
-        raise InputError(
-            "only a finished sweep can be exported",
-            file=sweep.folder,
-            remedy=f"Finish it: gcsearch run {sweep.folder / 'pipeline.toml'}",
-        )
-    return finals[0]
-
-
-def _load_contexts(sweep: Sweep, record: TrialRecord) -> list[Tensor]:
-    import safetensors.torch
-
-    tensors = safetensors.torch.load_file(_context_file(sweep.folder / "final", record.number))
-    return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
-
-
-def _features(lab: Laboratory, context: Tensor, names: tuple[str, ...]) -> Tensor:
-    from gcsearch.prompts import context_features, suffix
-
-    return context_features(
-        lab.backbone.tower, context[None].to(lab.backbone.tower.device), suffix(lab.backbone, names)
-    )[0].cpu()
-
-
-def _provenance(sweep: Sweep, record: TrialRecord, lab: Laboratory) -> dict[str, Any]:
-    return {
-        "sweep": sweep.name,
-        "chosen_by": next(row for row in sweep.ranking if row.record.number == record.number).to_dict(),
-        "trials": len(sweep.records),
-        "run_id": record.run_id,
-        "weights": lab.backbone.fingerprint,
-        "references": [r.to_dict() | {"curve": []} for r in sweep.finals if r.label != CHAMPION],
-        "environment": environment(),
-    }
-
-
-def write_report(sweep: Sweep, path: Path) -> Path:
-    """Draw the sweep's report to `path`."""
-    from gcsearch import report
-
-    html = report.build_report(
-        sweep.pipeline,
-        sweep.records,
-        sweep.finals,
-        sweep.champion.number if _any_complete(sweep) else None,
-        environment(),
-    )
-    files.write_whole(path, html)
-    return path
-
-
-def _any_complete(sweep: Sweep) -> bool:
-    return any(record.outcome is Outcome.COMPLETE for record in sweep.records)
-
-
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
@@ -661,6 +476,7 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
     """Train and measure one configuration in this process, with the threads that it states."""
     import torch
 
+    from gcsearch import laboratory
     from gcsearch.trial import run_pack
 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
@@ -670,8 +486,8 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
     torch.set_num_threads(trial.threads)
     try:
         watcher.stage("data")
-        data_root(trial.task, watcher)
-        lab = laboratory(trial.task)
+        laboratory.data_root(trial.task, watcher.progress)
+        lab = laboratory.of(trial.task)
         watcher.stage("features")
         episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
         epochs = int(getattr(methods.build(trial.trial), "epochs", 0))
@@ -687,13 +503,3 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
     finally:
         torch.set_num_threads(threads)
     return done.record
-
-
-# --- Facts about this place -----------------------------------------------------------------------------
-
-
-def gpus() -> int:
-    """CUDA devices that torch sees."""
-    import torch
-
-    return torch.cuda.device_count()

@@ -64,11 +64,13 @@ def make(chosen: Pipeline) -> Plan:
     Time and memory are those of a few steps of one pack on random features, times the steps of a setting
     with the mean of the sampled epochs.
     """
-    from gcsearch import search
+    from gcsearch import laboratory, search
 
     space = pipeline.check(chosen)
-    placement = search.place(chosen.resources, cores=cores(), gpus=pipeline.gpus(), generation=chosen.search.generation)
-    dataset = datasets.load(chosen.task.dataset, pipeline.data_root(chosen.task))
+    placement = search.place(
+        chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation
+    )
+    dataset = datasets.load(chosen.task.dataset, laboratory.data_root(chosen.task))
     base, _ = datasets.halves(dataset)
     trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
     settings = chosen.search.trials if space.searched else 1
@@ -113,12 +115,13 @@ def _measure(
     """Seconds of one step of a pack and the bytes that its tensors take, measured on random features."""
     import torch
 
+    from gcsearch import laboratory
     from gcsearch.prompts import suffix
     from gcsearch.training import Population
 
     if not isinstance(method, methods.Trained):
         return 0.0, 0
-    backbone = pipeline.backbone_of(chosen.task)
+    backbone = laboratory.backbone_of(chosen.task)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

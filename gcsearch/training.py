@@ -183,7 +183,7 @@ class Population:
     @torch.inference_mode()
     def evaluate(self) -> list[dict[str, float]]:
         """Accuracy of each member on its two halves."""
-        features = context_features(self.tower, self.context, self.names)
+        features = context_features(self.tower, self.context, self.names).cpu()
         return [score(m.episode, text) for m, text in zip(self.members, features, strict=True)]
 
     def keep(self, positions: Sequence[int]) -> None:

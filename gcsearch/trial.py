@@ -2,123 +2,19 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from gcsearch import datasets
-from gcsearch.backbone import Backbone
-from gcsearch.datasets import Dataset, Item, Progress
-from gcsearch.features import FeatureCache
+from gcsearch.laboratory import Laboratory
 from gcsearch.methods import Method, Trained, build
 from gcsearch.prompts import suffix, template_features
-from gcsearch.schema import EpochReport, Outcome, Proposal, Stage, Task, TrialRecord
-from gcsearch.training import Episode, Half, Measured, Member, score, train
+from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.training import Episode, Measured, Member, score, train
 
 OnReports = Callable[[list[EpochReport]], None]
-
-
-@dataclass(frozen=True)
-class Laboratory:
-    """A task with its frozen model and data, ready to make episodes."""
-
-    task: Task
-    backbone: Backbone
-    dataset: Dataset
-    cache: FeatureCache = field(repr=False)
-
-    @cached_property
-    def halves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Base and new labels of the data set."""
-        return datasets.halves(self.dataset)
-
-    def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
-        """One episode per seed. The stage `search` reads no test image and no image of a new class."""
-        make = self._search_episode if stage == "search" else self._test_episode
-        return [make(index, seed, progress) for index, seed in enumerate(seeds)]
-
-    def _search_episode(self, index: int, seed: int, progress: Progress | None) -> Episode:
-        base, _ = self.halves
-        trained, held = datasets.hold_out(base, index, self.task.folds)
-        train_items, val_items = self._draw(seed)
-        views, labels = self._views(train_items, trained, base, seed, progress)
-        scored = self._fixed(val_items, base, progress)
-        return Episode(
-            seed=seed,
-            stage="search",
-            names=tuple(self.dataset.classes[label] for label in base),
-            views=views,
-            labels=labels,
-            base=scored.half(trained, base),
-            new=scored.half(held, base),
-        )
-
-    def _test_episode(self, index: int, seed: int, progress: Progress | None) -> Episode:
-        base, new = self.halves
-        train_items, _ = self._draw(seed)
-        views, labels = self._views(train_items, base, base, seed, progress)
-        every = (*base, *new)
-        scored = self._fixed(self.dataset.test, every, progress)
-        return Episode(
-            seed=seed,
-            stage="test",
-            names=tuple(self.dataset.classes[label] for label in every),
-            views=views,
-            labels=labels,
-            base=scored.half(base, every),
-            new=scored.half(new, every),
-        )
-
-    def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
-        """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
-        generator = random.Random(seed)
-        shots = datasets.few_shot(self.dataset.train, self.task.shots, generator)
-        val_shots = None if self.task.val_shots == "all" else self.task.val_shots
-        return shots, datasets.few_shot(self.dataset.val, val_shots, generator)
-
-    def _views(
-        self,
-        items: Sequence[Item],
-        trained: Sequence[int],
-        encoded: Sequence[int],
-        seed: int,
-        progress: Progress | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Views [V, N, E] and labels [N] of the `trained` classes' images.
-
-        All `encoded` classes go into one cache entry, so that both stages share it.
-        """
-        kept = [items[i] for i in datasets.of_labels(items, encoded)]
-        views = self.cache.views(self.dataset, kept, seed=seed, count=self.task.views, progress=progress)
-        positions = datasets.of_labels(kept, trained)
-        labels = torch.tensor([trained.index(kept[p].label) for p in positions])
-        return (views if len(positions) == len(kept) else views[:, positions]), labels
-
-    def _fixed(self, items: Sequence[Item], labels: Sequence[int], progress: Progress | None) -> _Scored:
-        kept = [items[i] for i in datasets.of_labels(items, labels)]
-        return _Scored(kept, self.cache.fixed(self.dataset, kept, progress))
-
-
-@dataclass(frozen=True)
-class _Scored:
-    """Images under the fixed transform, with their features [N, E]."""
-
-    items: Sequence[Item]
-    features: Tensor
-
-    def half(self, side: Sequence[int], every: Sequence[int]) -> Half:
-        """Those of the classes `side`; `every` is the order of the episode's name table."""
-        positions = datasets.of_labels(self.items, side)
-        return Half(
-            classes=torch.tensor([every.index(label) for label in side]),
-            features=self.features[positions],
-            labels=torch.tensor([side.index(self.items[p].label) for p in positions]),
-        )
 
 
 @dataclass(frozen=True)
@@ -174,7 +70,7 @@ def _untrained(
     laboratory: Laboratory, methods: Sequence[Method], episodes: Sequence[Episode]
 ) -> dict[tuple[int, int], Measured]:
     """Zero-shot numbers of the methods that do not train, at epoch 0."""
-    text = template_features(laboratory.backbone, laboratory.task.template, episodes[0].names)
+    text = template_features(laboratory.backbone, laboratory.task.template, episodes[0].names).cpu()
     return {
         (index, seed): Measured(0, score(episode, text), diverged=False)
         for index, method in enumerate(methods)

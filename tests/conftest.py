@@ -14,8 +14,8 @@ from gcsearch import backbone as backbones
 from gcsearch import datasets
 from gcsearch.backbone import Backbone
 from gcsearch.features import FeatureCache
+from gcsearch.laboratory import Laboratory
 from gcsearch.schema import Task
-from gcsearch.trial import Laboratory
 
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")
 

@@ -16,6 +16,7 @@ import torch
 from mlflow import MlflowClient
 
 import gcsearch
+from gcsearch import laboratory, open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch.errors import InputError
 from gcsearch.schema import Outcome, Pipeline
@@ -159,7 +160,7 @@ def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
     assert set(prompts) == set(features) == {"seed_4", "seed_5"}
     assert prompts["seed_4"].shape == (4, 64)
     task = Pipeline.from_dict(SMOKE).task
-    (episode,) = pipelines.laboratory(task).episodes("test", [4])
+    (episode,) = laboratory.of(task).episodes("test", [4])
     text = features["seed_4"]
     torch.testing.assert_close(text.norm(dim=1), torch.ones(len(episode.names)))
     base = accuracy(episode.base.features, text[: len(episode.base.classes)], episode.base.labels)
@@ -184,7 +185,20 @@ def test_fresh_keeps_the_former_sweep(sweep, store, tmp_path):
     small = {**SMOKE, "search": {"space": "zeroshot"}, "confirm": {"seeds": [4], "references": []}}
     pipelines.run(Pipeline.from_dict(small), store=copy, fresh=True)
     assert (copy / "sweeps" / "smoke.1" / "journal.jsonl").read_text() == (sweep.folder / "journal.jsonl").read_text()
-    assert len(pipelines.open_sweep("smoke", copy).records) == 1
+    assert len(open_sweep("smoke", copy).records) == 1
+
+
+def test_a_prompt_that_does_not_fit_is_refused_before_the_first_trial(tmp_path):
+    space = tmp_path / "mine.toml"
+    space.write_text(
+        'version = 1\nmethod = "coop"\n[parameters.ctx_init]\nvalue = "a photo of one single"\n'
+        "[parameters.lr]\nlow = 0.001\nhigh = 0.01\n"
+    )
+    wrong = Pipeline.from_dict(
+        {**SMOKE, "name": "wrong", "search": {"space": str(space)}, "confirm": {"references": []}}
+    )
+    with pytest.raises(InputError, match=r"(?s)mine.toml, ctx_init: .*5 tokens.*Set n_ctx=5"):
+        pipelines.run(wrong, store=tmp_path)
 
 
 def start(words, log):
@@ -235,7 +249,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
     while left_behind(process.pid) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert left_behind(process.pid) == []
-    before = len(pipelines.open_sweep("smoke", store).records)
+    before = len(open_sweep("smoke", store).records)
     assert before >= 2
     done = pipelines.run(path, store=store)
     assert [r.metrics for r in done.records] == [r.metrics for r in sweep.records]

@@ -1,0 +1,160 @@
+"""A task with its frozen model and its data: what episodes are made in."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gcsearch import backbone as backbones
+from gcsearch import datasets, shapes
+from gcsearch.backbone import Backbone
+from gcsearch.datasets import Dataset, Item, Progress
+from gcsearch.features import FeatureCache
+from gcsearch.prompts import context_features, initial_context, suffix
+from gcsearch.schema import Stage, Task
+from gcsearch.store import cache_folder
+from gcsearch.training import Episode, Half
+
+
+@dataclass(frozen=True)
+class Laboratory:
+    """A task with its frozen model and data, ready to make episodes."""
+
+    task: Task
+    backbone: Backbone
+    dataset: Dataset
+    cache: FeatureCache = field(repr=False)
+
+    @cached_property
+    def halves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Base and new labels of the data set."""
+        return datasets.halves(self.dataset)
+
+    @torch.inference_mode()
+    def check_prompt(self, n_ctx: int, ctx_init: str) -> None:
+        """InputError where context vectors and start words do not fit each other, or the longest name the model."""
+        context = initial_context(self.backbone, n_ctx, ctx_init, torch.Generator())
+        names = suffix(self.backbone, self.dataset.classes)
+        context_features(self.backbone.tower, context[None].to(self.backbone.tower.device), names)
+
+    def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
+        """One episode per seed. The stage `search` reads no test image and no image of a new class."""
+        make = self._search_episode if stage == "search" else self._test_episode
+        return [make(index, seed, progress) for index, seed in enumerate(seeds)]
+
+    def _search_episode(self, index: int, seed: int, progress: Progress | None) -> Episode:
+        base, _ = self.halves
+        trained, held = datasets.hold_out(base, index, self.task.folds)
+        train_items, val_items = self._draw(seed)
+        views, labels = self._views(train_items, trained, base, seed, progress)
+        scored = self._fixed(val_items, base, progress)
+        return Episode(
+            seed=seed,
+            stage="search",
+            names=tuple(self.dataset.classes[label] for label in base),
+            views=views,
+            labels=labels,
+            base=scored.half(trained, base),
+            new=scored.half(held, base),
+        )
+
+    def _test_episode(self, index: int, seed: int, progress: Progress | None) -> Episode:
+        base, new = self.halves
+        train_items, _ = self._draw(seed)
+        views, labels = self._views(train_items, base, base, seed, progress)
+        every = (*base, *new)
+        scored = self._fixed(self.dataset.test, every, progress)
+        return Episode(
+            seed=seed,
+            stage="test",
+            names=tuple(self.dataset.classes[label] for label in every),
+            views=views,
+            labels=labels,
+            base=scored.half(base, every),
+            new=scored.half(new, every),
+        )
+
+    def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+        """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
+        generator = random.Random(seed)
+        shots = datasets.few_shot(self.dataset.train, self.task.shots, generator)
+        val_shots = None if self.task.val_shots == "all" else self.task.val_shots
+        return shots, datasets.few_shot(self.dataset.val, val_shots, generator)
+
+    def _views(
+        self,
+        items: Sequence[Item],
+        trained: Sequence[int],
+        encoded: Sequence[int],
+        seed: int,
+        progress: Progress | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Views [V, N, E] and labels [N] of the `trained` classes' images.
+
+        All `encoded` classes go into one cache entry, so that both stages share it.
+        """
+        kept = [items[i] for i in datasets.of_labels(items, encoded)]
+        views = self.cache.views(self.dataset, kept, seed=seed, count=self.task.views, progress=progress)
+        positions = datasets.of_labels(kept, trained)
+        labels = torch.tensor([trained.index(kept[p].label) for p in positions])
+        return (views if len(positions) == len(kept) else views[:, positions]), labels
+
+    def _fixed(self, items: Sequence[Item], labels: Sequence[int], progress: Progress | None) -> _Scored:
+        kept = [items[i] for i in datasets.of_labels(items, labels)]
+        return _Scored(kept, self.cache.fixed(self.dataset, kept, progress))
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """Images under the fixed transform, with their features [N, E]."""
+
+    items: Sequence[Item]
+    features: Tensor
+
+    def half(self, side: Sequence[int], every: Sequence[int]) -> Half:
+        """Those of the classes `side`; `every` is the order of the episode's name table."""
+        positions = datasets.of_labels(self.items, side)
+        return Half(
+            classes=torch.tensor([every.index(label) for label in side]),
+            features=self.features[positions],
+            labels=torch.tensor([side.index(self.items[p].label) for p in positions]),
+        )
+
+
+def data_root(task: Task, progress: Progress | None = None) -> Path:
+    """The folder that holds the task's data set; an embedded one is drawn there on first use."""
+    if task.root is not None:
+        return Path(task.root).expanduser()
+    root = cache_folder() / "data"
+    if task.dataset in shapes.WORLDS:
+        shapes.write_dataset(task.dataset, root, on_image=progress)
+    return root
+
+
+def backbone_of(task: Task) -> Backbone:
+    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
+    return _backbone(task.backbone, task.pretrained)
+
+
+@cache
+def _backbone(name: str, pretrained: str | None) -> Backbone:
+    return backbones.load(name, pretrained, device="cuda" if gpus() else "cpu")
+
+
+@cache
+def of(task: Task) -> Laboratory:
+    """The task with its model and data loaded; kept for the life of the process."""
+    frozen = backbone_of(task)
+    dataset = datasets.load(task.dataset, data_root(task))
+    return Laboratory(task, frozen, dataset, FeatureCache(cache_folder() / "features", frozen))
+
+
+def gpus() -> int:
+    """CUDA devices that torch sees."""
+    return torch.cuda.device_count()

@@ -1,0 +1,186 @@
+"""A sweep on disk: what it was asked for, what came of it, and what can be made of that."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcsearch import files, selection, spaces
+from gcsearch.errors import InputError
+from gcsearch.journal import Journal
+from gcsearch.provenance import environment
+from gcsearch.schema import Outcome, Pipeline, Stage, TrialFile, TrialRecord
+from gcsearch.spaces import SearchSpace
+from gcsearch.store import Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gcsearch.laboratory import Laboratory
+
+CHAMPION = "champion"
+"""The label of the confirmed champion's record."""
+
+
+def context_file(folder: str | Path, number: int) -> Path:
+    """Where the context vectors of the confirmed setting `number` lie, below `folder`."""
+    return Path(folder) / f"{number}.safetensors"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep on disk: what it was asked for and what came of it."""
+
+    name: str
+    store: Store
+    folder: Path
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.folder / "journal.jsonl")
+
+    @cached_property
+    def id(self) -> str:
+        """Name and eight random digits: tells this sweep from a former one of the same name."""
+        opened = self.journal.events("open")
+        return str(opened[0]["id"]) if opened else f"{self.name}-{secrets.token_hex(4)}"
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        path = self.folder / "pipeline.toml"
+        return Pipeline.from_dict(files.read_toml(path), file=path)
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        return spaces.load(self.folder / "space.toml")
+
+    @cached_property
+    def records(self) -> list[TrialRecord]:
+        """The search's records by number, the last of each, with their MLflow runs."""
+        latest = {record.number: record for record in self.journal.records()}
+        runs = self._runs("search")
+        return [record.model_copy(update={"run_id": runs.get(number, "")}) for number, record in sorted(latest.items())]
+
+    @cached_property
+    def finals(self) -> list[TrialRecord]:
+        """The confirmed settings (stage `test`): references first, the champion last. Empty before."""
+        runs = self._runs("test")
+        return [record.model_copy(update={"run_id": runs.get(record.number, "")}) for record in self.journal.final()]
+
+    def _runs(self, stage: Stage) -> dict[int, str]:
+        return {e["number"]: e["run_id"] for e in self.journal.events("run") if e["stage"] == stage}
+
+    @property
+    def ranking(self) -> list[selection.Ranked]:
+        """All settings of the search, best first."""
+        return selection.rank(self.records, self.pipeline.search.objective)
+
+    @property
+    def champion(self) -> TrialRecord:
+        """The chosen setting's search record. RunError where no trial completed."""
+        return selection.champion(self.ranking)
+
+    def export(self, folder: str | Path, *, force: bool = False) -> Path:
+        """Write the champion to `folder`, see `gcsearch.export`, and return the folder."""
+        return export_sweep(self, Path(folder), force=force)
+
+    def report(self, path: str | Path | None = None) -> Path:
+        """Write the report (one HTML file) to `path`, by default into the sweep's folder."""
+        return write_report(self, Path(path) if path else self.folder / "report.html")
+
+
+def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
+    """The sweep `name` of a store. InputError, listing the sweeps there are, when it is missing."""
+    located = Store.locate(store)
+    return Sweep(name, located, located.existing_sweep(name))
+
+
+def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
+    """Write the confirmed champion of `sweep` to `folder`."""
+    from gcsearch import export, laboratory
+
+    record = _confirmed(sweep)
+    trial = TrialFile(
+        stage="test",
+        seeds=record.seeds,
+        threads=sweep.journal.events("final")[-1]["threads"],
+        evaluate_every=sweep.pipeline.evaluate_every,
+        task=sweep.pipeline.task,
+        trial=record.config,
+    )
+    lab = laboratory.of(sweep.pipeline.task)
+    contexts = _load_contexts(sweep, record)
+    names = {
+        side: [lab.dataset.classes[i] for i in half] for side, half in zip(("base", "new"), lab.halves, strict=True)
+    }
+    every = tuple(names["base"] + names["new"])
+    return export.write(
+        folder,
+        trial=trial,
+        record=record,
+        contexts=contexts,
+        features=[_features(lab, context, every) for context in contexts],
+        names=names,
+        provenance=_provenance(sweep, record, lab),
+        force=force,
+    )
+
+
+def _confirmed(sweep: Sweep) -> TrialRecord:
+    finals = [record for record in sweep.finals if record.label == CHAMPION]
+    if not finals:
+        raise InputError(
+            "only a finished sweep can be exported",
+            file=sweep.folder,
+            remedy=f"Finish it: gcsearch run {sweep.folder / 'pipeline.toml'}",
+        )
+    return finals[0]
+
+
+def _load_contexts(sweep: Sweep, record: TrialRecord) -> list[Tensor]:
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(context_file(sweep.folder / "final", record.number))
+    return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
+
+
+def _features(lab: Laboratory, context: Tensor, names: tuple[str, ...]) -> Tensor:
+    from gcsearch.prompts import context_features, suffix
+
+    return context_features(
+        lab.backbone.tower, context[None].to(lab.backbone.tower.device), suffix(lab.backbone, names)
+    )[0].cpu()
+
+
+def _provenance(sweep: Sweep, record: TrialRecord, lab: Laboratory) -> dict[str, Any]:
+    return {
+        "sweep": sweep.name,
+        "chosen_by": next(row for row in sweep.ranking if row.record.number == record.number).to_dict(),
+        "trials": len(sweep.records),
+        "run_id": record.run_id,
+        "weights": lab.backbone.fingerprint,
+        "references": [r.to_dict() | {"curve": []} for r in sweep.finals if r.label != CHAMPION],
+        "environment": environment(),
+    }
+
+
+def write_report(sweep: Sweep, path: Path) -> Path:
+    """Draw the sweep's report to `path`."""
+    from gcsearch import report
+
+    html = report.build_report(
+        sweep.pipeline,
+        sweep.records,
+        sweep.finals,
+        sweep.champion.number if _any_complete(sweep) else None,
+        environment(),
+    )
+    files.write_whole(path, html)
+    return path
+
+
+def _any_complete(sweep: Sweep) -> bool:
+    return any(record.outcome is Outcome.COMPLETE for record in sweep.records)
