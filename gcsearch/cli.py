@@ -246,7 +246,10 @@ def ui(
             "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
         )
     print(f"http://127.0.0.1:{port}", flush=True)
-    sys.exit(subprocess.call(ui_command(located.mlflow_uri, located.artifacts, port)))  # noqa: S603
+    try:
+        sys.exit(subprocess.call(ui_command(located.mlflow_uri, located.artifacts, port)))  # noqa: S603
+    except KeyboardInterrupt:
+        sys.exit(0)  # the way to end it
 
 
 @app.command(epilog="Example: gcsearch doctor")
