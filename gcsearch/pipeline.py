@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcsearch import files, methods, shapes, spaces
-from gcsearch.errors import GcsearchError, InputError, RunError, TooManyFailures, unknown_name
+from gcsearch.errors import InputError, RunError, TooManyFailures, unknown_name
 from gcsearch.journal import Journal
 from gcsearch.provenance import cores, environment
 from gcsearch.schema import (
@@ -243,7 +243,12 @@ def run(
 
 def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
     """Whether the sweep of this name has been through all stages."""
-    return bool(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl").final())
+    return _over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
+
+
+def _over(journal: Journal) -> bool:
+    closed = journal.events("close")
+    return bool(closed) and closed[-1]["why"] == "FINISHED"
 
 
 def _open_or_begin(pipeline: Pipeline, store: Store, fresh: bool) -> Sweep:
@@ -286,7 +291,7 @@ class _Session:
         """All stages; those that the journal shows as done are skipped."""
         from gcsearch import search
 
-        if self.journal.final():
+        if _over(self.journal):
             return
         self.journal.append("open", id=self.sweep.id, environment=environment())
         placement = self._place()
@@ -294,12 +299,13 @@ class _Session:
         tracker = self._track()
         status: Status = "KILLED"
         try:
-            with search.session(placement):
-                self._search(tracker, placement)
-                self._confirm(tracker, placement)
+            if not self.journal.final():
+                with search.session(placement):
+                    self._search(tracker, placement)
+                    self._confirm(tracker, placement)
             tracker.log_artifact(self.sweep.report())
             status = "FINISHED"
-        except GcsearchError:
+        except Exception:
             status = "FAILED"
             raise
         finally:
@@ -308,7 +314,7 @@ class _Session:
             if trouble:
                 self.watcher.warn(trouble)
             self.journal.append("close", why=status)
-        self._judge()
+        judge(Sweep(self.sweep.name, self.sweep.store, self.sweep.folder))
 
     def _place(self) -> Placement:
         from gcsearch import laboratory, search
@@ -438,16 +444,23 @@ class _Session:
         chosen = Proposal(number=found.number, config=methods.complete(found.config))
         return [*settings, (chosen, CHAMPION)]
 
-    def _judge(self) -> None:
-        broken = [r for r in self.journal.final() if r.outcome is not Outcome.COMPLETE]
-        if broken:
-            raise RunError(f"{broken[0].label} could not be confirmed: {broken[0].reason}")
-        failed = [r for r in Sweep(self.sweep.name, self.sweep.store, self.sweep.folder).records if _failed(r)]
-        if len(failed) > self.pipeline.search.max_failed:
-            raise TooManyFailures(
-                f"{len(failed)} trials failed, {self.pipeline.search.max_failed} are allowed "
-                f"(search.max_failed). All other results are kept. The first reason: {failed[0].reason}"
-            )
+
+def judge(sweep: Sweep) -> None:
+    """Raise what a finished sweep has to be blamed for; its results are kept all the same.
+
+    Raises:
+        RunError: the champion or a reference could not be confirmed.
+        TooManyFailures: more trials failed than `search.max_failed`.
+    """
+    broken = [record for record in sweep.finals if record.outcome is not Outcome.COMPLETE]
+    if broken:
+        raise RunError(f"{broken[0].label} could not be confirmed: {broken[0].reason}")
+    failed, allowed = [record for record in sweep.records if _failed(record)], sweep.pipeline.search.max_failed
+    if len(failed) > allowed:
+        raise TooManyFailures(
+            f"{len(failed)} of {len(sweep.records)} trials failed, {allowed} are allowed (search.max_failed). "
+            f"All other results are kept. The first reason: {failed[0].reason}"
+        )
 
 
 def _failed(record: TrialRecord) -> bool:

@@ -1,6 +1,6 @@
 """Trains the bundled CLIP `mini` on captioned drawings of the photo style and writes gcsearch/assets/.
 
-    python scripts/train_mini.py             # 10 to 15 minutes on 2 CPU cores; rewrites both assets
+    python scripts/train_mini.py             # 11 minutes on 2 CPU cores; rewrites both assets
     python scripts/train_mini.py --out DIR   # writes elsewhere
 
 Expected, zero-shot base/new in per cent: shapes-sketch 77/71, the others as in the card `mini.md`.  The

@@ -18,8 +18,10 @@ from mlflow import MlflowClient
 import gcsearch
 from gcsearch import laboratory, open_sweep
 from gcsearch import pipeline as pipelines
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.schema import Outcome, Pipeline
+from gcsearch.store import Store
+from gcsearch.sweep import Sweep
 
 SMOKE = {
     "name": "smoke",
@@ -199,6 +201,23 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_first_trial(tmp_path):
     )
     with pytest.raises(InputError, match=r"(?s)mine.toml, ctx_init: .*5 tokens.*Set n_ctx=5"):
         pipelines.run(wrong, store=tmp_path)
+
+
+def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_path):
+    import shutil
+
+    copy = Sweep("smoke", Store(tmp_path), tmp_path / "sweeps" / "smoke")
+    shutil.copytree(sweep.folder, copy.folder)
+    pipelines.judge(copy)
+    failed = sweep.records[3].model_copy(update={"outcome": Outcome.FAILED, "reason": "out of memory"})
+    copy.journal.append("record", record=failed)
+    with pytest.raises(TooManyFailures, match=r"1 of 6 trials failed, 0 are allowed.*out of memory") as caught:
+        pipelines.judge(Sweep("smoke", copy.store, copy.folder))
+    assert caught.value.exit_code == 3
+    final = [*sweep.finals[:-1], sweep.finals[-1].model_copy(update={"outcome": Outcome.DIVERGED, "reason": "nan"})]
+    copy.journal.append("final", records=final, threads=1)
+    with pytest.raises(RunError, match="champion could not be confirmed: nan"):
+        pipelines.judge(Sweep("smoke", copy.store, copy.folder))
 
 
 def start(words, log):
