@@ -40,7 +40,8 @@ def write(
 
     Args:
         trial: what `gcsearch train` needs; record: the confirmed numbers (stage `test`).
-        contexts: per seed, [n, D]; features: per seed, [C, E] for the base and then the new names.
+        contexts: per seed, [n, D]; empty for a method that trains none.
+        features: per seed, [C, E] for the base and then the new names.
         names: `base` and `new` class names, in the order of the features.
         force: replace an earlier export; a folder that holds anything else is never touched.
 
@@ -57,7 +58,8 @@ def write(
     write_whole(aside / "config.toml", to_toml(trial.to_dict(), comment))
     seeds = [f"seed_{seed}" for seed in record.seeds]
     texts = {"names": json.dumps({side: list(part) for side, part in names.items()})}
-    _save(aside / "prompt.safetensors", dict(zip(seeds, contexts, strict=True)), {"config": trial.trial.digest})
+    if contexts:
+        _save(aside / "prompt.safetensors", dict(zip(seeds, contexts, strict=True)), {"config": trial.trial.digest})
     _save(aside / "text_features.safetensors", dict(zip(seeds, features, strict=True)), texts)
     content = {"record": record.to_dict() | {"curve": []}, "provenance": dict(provenance)}
     write_whole(aside / "metrics.json", json.dumps(content, indent=2) + "\n")

@@ -122,7 +122,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
         trial=trial,
         record=record,
         contexts=contexts,
-        features=[_features(lab, context, every) for context in contexts],
+        features=_features(lab, contexts, every) or [_template_features(lab, every)] * len(record.seeds),
         names=names,
         provenance=_provenance(sweep, record, lab),
         force=force,
@@ -147,12 +147,17 @@ def _load_contexts(sweep: Sweep, record: TrialRecord) -> list[Tensor]:
     return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
 
 
-def _features(lab: Laboratory, context: Tensor, names: tuple[str, ...]) -> Tensor:
+def _features(lab: Laboratory, contexts: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:
     from gcsearch.prompts import context_features, suffix
 
-    return context_features(
-        lab.backbone.tower, context[None].to(lab.backbone.tower.device), suffix(lab.backbone, names)
-    )[0].cpu()
+    tower, table = lab.backbone.tower, suffix(lab.backbone, names)
+    return [context_features(tower, context[None].to(tower.device), table)[0].cpu() for context in contexts]
+
+
+def _template_features(lab: Laboratory, names: tuple[str, ...]) -> Tensor:
+    from gcsearch.prompts import template_features
+
+    return template_features(lab.backbone, lab.task.template, names).cpu()
 
 
 def _provenance(sweep: Sweep, record: TrialRecord, lab: Laboratory) -> dict[str, Any]:

@@ -287,7 +287,12 @@ def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
     small = {**SMOKE, "name": "lines", "search": {"space": "zeroshot"}, "confirm": {"seeds": [4], "references": []}}
     sweep = gcsearch.run(gcsearch.Pipeline.from_dict(small))
     sweep.export("best")
-    assert (tmp_path / "best" / "config.toml").exists()
+    # The champion is zero-shot CLIP: it has text features, but no prompt.
+    assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [
+        "config.toml",
+        "metrics.json",
+        "text_features.safetensors",
+    ]
     assert (tmp_path / "gcsearch-store" / "sweeps" / "lines" / "report.html").exists()
 
 
