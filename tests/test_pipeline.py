@@ -263,8 +263,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
         journal_has(store / "sweeps" / "smoke" / "journal.jsonl", "record", 2)
         process.send_signal(number)
         assert process.wait(30) == code, (tmp_path / "log").read_text()
-    # Ray's own processes notice the death of a driver that could not say goodbye after half a minute.
-    deadline = time.monotonic() + (15 if code > 0 else 60)
+    # After a SIGKILL Ray's agents try for over a minute to report the death of their parent, and then end.
+    deadline = time.monotonic() + (15 if code > 0 else 180)
     while left_behind(process.pid) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert left_behind(process.pid) == []
