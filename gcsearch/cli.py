@@ -7,6 +7,8 @@ that `gcsearch --help` answers at once.
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -54,6 +56,13 @@ def main() -> NoReturn:
     except GcsearchError as error:
         print(f"gcsearch: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read us has seen enough (`| head`); what is still to be flushed goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        print(f"gcsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         _interrupted(130)
     except _TerminatedError:
@@ -110,7 +119,8 @@ def run(
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
     _print_finals(sweep)
     print(f"\nreport  {_near(sweep.folder / 'report.html')}")
-    print(f"next    gcsearch export {sweep.name} --out best")
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
+    print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
 
 
 @app.command(epilog="Example: gcsearch plan my.toml")
@@ -188,7 +198,7 @@ def _train(file: Any, *, as_json: bool, quiet: bool) -> None:
 def best(
     sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
     store: Store = None,
-    top: Annotated[int, typer.Option(help="How many rows of the table.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="How many rows of the table.")] = 10,
     as_json: Json = False,
 ) -> None:
     """The ranking of a sweep: configuration, objective with its spread over seeds, outcome."""
@@ -324,7 +334,15 @@ def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callab
         print(title)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+        words = index == 0 or column == "configuration"
+        # Numbers are never cut; a configuration may go on in the next line.
+        table.add_column(
+            column,
+            justify="left" if words else "right",
+            no_wrap=column != "configuration",
+            min_width=None if column == "configuration" else max(len(row[index]) for row in [*rows, columns]),
+            overflow="fold",
+        )
     for index, row in enumerate(rows):
         table.add_row(*row, style="bold" if strong(index) else None)
     console.print(table)

@@ -48,6 +48,7 @@ def write(
     Raises:
         InputError: the folder exists and is not an export, or is one and `force` is not set.
     """
+    folder = folder.resolve()
     _check_free(folder, force)
     aside = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
@@ -63,9 +64,11 @@ def write(
     _save(aside / "text_features.safetensors", dict(zip(seeds, features, strict=True)), texts)
     content = {"record": record.to_dict() | {"curve": []}, "provenance": dict(provenance)}
     write_whole(aside / "metrics.json", json.dumps(content, indent=2) + "\n")
+    former = folder.with_name(f".{folder.name}.former")
     if folder.exists():
-        shutil.rmtree(folder)
+        folder.rename(former)
     aside.rename(folder)
+    shutil.rmtree(former, ignore_errors=True)
     return folder
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -15,6 +16,7 @@ from gcsearch import backbone as backbones
 from gcsearch import datasets, shapes
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
+from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
 from gcsearch.prompts import context_features, initial_context, suffix
 from gcsearch.schema import Stage, Task
@@ -35,6 +37,21 @@ class Laboratory:
     def halves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Base and new labels of the data set."""
         return datasets.halves(self.dataset)
+
+    def check_sizes(self) -> None:
+        """InputError where the task asks for more images or folds than the data set has for any class."""
+        for key, wanted, items in (
+            ("shots", self.task.shots, self.dataset.train),
+            ("val_shots", self.task.val_shots, self.dataset.val),
+        ):
+            most = max(Counter(item.label for item in items).values(), default=0)
+            if isinstance(wanted, int) and wanted > most:
+                rule = f"no class of {self.dataset.name} has so many images; the largest has {most}"
+                raise InputError(rule, key=f"task.{key}", received=wanted, remedy=f"At most {most} are there.")
+        most = len(self.halves[0]) // 2
+        if self.task.folds > most:
+            rule = f"every fold needs two of the {len(self.halves[0])} base classes"
+            raise InputError(rule, key="task.folds", received=self.task.folds, remedy=f"At most {most} folds fit.")
 
     @torch.inference_mode()
     def check_prompt(self, n_ctx: int, ctx_init: str) -> None:

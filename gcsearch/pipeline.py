@@ -26,7 +26,7 @@ from gcsearch.schema import (
     TrialRecord,
 )
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store, cache_folder
+from gcsearch.store import Store, cache_folder, locked
 from gcsearch.sweep import CHAMPION, Sweep, context_file
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
     path = files.find("pipelines", name_or_path, kind="pipeline")
     content = files.read_toml(path)
     content.setdefault("name", path.stem)
-    _resolve_space(content, path.parent)
+    _resolve_paths(content, path.parent)
     for key, value in (overrides or {}).items():
         _override(content, key, value)
     pipeline = Pipeline.from_dict(content, file=path)
@@ -81,12 +81,13 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
     return pipeline
 
 
-def _resolve_space(content: dict[str, Any], folder: Path) -> None:
-    """A search space named by a path is looked for beside the pipeline's file first."""
-    search = content.get("search")
-    space = search.get("space") if isinstance(search, dict) else None
-    if isinstance(search, dict) and isinstance(space, str) and (folder / space).is_file():
-        search["space"] = str((folder / space).absolute())
+def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
+    """Relative paths in a pipeline's file, of its data and its search space, start at the file's folder."""
+    for table, key in (("search", "space"), ("task", "root")):
+        values = content.get(table)
+        value = values.get(key) if isinstance(values, dict) else None
+        if isinstance(values, dict) and isinstance(value, str) and (folder / value).exists():
+            values[key] = str((folder / value).absolute())
 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
@@ -235,9 +236,9 @@ def run(
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
     space = check(pipeline)
     located = Store.locate(store)
-    sweep = _open_or_begin(pipeline, located, fresh)
-    session = _Session(sweep, pipeline, space, watcher or Watcher())
-    session.run()
+    with locked(located.root / "sweeps" / f".{pipeline.name}.lock", wait=False, what=f"the sweep {pipeline.name}"):
+        sweep = _open_or_begin(pipeline, located, fresh)
+        _Session(sweep, pipeline, space, watcher or Watcher()).run()
     return Sweep(sweep.name, located, sweep.folder)
 
 
@@ -331,6 +332,7 @@ class _Session:
         self.watcher.stage("data")
         laboratory.data_root(task, self.watcher.progress)
         lab = laboratory.of(task)
+        lab.check_sizes()
         self._check_prompts(lab)
         self.watcher.stage("features")
         lab.episodes("search", task.seeds, self.watcher.progress)
@@ -351,12 +353,16 @@ class _Session:
 
         chosen, store = self.pipeline.tracking, self.sweep.store
         store.root.mkdir(parents=True, exist_ok=True)
-        tracker = Tracker(
-            chosen.uri or store.mlflow_uri,
-            chosen.experiment or self.pipeline.name,
-            None if chosen.uri else store.artifacts,
-            on_run=lambda number, stage, run_id: self.journal.append("run", number=number, stage=stage, run_id=run_id),
-        )
+        # Two processes that set up one fresh SQLite database at the same time break it.
+        with locked(store.root / ".mlflow.lock", wait=True):
+            tracker = Tracker(
+                chosen.uri or store.mlflow_uri,
+                chosen.experiment or self.pipeline.name,
+                None if chosen.uri else store.artifacts,
+                on_run=lambda number, stage, run_id: self.journal.append(
+                    "run", number=number, stage=stage, run_id=run_id
+                ),
+            )
         tracker.start_sweep(
             self.sweep.id,
             pipeline=self.pipeline,
@@ -479,7 +485,7 @@ def reference_title(name: str, space: SearchSpace) -> str:
 
 def load_trial(path: str | Path) -> TrialFile:
     """Read an exported `config.toml`; checked down to the method's hyper-parameters."""
-    path = Path(path)
+    path = Path(path) / "config.toml" if Path(path).is_dir() else Path(path)
     trial = TrialFile.from_dict(files.read_toml(path), file=path)
     methods.build(trial.trial, file=path)
     return trial

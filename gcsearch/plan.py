@@ -70,7 +70,9 @@ def make(chosen: Pipeline) -> Plan:
     placement = search.place(
         chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation
     )
-    dataset = datasets.load(chosen.task.dataset, laboratory.data_root(chosen.task))
+    lab = laboratory.of(chosen.task)
+    lab.check_sizes()
+    dataset = lab.dataset
     base, _ = datasets.halves(dataset)
     trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
     settings = chosen.search.trials if space.searched else 1

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from gcsearch.errors import InputError, unknown_name
 
@@ -75,6 +75,18 @@ def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
     return list(cls.model_fields)
 
 
+def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise InputError(
+            "seeds must be distinct and not negative", received=list(seeds), remedy="Remove the repeated one."
+        )
+    return seeds
+
+
+Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)]
+"""One number per repetition: fixes few-shot draw, views, batches and random start."""
+
+
 class Task(Model):
     """What is trained on: data set, frozen model and few-shot protocol.
 
@@ -93,7 +105,7 @@ class Task(Model):
     val_shots: Annotated[int, Field(ge=1)] | Literal["all"] = 4
     folds: Annotated[int, Field(ge=2)] = 3
     views: Annotated[int, Field(ge=1)] = 8
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+    seeds: Seeds = (1, 2, 3)
 
     @field_validator("template")
     @classmethod
@@ -105,17 +117,6 @@ class Task(Model):
                 remedy='Write for example "a photo of a {}.".',
             )
         return template
-
-    @field_validator("seeds")
-    @classmethod
-    def _distinct(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-            raise InputError(
-                "seeds must be distinct and not negative",
-                received=list(seeds),
-                remedy="Remove the repeated one.",
-            )
-        return seeds
 
 
 class TrialConfig(Model):
@@ -231,7 +232,7 @@ class Tracking(Model):
 class Confirm(Model):
     """What is retrained on all base classes and measured on test images once the sweep has chosen."""
 
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (4, 5, 6)
+    seeds: Seeds = (4, 5, 6)
     references: tuple[str, ...] = ("zeroshot", "coop", "sam", "literature")
 
 
@@ -256,7 +257,7 @@ class TrialFile(Model):
 
     version: Literal[1] = 1
     stage: Stage = "test"
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1, 2, 3)
+    seeds: Seeds = (1, 2, 3)
     threads: Annotated[int, Field(ge=1)] = 1
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     task: Task = Task()

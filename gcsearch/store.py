@@ -10,7 +10,10 @@ CACHE/                          $GCSEARCH_CACHE, else the user's cache folder
 
 from __future__ import annotations
 
+import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +46,7 @@ class Store:
     def existing_sweep(self, name: str) -> Path:
         """The folder of the sweep `name`. InputError, listing the sweeps there are, when it is missing."""
         folder = self.sweep(name)
-        if not (folder / "journal.jsonl").exists():
+        if Path(name).name != name or not (folder / "journal.jsonl").exists():
             there = sorted(path.parent.name for path in self.root.glob("sweeps/*/journal.jsonl"))
             raise InputError(
                 "there is no sweep of this name in the store",
@@ -52,6 +55,30 @@ class Store:
                 remedy=f"Sweeps in it: {', '.join(there) or 'none'}. Another store: --store DIR.",
             )
         return folder
+
+
+@contextmanager
+def locked(path: Path, *, wait: bool, what: str = "") -> Iterator[None]:
+    """Hold the lock file `path` for the time of the block; it is free again when the process ends, however.
+
+    `wait`: until it is free; else InputError, saying `what` is in use and by which process.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            file.seek(0)
+            raise InputError(
+                f"{what} can be run by one process at a time",
+                file=path.parent,
+                received=f"process {file.read().strip()}, which runs it now",
+                remedy="Wait for it to end, or stop it first.",
+            ) from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        yield
 
 
 def cache_folder() -> Path:

@@ -135,7 +135,7 @@ def _confirmed(sweep: Sweep) -> TrialRecord:
         raise InputError(
             "only a finished sweep can be exported",
             file=sweep.folder,
-            remedy=f"Finish it: gcsearch run {sweep.folder / 'pipeline.toml'}",
+            remedy="Finish it with the command that began it.",
         )
     return finals[0]
 

@@ -100,6 +100,9 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["run", "demoo"], "Did you mean 'demo'"),
         (["run", "demo", "--set", "search.trails=3"], "Did you mean 'trials'"),
         (["run", "demo", "--set", "nonsense"], "--set takes KEY=VALUE"),
+        (["run", "demo", "--set", "confirm.seeds=[4, 4]"], "confirm.seeds: seeds must be distinct"),
+        (["trial", "--seeds", "1,-1"], "seeds must be distinct and not negative"),
+        (["best", "../sweeps/demo"], "no sweep of this name"),
         (["train", "missing.toml"], "missing.toml: the file must exist"),
         (["trial", "--set", "method=sma"], "Did you mean 'sam'"),
         (["trial", "--set", "rho=-1"], "gcscoop.rho"),
@@ -137,6 +140,14 @@ def test_doctor_finds_this_place_in_order(tmp_path):
     done = gcsearch("doctor", GCSEARCH_STORE=str(tmp_path / "file"))
     assert done.returncode == 1
     assert "BAD store" in done.stdout
+
+
+def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path):
+    line = f"{sys.executable} -m gcsearch data list | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_shipped_files_are_found():

@@ -20,7 +20,7 @@ from gcsearch import laboratory, open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.schema import Outcome, Pipeline
-from gcsearch.store import Store
+from gcsearch.store import Store, locked
 from gcsearch.sweep import Sweep
 
 SMOKE = {
@@ -201,6 +201,31 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_first_trial(tmp_path):
     )
     with pytest.raises(InputError, match=r"(?s)mine.toml, ctx_init: .*5 tokens.*Set n_ctx=5"):
         pipelines.run(wrong, store=tmp_path)
+
+
+def test_a_sweep_is_run_by_one_process_at_a_time(sweep, store):
+    lock = store / "sweeps" / ".smoke.lock"
+    with (
+        locked(lock, wait=False),
+        pytest.raises(
+            InputError, match=f"the sweep smoke can be run by one process at a time, got process {os.getpid()}"
+        ),
+    ):
+        pipelines.run(Pipeline.from_dict(SMOKE), store=store)
+    assert pipelines.run(Pipeline.from_dict(SMOKE), store=store).records == sweep.records
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"shots": 999}, "task.shots: no class of shapes-sketch has so many images; the largest has 20, got 999"),
+        ({"val_shots": 999}, "task.val_shots: no class"),
+        ({"folds": 7}, "task.folds: every fold needs two of the 12 base classes, got 7"),
+    ],
+)
+def test_sizes_that_the_data_set_does_not_have_are_refused(sweep, change, message):
+    with pytest.raises(InputError, match=message):
+        laboratory.of(Pipeline.from_dict({**SMOKE, "task": {**SMOKE["task"], **change}}).task).check_sizes()
 
 
 def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_path):
