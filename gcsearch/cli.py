@@ -221,7 +221,7 @@ def export(
     """Write the best configuration, its prompts, text features and numbers to a folder."""
     from gcsearch.sweep import open_sweep
 
-    print(open_sweep(sweep, store).export(out, force=force))
+    print(_near(open_sweep(sweep, store).export(out, force=force)))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")
