@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from gcsearch.errors import InputError
-from gcsearch.files import to_toml, write_whole
+from gcsearch.files import to_toml, write_tensors, write_whole
 from gcsearch.schema import TrialFile, TrialRecord
 
 FILES = ("config.toml", "prompt.safetensors", "text_features.safetensors", "metrics.json")
@@ -60,8 +59,10 @@ def write(
     seeds = [f"seed_{seed}" for seed in record.seeds]
     texts = {"names": json.dumps({side: list(part) for side, part in names.items()})}
     if contexts:
-        _save(aside / "prompt.safetensors", dict(zip(seeds, contexts, strict=True)), {"config": trial.trial.digest})
-    _save(aside / "text_features.safetensors", dict(zip(seeds, features, strict=True)), texts)
+        write_tensors(
+            aside / "prompt.safetensors", dict(zip(seeds, contexts, strict=True)), {"config": trial.trial.digest}
+        )
+    write_tensors(aside / "text_features.safetensors", dict(zip(seeds, features, strict=True)), texts)
     content = {"record": record.to_dict() | {"curve": []}, "provenance": dict(provenance)}
     write_whole(aside / "metrics.json", json.dumps(content, indent=2) + "\n")
     former = folder.with_name(f".{folder.name}.former")
@@ -70,10 +71,6 @@ def write(
     aside.rename(folder)
     shutil.rmtree(former, ignore_errors=True)
     return folder
-
-
-def _save(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    write_whole(path, safetensors.torch.save({k: t.contiguous() for k, t in tensors.items()}, metadata=metadata))
 
 
 def _check_free(folder: Path, force: bool) -> None:

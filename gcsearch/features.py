@@ -12,10 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,10 +27,10 @@ from torch import Tensor
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
 from gcsearch.errors import InputError
+from gcsearch.files import whole
 
 FORMAT = 1
 BATCH = 256
-Transform = Callable[[Image.Image, int], Image.Image]
 
 
 def centre(image: Image.Image, size: int) -> Image.Image:
@@ -160,20 +159,14 @@ class FeatureCache:
 
 
 def _write(path: Path, key: str, shape: tuple[int, ...], batches: Iterator[Tensor]) -> None:
-    """Write the rows aside, sync, rename: a reader sees a whole entry or none."""
+    """Write the rows as one Arrow file: a reader sees a whole entry or none."""
     rows = torch.cat([batch.cpu() for batch in batches]).numpy() if shape[0] * shape[1] else np.zeros((0, shape[2]))
     flat = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1)
     metadata = {"gcsearch": json.dumps({"key": key, "shape": shape, "crc32": zlib.crc32(flat.data)})}
     column = pa.FixedSizeListArray.from_arrays(pa.array(flat), shape[2])
     table = pa.table({"feature": column}).replace_schema_metadata(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    with whole(path) as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
 
 
 def _read(path: Path, key: str, shape: tuple[int, ...]) -> Tensor | None:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from gcsearch.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def shipped(folder: str) -> dict[str, Path]:
@@ -61,15 +66,33 @@ def to_toml(content: dict[str, Any], comment: str = "") -> str:
     return tomlkit.dumps(document)
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Write aside, sync, rename: a reader sees the old file or the new one, never a part."""
+@contextmanager
+def whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of `path` when the block ends well.
+
+    Written aside, synced, renamed: a reader sees the old file or the new one, never a part.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with aside.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a whole file, see `whole`."""
+    with whole(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, see `whole`."""
+    import safetensors.torch
+
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(contiguous, metadata=metadata))

@@ -62,39 +62,27 @@ class Laboratory:
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image and no image of a new class."""
-        make = self._search_episode if stage == "search" else self._test_episode
-        return [make(index, seed, progress) for index, seed in enumerate(seeds)]
+        return [self._episode(stage, index, seed, progress) for index, seed in enumerate(seeds)]
 
-    def _search_episode(self, index: int, seed: int, progress: Progress | None) -> Episode:
-        base, _ = self.halves
-        trained, held = datasets.hold_out(base, index, self.task.folds)
-        train_items, val_items = self._draw(seed)
-        views, labels = self._views(train_items, trained, base, seed, progress)
-        scored = self._fixed(val_items, base, progress)
-        return Episode(
-            seed=seed,
-            stage="search",
-            names=tuple(self.dataset.classes[label] for label in base),
-            views=views,
-            labels=labels,
-            base=scored.half(trained, base),
-            new=scored.half(held, base),
-        )
-
-    def _test_episode(self, index: int, seed: int, progress: Progress | None) -> Episode:
+    def _episode(self, stage: Stage, index: int, seed: int, progress: Progress | None) -> Episode:
         base, new = self.halves
-        train_items, _ = self._draw(seed)
-        views, labels = self._views(train_items, base, base, seed, progress)
-        every = (*base, *new)
-        scored = self._fixed(self.dataset.test, every, progress)
+        train_items, val_items = self._draw(seed)
+        if stage == "search":
+            trained, held = datasets.hold_out(base, index, self.task.folds)
+            every, scoring = base, val_items
+        else:
+            trained, held = base, new
+            every, scoring = (*base, *new), self.dataset.test
+        views, labels = self._views(train_items, trained, base, seed, progress)
+        scored = self._fixed(scoring, every, progress)
         return Episode(
             seed=seed,
-            stage="test",
+            stage=stage,
             names=tuple(self.dataset.classes[label] for label in every),
             views=views,
             labels=labels,
-            base=scored.half(base, every),
-            new=scored.half(new, every),
+            base=scored.half(trained, every),
+            new=scored.half(held, every),
         )
 
     def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
@@ -154,20 +142,16 @@ def data_root(task: Task, progress: Progress | None = None) -> Path:
     return root
 
 
-def backbone_of(task: Task) -> Backbone:
-    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
-    return _backbone(task.backbone, task.pretrained)
-
-
 @cache
 def _backbone(name: str, pretrained: str | None) -> Backbone:
+    """The frozen model, on the GPU where there is one; shared by all tasks that use it."""
     return backbones.load(name, pretrained, device="cuda" if gpus() else "cpu")
 
 
 @cache
 def of(task: Task) -> Laboratory:
     """The task with its model and data loaded; kept for the life of the process."""
-    frozen = backbone_of(task)
+    frozen = _backbone(task.backbone, task.pretrained)
     dataset = datasets.load(task.dataset, data_root(task))
     return Laboratory(task, frozen, dataset, FeatureCache(cache_folder() / "features", frozen))
 

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcsearch import files, methods, shapes, spaces
 from gcsearch.errors import InputError, RunError, TooManyFailures, unknown_name
 from gcsearch.journal import Journal
-from gcsearch.provenance import cores, environment
+from gcsearch.provenance import cores, environment, process_name
 from gcsearch.schema import (
     EpochReport,
     Outcome,
     Pipeline,
     Proposal,
     Stage,
-    Task,
     TrialConfig,
     TrialFile,
     TrialRecord,
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder, locked
-from gcsearch.sweep import CHAMPION, Sweep, context_file
+from gcsearch.sweep import CHAMPION, Sweep
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
     from gcsearch.search import Placement
     from gcsearch.tracking import Status, Tracker
-    from gcsearch.training import Episode
-    from gcsearch.trial import Trial
+    from gcsearch.worker import PackRunner
 
 
 class Watcher:
@@ -150,63 +144,19 @@ def _check_space(space: SearchSpace, file: Path) -> None:
                 ) from None
 
 
-def _reference(name: str, space: SearchSpace, key: str = "confirm.references") -> TrialConfig:
-    """The setting that a reference names: a method at its defaults, or a point of the space by its label."""
+def _reference(name: str, space: SearchSpace, key: str = "confirm.references") -> tuple[TrialConfig, str]:
+    """The setting that a reference names, and its title in tables.
+
+    A point of the space by its label ("GCSCoOp, literature"), or a method at its defaults ("CoOp").
+    """
     for point in space.points:
         if point.label == name:
-            return methods.complete(TrialConfig(method=space.method, hyperparameters=point.values))
+            config = TrialConfig(method=space.method, hyperparameters=point.values)
+            return methods.complete(config), f"{methods.METHODS[space.method].title}, {name}"
     if name in methods.METHODS:
-        return methods.complete(TrialConfig(method=name))
+        return methods.complete(TrialConfig(method=name)), methods.METHODS[name].title
     known = [*methods.METHODS, *(point.label for point in space.points)]
     raise unknown_name("reference (a method, or a point of the space)", name, known, key=key)
-
-
-# --- Data and workers -----------------------------------------------------------------------------------
-
-
-@cache
-def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...]) -> list[Episode]:
-    from gcsearch import laboratory
-
-    return laboratory.of(task).episodes(stage, seeds)
-
-
-@dataclass(frozen=True)
-class PackRunner:
-    """What a worker process does with the settings of a pack; small, because it travels to the worker."""
-
-    task: Task
-    stage: Stage
-    seeds: tuple[int, ...]
-    evaluate_every: int
-    cache: str
-    contexts: str | None = None
-
-    def __call__(self, proposals: list[Proposal], report: Callable[[list[EpochReport]], None]) -> list[TrialRecord]:
-        """Train the settings; the context vectors go to the folder `contexts` where one is named."""
-        from gcsearch import laboratory
-        from gcsearch.trial import run_pack
-
-        os.environ["GCSEARCH_CACHE"] = self.cache
-        trials = run_pack(
-            laboratory.of(self.task),
-            _episodes(self.task, self.stage, self.seeds),
-            proposals,
-            evaluate_every=self.evaluate_every,
-            on_reports=report,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
-        )
-        if self.contexts:
-            for trial in trials:
-                _save_contexts(context_file(self.contexts, trial.record.number), trial)
-        return [trial.record for trial in trials]
-
-
-def _save_contexts(path: Path, trial: Trial) -> None:
-    import safetensors.torch
-
-    tensors = {f"seed_{seed}": c for seed, c in zip(trial.record.seeds, trial.contexts, strict=False)}
-    files.write_whole(path, safetensors.torch.save(tensors, metadata={"config": trial.record.config.digest}))
 
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -315,7 +265,7 @@ class _Session:
             if trouble:
                 self.watcher.warn(trouble)
             self.journal.append("close", why=status)
-        judge(Sweep(self.sweep.name, self.sweep.store, self.sweep.folder))
+        judge(self.sweep)
 
     def _place(self) -> Placement:
         from gcsearch import laboratory, search
@@ -402,14 +352,10 @@ class _Session:
         )
 
     def _runner(self, stage: Stage, seeds: tuple[int, ...], contexts: Path | None = None) -> PackRunner:
-        return PackRunner(
-            self.pipeline.task,
-            stage,
-            seeds,
-            self.pipeline.evaluate_every,
-            str(cache_folder()),
-            str(contexts) if contexts else None,
-        )
+        from gcsearch.worker import PackRunner
+
+        every = self.pipeline.evaluate_every
+        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), contexts)
 
     def _confirm(self, tracker: Tracker, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
@@ -431,7 +377,7 @@ class _Session:
             self.journal.append("confirmed", record=record)
             self.watcher.record(record)
 
-        runner = self._runner("test", self.pipeline.confirm.seeds, self.sweep.folder / "final")
+        runner = self._runner("test", self.pipeline.confirm.seeds, self.sweep.contexts)
         for record in search.run_settings(missing, placement, runner, stage="test", on_record=on_record):
             done[record.number, record.config.digest] = record
         finals = [done[p.number, p.config.digest].model_copy(update={"label": label}) for p, label in settings]
@@ -442,11 +388,11 @@ class _Session:
 
     def _final_settings(self) -> list[tuple[Proposal, str]]:
         """References, numbered -1, -2, ... because they are no trials of the search, and then the champion."""
-        found = Sweep(self.sweep.name, self.sweep.store, self.sweep.folder).champion
-        settings = [
-            (Proposal(number=-1 - index, config=_reference(name, self.space)), reference_title(name, self.space))
-            for index, name in enumerate(self.pipeline.confirm.references)
-        ]
+        settings = []
+        for index, name in enumerate(self.pipeline.confirm.references):
+            config, title = _reference(name, self.space)
+            settings.append((Proposal(number=-1 - index, config=config), title))
+        found = self.sweep.champion
         chosen = Proposal(number=found.number, config=methods.complete(found.config))
         return [*settings, (chosen, CHAMPION)]
 
@@ -473,13 +419,6 @@ def _failed(record: TrialRecord) -> bool:
     return record.outcome is Outcome.FAILED
 
 
-def reference_title(name: str, space: SearchSpace) -> str:
-    """What a table calls a reference: the method's title, or the method's title and the point's label."""
-    if any(point.label == name for point in space.points):
-        return f"{methods.METHODS[space.method].title}, {name}"
-    return methods.METHODS[name].title
-
-
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
@@ -499,8 +438,7 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
     from gcsearch.trial import run_pack
 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
-    methods.build(trial.trial)
-    watcher = watcher or Watcher()
+    method, watcher = methods.build(trial.trial), watcher or Watcher()
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:
@@ -509,15 +447,14 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
         lab = laboratory.of(trial.task)
         watcher.stage("features")
         episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
-        epochs = int(getattr(methods.build(trial.trial), "epochs", 0))
-        watcher.stage("train", epochs or None)
+        watcher.stage("train", getattr(method, "epochs", None))
         (done,) = run_pack(
             lab,
             episodes,
             [Proposal(number=0, config=methods.complete(trial.trial))],
             evaluate_every=trial.evaluate_every,
             on_reports=watcher.reports,
-            worker=f"{socket.gethostname()}:{os.getpid()}",
+            worker=process_name(),
         )
     finally:
         torch.set_num_threads(threads)

@@ -13,6 +13,7 @@ from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
 
 if TYPE_CHECKING:
+    from gcsearch.backbone import Backbone
     from gcsearch.spaces import SearchSpace
     from gcsearch.training import Member
 
@@ -72,15 +73,14 @@ def make(chosen: Pipeline) -> Plan:
     )
     lab = laboratory.of(chosen.task)
     lab.check_sizes()
-    dataset = lab.dataset
-    base, _ = datasets.halves(dataset)
+    dataset, (base, _) = lab.dataset, lab.halves
     trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
     settings = chosen.search.trials if space.searched else 1
     packs = math.ceil(settings / chosen.search.pack)
     method, epochs = _typical(space)
     iterations = max(1, len(trained) * chosen.task.shots // getattr(method, "batch_size", 1))
     in_pack = min(chosen.search.pack, settings) * len(chosen.task.seeds)
-    seconds, peak = _measure(chosen, method, [dataset.classes[i] for i in trained], in_pack, placement.threads)
+    seconds, peak = _measure(lab.backbone, method, [dataset.classes[i] for i in trained], in_pack, placement.threads)
     rounds = math.ceil(packs / placement.workers)
     shots = len(base) * chosen.task.shots * chosen.task.views
     seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
@@ -112,18 +112,16 @@ def _typical(space: SearchSpace) -> tuple[methods.Method, float]:
 
 
 def _measure(
-    chosen: Pipeline, method: methods.Method, names: list[str], members: int, threads: int
+    backbone: Backbone, method: methods.Method, names: list[str], members: int, threads: int
 ) -> tuple[float, int]:
     """Seconds of one step of a pack and the bytes that its tensors take, measured on random features."""
     import torch
 
-    from gcsearch import laboratory
     from gcsearch.prompts import suffix
     from gcsearch.training import Population
 
     if not isinstance(method, methods.Trained):
         return 0.0, 0
-    backbone = laboratory.backbone_of(chosen.task)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -152,7 +150,7 @@ def _random_member(method: methods.Trained, names: tuple[str, ...], size: int) -
     return Member(method, Episode(0, "search", names, images / images.norm(dim=-1, keepdim=True), labels, half, half))
 
 
-def _activation_bytes(backbone: Any, classes: int, members: int, n_ctx: int) -> int:
+def _activation_bytes(backbone: Backbone, classes: int, members: int, n_ctx: int) -> int:
     """Bytes that the text tower keeps for its backward pass: about 34 widths per position and block.
 
     Counted from the block: two LayerNorms, queries, keys, values, attention, perceptron of four widths and

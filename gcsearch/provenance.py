@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -52,3 +53,8 @@ def _ask_git(folder: Path, *arguments: str) -> str | None:
 def cores() -> int:
     """Processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def process_name() -> str:
+    """Host and process id: which worker made a record."""
+    return f"{socket.gethostname()}:{os.getpid()}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
@@ -162,6 +163,10 @@ class EpochReport(Model):
     number: int
     epoch: int
     metrics: dict[str, tuple[float, ...]]
+
+
+OnReports = Callable[[list[EpochReport]], None]
+"""Hears of the settings that have finished an epoch."""
 
 
 class Outcome(StrEnum):

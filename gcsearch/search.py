@@ -17,7 +17,6 @@ import logging
 import math
 import os
 import signal
-import socket
 import threading
 import traceback
 from collections import deque
@@ -34,8 +33,10 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from gcsearch.errors import InputError, RunError
+from gcsearch.provenance import process_name
 from gcsearch.schema import (
     EpochReport,
+    OnReports,
     Outcome,
     Proposal,
     Resources,
@@ -48,7 +49,6 @@ from gcsearch.spaces import SearchSpace
 
 logger = logging.getLogger(__name__)
 
-OnReports = Callable[[list[EpochReport]], None]
 Evaluate = Callable[[list[Proposal], OnReports], list[TrialRecord]]
 """Trains the settings of a pack and gives one record for each, calling the function it is handed with the
 numbers of finished epochs as often as the driver should hear of them.  It is pickled once per worker
@@ -394,7 +394,7 @@ def _failed(proposal: Proposal, reason: str, stage: Stage = "search") -> TrialRe
         reason=reason,
         seeds=(),
         epochs=0,
-        worker=f"{socket.gethostname()}:{os.getpid()}",
+        worker=process_name(),
     )
 
 

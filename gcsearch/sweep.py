@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import files, selection, spaces
+from gcsearch import files, selection
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
 from gcsearch.provenance import environment
 from gcsearch.schema import Outcome, Pipeline, Stage, TrialFile, TrialRecord
-from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
@@ -25,9 +25,22 @@ CHAMPION = "champion"
 """The label of the confirmed champion's record."""
 
 
-def context_file(folder: str | Path, number: int) -> Path:
-    """Where the context vectors of the confirmed setting `number` lie, below `folder`."""
-    return Path(folder) / f"{number}.safetensors"
+def save_contexts(folder: Path, record: TrialRecord, contexts: Sequence[Tensor]) -> None:
+    """Keep the context vectors [n, D] of a confirmed setting below `folder`; none for one that trains none."""
+    tensors = {f"seed_{seed}": context for seed, context in zip(record.seeds, contexts, strict=False)}
+    files.write_tensors(_context_file(folder, record), tensors, {"config": record.config.digest})
+
+
+def load_contexts(folder: Path, record: TrialRecord) -> list[Tensor]:
+    """What `save_contexts` kept, in the order of the record's seeds."""
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(_context_file(folder, record))
+    return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
+
+
+def _context_file(folder: Path, record: TrialRecord) -> Path:
+    return folder / f"{record.number}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -53,9 +66,10 @@ class Sweep:
         path = self.folder / "pipeline.toml"
         return Pipeline.from_dict(files.read_toml(path), file=path)
 
-    @cached_property
-    def space(self) -> SearchSpace:
-        return spaces.load(self.folder / "space.toml")
+    @property
+    def contexts(self) -> Path:
+        """The folder of the confirmed settings' context vectors."""
+        return self.folder / "final"
 
     @cached_property
     def records(self) -> list[TrialRecord]:
@@ -112,7 +126,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
         trial=record.config,
     )
     lab = laboratory.of(sweep.pipeline.task)
-    contexts = _load_contexts(sweep, record)
+    contexts = load_contexts(sweep.contexts, record)
     names = {
         side: [lab.dataset.classes[i] for i in half] for side, half in zip(("base", "new"), lab.halves, strict=True)
     }
@@ -138,13 +152,6 @@ def _confirmed(sweep: Sweep) -> TrialRecord:
             remedy="Finish it with the command that began it.",
         )
     return finals[0]
-
-
-def _load_contexts(sweep: Sweep, record: TrialRecord) -> list[Tensor]:
-    import safetensors.torch
-
-    tensors = safetensors.torch.load_file(context_file(sweep.folder / "final", record.number))
-    return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
 
 
 def _features(lab: Laboratory, contexts: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:

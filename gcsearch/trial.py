@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -11,10 +11,8 @@ from torch import Tensor
 from gcsearch.laboratory import Laboratory
 from gcsearch.methods import Method, Trained, build
 from gcsearch.prompts import suffix, template_features
-from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.schema import EpochReport, OnReports, Outcome, Proposal, TrialRecord
 from gcsearch.training import Episode, Measured, Member, score, train
-
-OnReports = Callable[[list[EpochReport]], None]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gcsearch import datasets, features
+from gcsearch import datasets, features, files
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache, centre, random_view
 from tests.conftest import as_backbone, random_clip
@@ -85,7 +85,7 @@ def test_a_damaged_entry_is_rebuilt_and_never_read(cache, tiny_dataset, damage):
 
 
 def test_an_interrupted_write_leaves_nothing_that_is_read(cache, tiny_dataset, monkeypatch):
-    monkeypatch.setattr(features.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
+    monkeypatch.setattr(files.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
     with pytest.raises(OSError, match="disk full"):
         cache.fixed(tiny_dataset, tiny_dataset.val)
     assert entries(cache) == []

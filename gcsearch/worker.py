@@ -1,0 +1,49 @@
+"""What a worker process does with the settings that it is given."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from gcsearch import laboratory
+from gcsearch.provenance import process_name
+from gcsearch.schema import OnReports, Proposal, Stage, Task, TrialRecord
+from gcsearch.sweep import save_contexts
+from gcsearch.training import Episode
+from gcsearch.trial import run_pack
+
+
+@cache
+def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...]) -> list[Episode]:
+    """Made once in the life of a process, because every pack of a sweep has the same."""
+    return laboratory.of(task).episodes(stage, seeds)
+
+
+@dataclass(frozen=True)
+class PackRunner:
+    """Trains packs of settings; small, because it travels to the worker."""
+
+    task: Task
+    stage: Stage
+    seeds: tuple[int, ...]
+    evaluate_every: int
+    cache: str
+    contexts: Path | None = None
+
+    def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
+        """Train the settings; the context vectors go to the folder `contexts` where one is named."""
+        os.environ["GCSEARCH_CACHE"] = self.cache
+        trials = run_pack(
+            laboratory.of(self.task),
+            _episodes(self.task, self.stage, self.seeds),
+            proposals,
+            evaluate_every=self.evaluate_every,
+            on_reports=report,
+            worker=process_name(),
+        )
+        if self.contexts:
+            for trial in trials:
+                save_contexts(self.contexts, trial.record, trial.contexts)
+        return [trial.record for trial in trials]
