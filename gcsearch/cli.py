@@ -6,21 +6,29 @@ that `gcsearch --help` answers at once.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
+from gcsearch.tables import (
+    near,
+    print_csv,
+    print_finals,
+    print_group,
+    print_json,
+    print_pairs,
+    print_ranking,
+    print_results,
+)
+
 if TYPE_CHECKING:
+    from gcsearch.comparison import Finished
     from gcsearch.progress import ProgressWatcher
-    from gcsearch.schema import TrialRecord
-    from gcsearch.sweep import Sweep
 
 app = typer.Typer(
     help="Hyper-parameter search for few-shot prompt learning on CLIP.",
@@ -43,7 +51,30 @@ Sets = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted, with a TOML value. Repeatable."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help='What this process may take, such as "6 GiB"; works in smaller pieces then. [default: what is free]'
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from gcsearch import __version__
+
+        print(f"gcsearch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Hyper-parameter search for few-shot prompt learning on CLIP."""
 
 
 def main() -> NoReturn:
@@ -51,8 +82,12 @@ def main() -> NoReturn:
     from gcsearch.errors import GcsearchError
 
     signal.signal(signal.SIGTERM, _terminate)
+    stdout = sys.stdout
     try:
         app(standalone_mode=True)
+    except SystemExit as end:
+        # Typer replaces stdout and ends with 1 where the reader has gone (`| head`), which is no failure.
+        sys.exit(end.code if sys.stdout is stdout else 0)
     except GcsearchError as error:
         print(f"gcsearch: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -110,15 +145,16 @@ def run(
     quiet: Quiet = False,
 ) -> None:
     """Search, choose, confirm on test images, report. An interrupted sweep goes on."""
+    from gcsearch import configuration
     from gcsearch import pipeline as pipelines
 
-    chosen = pipelines.load(pipeline, _overrides(sets))
+    chosen = configuration.load(pipeline, _overrides(sets))
     if not fresh and pipelines.is_finished(chosen, store):
         print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
     with _watch(chosen.search.objective, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
-    _print_finals(sweep)
-    print(f"\nreport  {_near(sweep.folder / 'report.html')}")
+    print_finals(sweep)
+    print(f"\nreport  {near(sweep.folder / 'report.html')}")
     elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
 
@@ -130,11 +166,11 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check everything and say what would run, where and for how long. Trains nothing."""
-    from gcsearch import pipeline as pipelines
+    from gcsearch import configuration
     from gcsearch import plan as plans
 
-    made = plans.make(pipelines.load(pipeline, _overrides(sets)))
-    _print_json(made.to_dict()) if as_json else _print_pairs(made.lines())
+    made = plans.make(configuration.load(pipeline, _overrides(sets)))
+    print_json(made.to_dict()) if as_json else print_pairs(made.lines())
 
 
 @app.command(epilog="Example: gcsearch trial --set method=sam --set rho=0.2 --set epochs=50")
@@ -143,16 +179,17 @@ def trial(
     dataset: Annotated[str, typer.Option(help="Data set to train on.")] = "shapes-sketch",
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds.")] = "1,2,3",
     threads: Annotated[int, typer.Option(help="Threads of this process.")] = 1,
+    memory: Memory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
-    from gcsearch import pipeline as pipelines
+    from gcsearch.configuration import parse_value
     from gcsearch.errors import InputError
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
-    given = {key: pipelines.parse_value(value) for key, value in _overrides(sets).items()}
+    given = {key: parse_value(value) for key, value in _overrides(sets).items()}
     task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
     values = {key: value for key, value in given.items() if not key.startswith("task.")}
     try:
@@ -163,32 +200,33 @@ def trial(
     content = {"seeds": numbers, "threads": threads, "task": {"dataset": dataset, **task}, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
-    _train(file, as_json=as_json, quiet=quiet)
+    _train(file, memory, as_json=as_json, quiet=quiet)
 
 
 @app.command(epilog="Example: gcsearch train best/config.toml")
 def train(
     config: Annotated[Path, typer.Argument(help="An exported config.toml.")],
+    memory: Memory = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Train one exported configuration again; gives the exported numbers."""
+    from gcsearch.configuration import load_trial
+
+    _train(load_trial(config), memory, as_json=as_json, quiet=quiet)
+
+
+def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None:
     from gcsearch import pipeline as pipelines
+    from gcsearch.methods import title_and_tags
 
-    _train(pipelines.load_trial(config), as_json=as_json, quiet=quiet)
-
-
-def _train(file: Any, *, as_json: bool, quiet: bool) -> None:
-    from gcsearch import methods
-    from gcsearch import pipeline as pipelines
-
-    title = methods.METHODS[file.trial.method].title
+    title, _ = title_and_tags(file.trial)
     with _watch(quiet=quiet) as watcher:
-        record = pipelines.train(file, watcher)
+        record = pipelines.train(file, watcher, memory)
     if as_json:
-        _print_json(record.to_dict() | {"curve": []})
+        print_json(record.to_dict() | {"curve": []})
     else:
-        _print_results([record.model_copy(update={"label": title})])
+        print_results([record.model_copy(update={"label": title})])
     if record.outcome.value != "complete":
         print(f"gcsearch: {record.outcome.value}: {record.reason}", file=sys.stderr)
         sys.exit(1)
@@ -206,9 +244,53 @@ def best(
 
     found = open_sweep(sweep, store)
     if as_json:
-        _print_json([row.to_dict() for row in found.ranking])
+        print_json([row.to_dict() for row in found.ranking])
         return
-    _print_ranking(found, top)
+    print_ranking(found, top)
+
+
+@app.command(epilog="Example: gcsearch compare demo other-sweep --markdown")
+def compare(
+    sweeps: Annotated[list[str], typer.Argument(help="Names of finished sweeps in the store.")],
+    store: Store = None,
+    as_json: Json = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+) -> None:
+    """All methods of finished sweeps in one table: base, new, H on test images, a part per task."""
+    from gcsearch import comparison
+    from gcsearch.errors import InputError
+
+    if as_json + as_markdown + as_csv > 1:
+        raise InputError("one output has one form", remedy="Of --json, --markdown and --csv, name one.")
+    groups = comparison.compare([_finished(name, store) for name in sweeps])
+    if as_json:
+        print_json([group.to_dict() for group in groups])
+    elif as_csv:
+        print_csv(groups)
+    else:
+        for index, group in enumerate(groups):
+            print("\n" * (index > 0), end="")
+            print_group(group, groups, markdown=as_markdown)
+
+
+def _finished(name: str, store: Path | None) -> Finished:
+    """What the sweep `name` brings to a comparison. InputError where its champion is not confirmed yet."""
+    from gcsearch.comparison import Finished
+    from gcsearch.errors import InputError
+    from gcsearch.sweep import CHAMPION, open_sweep
+
+    sweep = open_sweep(name, store)
+    champions = [record for record in sweep.finals if record.label == CHAMPION]
+    if not champions:
+        command = ["gcsearch", "run", near(sweep.folder / "pipeline.toml"), "--store", near(sweep.store.root)]
+        raise InputError(
+            f"only finished sweeps can be compared, and {name} is not",
+            file=sweep.folder,
+            remedy=f"It goes on where it stopped: {shlex.join(command)}",
+        )
+    references = [record for record in sweep.finals if record.label != CHAMPION]
+    return Finished(name, sweep.pipeline.task, champions[-1], references)
 
 
 @app.command(epilog="Example: gcsearch export demo --out best")
@@ -221,7 +303,7 @@ def export(
     """Write the best configuration, its prompts, text features and numbers to a folder."""
     from gcsearch.sweep import open_sweep
 
-    print(_near(open_sweep(sweep, store).export(out, force=force)))
+    print(near(open_sweep(sweep, store).export(out, force=force)))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")
@@ -235,7 +317,23 @@ def report(
     """Draw a sweep: one self-contained HTML file."""
     from gcsearch.sweep import open_sweep
 
-    print(_near(open_sweep(sweep, store).report(out)))
+    found = open_sweep(sweep, store)
+    if out:
+        _check_file(out)
+    print(near(found.report(out)))
+
+
+def _check_file(out: Path) -> None:
+    """InputError where `out` cannot be a file: it is a folder, or a file stands where its folder would be."""
+    from gcsearch.errors import InputError
+
+    if out.is_dir():
+        remedy = f"Name a file in it: --out {out / 'report.html'}"
+        raise InputError("a report is one file, and this is a folder", key="--out", received=str(out), remedy=remedy)
+    blocking = [parent for parent in out.parents if parent.exists() and not parent.is_dir()]
+    if blocking:
+        rule = f"the folder of the report must be one, and {blocking[0]} is a file"
+        raise InputError(rule, key="--out", received=str(out), remedy="Name another folder.")
 
 
 @app.command(epilog="Example: gcsearch ui --port 5000")
@@ -268,7 +366,7 @@ def doctor(as_json: Json = False) -> None:
     from gcsearch import doctor as doctors
 
     findings = doctors.examine()
-    _print_json([finding.to_dict() for finding in findings]) if as_json else _print_pairs(
+    print_json([finding.to_dict() for finding in findings]) if as_json else print_pairs(
         [(f"{'ok ' if f.ok else 'BAD'} {f.what}", f.found + (f"\n{f.remedy}" if f.remedy else "")) for f in findings]
     )
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
@@ -279,7 +377,7 @@ def data_list() -> None:
     """The embedded data sets."""
     from gcsearch import shapes
 
-    _print_pairs([(name, f"{len(w.class_names)} classes; {w.description}") for name, w in shapes.WORLDS.items()])
+    print_pairs([(name, f"{len(w.class_names)} classes; {w.description}") for name, w in shapes.WORLDS.items()])
 
 
 @data_app.command("write", epilog="Example: gcsearch data write shapes-sketch --root ./data")
@@ -298,104 +396,6 @@ def data_write(
         watcher.stage("data")
         folder = shapes.write_dataset(name, root, seed=seed, on_image=watcher.progress)
     print(folder)
-
-
-# --- Words and tables -----------------------------------------------------------------------------------
-
-
-def _near(path: Path) -> str:
-    """A path relative to the working folder where that is shorter."""
-    here = Path.cwd()
-    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
-
-
-def _print_json(document: Any) -> None:
-    print(json.dumps(document, indent=2, allow_nan=False))
-
-
-def _print_pairs(pairs: list[tuple[str, str]]) -> None:
-    width = max(len(left) for left, _ in pairs)
-    for left, right in pairs:
-        lines = right.splitlines() or [""]
-        print(f"{left:<{width}}  {lines[0]}")
-        for line in lines[1:]:
-            print(f"{'':<{width}}  {line}")
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int], bool]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a pipe has no width; a row must not be cut
-    if title:
-        print(title)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        words = index == 0 or column == "configuration"
-        # Numbers are never cut; a configuration may go on in the next line.
-        table.add_column(
-            column,
-            justify="left" if words else "right",
-            no_wrap=column != "configuration",
-            min_width=None if column == "configuration" else max(len(row[index]) for row in [*rows, columns]),
-            overflow="fold",
-        )
-    for index, row in enumerate(rows):
-        table.add_row(*row, style="bold" if strong(index) else None)
-    console.print(table)
-
-
-def _plus_minus(values: tuple[float, ...]) -> str:
-    import math
-
-    from gcsearch.metrics import spread
-
-    mean, deviation, n = spread(values)
-    if n == 0:
-        return "-"
-    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
-
-
-def _print_results(records: list[TrialRecord], title: str = "") -> None:
-    keys = ("base_acc", "new_acc", "h")
-    rows = []
-    for record in records:
-        prefix = "test" if record.stage == "test" else "val"
-        rows.append([record.label, *(_plus_minus(record.metrics.get(f"{prefix}_{key}", ())) for key in keys)])
-    _table(title, ["", "base", "new", "H"], rows, lambda index: records[index].label == "champion")
-
-
-def _print_finals(sweep: Sweep) -> None:
-    task, seeds = sweep.pipeline.task, sweep.pipeline.confirm.seeds
-    _print_results(
-        sweep.finals,
-        f"{task.dataset}, {task.backbone}, {task.shots} shots: accuracy on test images in %, "
-        f"mean ± sd over seeds {', '.join(map(str, seeds))}",
-    )
-    print(f"champion  {sweep.champion.config.describe()}")
-    objective = sweep.pipeline.search.objective
-    print(f"chosen by {objective} {_plus_minus(sweep.champion.metrics[objective])} among {len(sweep.records)} settings")
-
-
-def _print_ranking(sweep: Sweep, top: int) -> None:
-    ranking = sweep.ranking
-    rows = [
-        [
-            str(row.rank or "-"),
-            f"t{row.record.number:04d}",
-            _plus_minus(row.record.metrics.get(row.objective, ())),
-            row.record.outcome.value,
-            row.record.config.describe() + (f"  ({row.record.label})" if row.record.label else ""),
-        ]
-        for row in ranking[:top]
-    ]
-    title = f"{sweep.name}: {len(ranking)} settings by {sweep.pipeline.search.objective}, mean ± sd over seeds"
-    _table(
-        title, ["rank", "trial", sweep.pipeline.search.objective, "outcome", "configuration"], rows, lambda i: i == 0
-    )
 
 
 if __name__ == "__main__":

@@ -154,6 +154,41 @@ def hold_out(labels: Sequence[int], fold: int, folds: int) -> tuple[tuple[int, .
     return tuple(label for label in labels if label not in held), held
 
 
+OTHER_NAMES = Path(__file__).parent / "assets" / "other_names.txt"
+
+
+def other_names(dataset: Dataset, file: str | Path | None = None) -> tuple[str, ...]:
+    """Names that are no class of `dataset`, in an order that is always the same.
+
+    Those of `file` (one per line), by default a list of everyday things that ships with the package; for an
+    embedded data set the classes of the other embedded ones, since the bundled model knows no other words.
+    InputError for a file that cannot be read or names nothing new.
+    """
+    if file is None and dataset.name in shapes.WORLDS:
+        pool = list(dict.fromkeys(name for world in shapes.WORLDS.values() for name in world.class_names))
+        random.Random(0).shuffle(pool)
+    else:
+        pool = _lines(Path(file) if file else OTHER_NAMES)
+    known = {_plain(name) for name in dataset.classes}
+    names = tuple(name for name in dict.fromkeys(pool) if _plain(name) not in known)
+    if not names:
+        rule = "the list must hold names that are no class of the data set"
+        raise InputError(rule, file=file, key="task.other_names", remedy="One name per line.")
+    return names
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        rule = "the list of other names must be a readable text file"
+        raise InputError(rule, file=path, key="task.other_names", received=str(error)) from None
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ").casefold().strip()
+
+
 def of_labels(items: Iterable[Item], labels: Sequence[int]) -> list[int]:
     """Positions of the items whose label is among `labels`."""
     wanted = set(labels)

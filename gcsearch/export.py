@@ -2,8 +2,10 @@
 
 DIR/
     config.toml                 `gcsearch train DIR/config.toml` gives the same numbers again
-    prompt.safetensors          context vectors [n, D] of every seed, `seed_4` and so on
-    text_features.safetensors   unit text features [C, E] of every seed; class names in the metadata
+    prompt.safetensors          what was trained, of every seed: `seed_4.ctx` the context vectors [n, D] (or
+                                [C, n, D], class-specific), `seed_4.meta_net...` CoCoOp's network
+    text_features.safetensors   unit text features [C, E] of every seed, `seed_4`; class names in the metadata;
+                                not there for prompts that depend on the image
     metrics.json                the numbers, the ranking row, and where they come from
 """
 
@@ -29,7 +31,7 @@ def write(
     *,
     trial: TrialFile,
     record: TrialRecord,
-    contexts: Sequence[Tensor],
+    prompts: Sequence[Mapping[str, Tensor]],
     features: Sequence[Tensor],
     names: Mapping[str, Sequence[str]],
     provenance: Mapping[str, Any],
@@ -39,8 +41,8 @@ def write(
 
     Args:
         trial: what `gcsearch train` needs; record: the confirmed numbers (stage `test`).
-        contexts: per seed, [n, D]; empty for a method that trains none.
-        features: per seed, [C, E] for the base and then the new names.
+        prompts: per seed, what was trained by name; empty for a method that trains nothing.
+        features: per seed, [C, E] for the base and then the new names; empty where they depend on the image.
         names: `base` and `new` class names, in the order of the features.
         force: replace an earlier export; a folder that holds anything else is never touched.
 
@@ -58,11 +60,13 @@ def write(
     write_whole(aside / "config.toml", to_toml(trial.to_dict(), comment))
     seeds = [f"seed_{seed}" for seed in record.seeds]
     texts = {"names": json.dumps({side: list(part) for side, part in names.items()})}
-    if contexts:
-        write_tensors(
-            aside / "prompt.safetensors", dict(zip(seeds, contexts, strict=True)), {"config": trial.trial.digest}
-        )
-    write_tensors(aside / "text_features.safetensors", dict(zip(seeds, features, strict=True)), texts)
+    if prompts:
+        tensors = {
+            f"{seed}.{name}": tensor for seed, one in zip(seeds, prompts, strict=True) for name, tensor in one.items()
+        }
+        write_tensors(aside / "prompt.safetensors", tensors, {"config": trial.trial.digest})
+    if features:
+        write_tensors(aside / "text_features.safetensors", dict(zip(seeds, features, strict=True)), texts)
     content = {"record": record.to_dict() | {"curve": []}, "provenance": dict(provenance)}
     write_whole(aside / "metrics.json", json.dumps(content, indent=2) + "\n")
     former = folder.with_name(f".{folder.name}.former")

@@ -93,6 +93,8 @@ def write_whole(path: Path, content: str | bytes) -> None:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, see `whole`."""
     import safetensors.torch
+    import torch
 
-    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_whole(path, safetensors.torch.save(contiguous, metadata=metadata))
+    # Copies, because the format refuses views and tensors that share their memory.
+    own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    write_whole(path, safetensors.torch.save(own, metadata=metadata))

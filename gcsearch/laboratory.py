@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -16,12 +16,13 @@ from gcsearch import backbone as backbones
 from gcsearch import datasets, shapes
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
+from gcsearch.episodes import Episode, Half
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
-from gcsearch.prompts import context_features, initial_context, suffix
-from gcsearch.schema import Stage, Task
+from gcsearch.methods import Trained
+from gcsearch.prompts import initial_parameters, prompts
+from gcsearch.schema import Precision, Stage, Task
 from gcsearch.store import cache_folder
-from gcsearch.training import Episode, Half
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,17 @@ class Laboratory:
             raise InputError(rule, key="task.folds", received=self.task.folds, remedy=f"At most {most} folds fit.")
 
     @torch.inference_mode()
-    def check_prompt(self, n_ctx: int, ctx_init: str) -> None:
+    def check_prompt(self, method: Trained) -> None:
         """InputError where context vectors and start words do not fit each other, or the longest name the model."""
-        context = initial_context(self.backbone, n_ctx, ctx_init, torch.Generator())
-        names = suffix(self.backbone, self.dataset.classes)
-        context_features(self.backbone.tower, context[None].to(self.backbone.tower.device), names)
+        names, tower = self.dataset.classes, self.backbone.tower
+        parameters = initial_parameters(self.backbone, method, len(names), torch.Generator())[None].to(tower.device)
+        image = torch.zeros(1, 1, self.backbone.embedding_size, device=tower.device)
+        prompts(self.backbone, method, [names]).features(parameters, image)
+
+    @cached_property
+    def others(self) -> tuple[str, ...]:
+        """Names that are no class of the data set: those of `task.other_names`, or the embedded list."""
+        return datasets.other_names(self.dataset, self.task.other_names)
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image and no image of a new class."""
@@ -83,6 +90,8 @@ class Laboratory:
             labels=labels,
             base=scored.half(trained, every),
             new=scored.half(held, every),
+            template=self.task.template,
+            others=self.others,
         )
 
     def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
@@ -143,15 +152,16 @@ def data_root(task: Task, progress: Progress | None = None) -> Path:
 
 
 @cache
-def _backbone(name: str, pretrained: str | None) -> Backbone:
+def _backbone(name: str, pretrained: str | None, precision: Precision) -> Backbone:
     """The frozen model, on the GPU where there is one; shared by all tasks that use it."""
-    return backbones.load(name, pretrained, device="cuda" if gpus() else "cpu")
+    frozen = backbones.load(name, pretrained, device="cuda" if gpus() else "cpu")
+    return replace(frozen, tower=frozen.tower.to(getattr(torch, precision)))
 
 
 @cache
 def of(task: Task) -> Laboratory:
     """The task with its model and data loaded; kept for the life of the process."""
-    frozen = _backbone(task.backbone, task.pretrained)
+    frozen = _backbone(task.backbone, task.pretrained, task.precision)
     dataset = datasets.load(task.dataset, data_root(task))
     return Laboratory(task, frozen, dataset, FeatureCache(cache_folder() / "features", frozen))
 

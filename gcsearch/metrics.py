@@ -14,9 +14,14 @@ def accuracy(image_features: Tensor, text_features: Tensor, labels: Tensor) -> f
     """Top-1 accuracy 100 * correct / total; of equal scores the first class counts.
 
     Args:
-        image_features: [N, E]; text_features: [C, E], both of unit length; labels: [N].
+        image_features: [N, E]; text_features: [C, E], or for each image its own [N, C, E]; all of unit length;
+        labels: [N].
     """
-    predicted = (image_features @ text_features.T).argmax(dim=1)
+    if text_features.ndim == 3:
+        similarity = (text_features @ image_features[:, :, None]).squeeze(2)
+    else:
+        similarity = image_features @ text_features.T
+    predicted = similarity.argmax(dim=1)
     return 100.0 * int((predicted == labels).sum()) / max(len(labels), 1)
 
 

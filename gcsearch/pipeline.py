@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from gcsearch import files, methods, shapes, spaces
-from gcsearch.errors import InputError, RunError, TooManyFailures, unknown_name
+from gcsearch import files, methods, spaces
+from gcsearch.configuration import check, load, load_trial, references
+from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.journal import Journal
 from gcsearch.provenance import cores, environment, process_name
 from gcsearch.schema import (
@@ -19,6 +20,7 @@ from gcsearch.schema import (
     TrialConfig,
     TrialFile,
     TrialRecord,
+    bytes_of,
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder, locked
@@ -51,112 +53,6 @@ class Watcher:
 
     def warn(self, text: str) -> None:
         """Something that the user should know, and that did not stop the work."""
-
-
-# --- Reading and checking -------------------------------------------------------------------------------
-
-
-def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Pipeline:
-    """Read a pipeline: a shipped name or a path. `overrides` are dotted keys with TOML values.
-
-    Raises InputError with file, key, rule, value and remedy for whatever is wrong in it or in its space.
-    """
-    path = files.find("pipelines", name_or_path, kind="pipeline")
-    content = files.read_toml(path)
-    content.setdefault("name", path.stem)
-    _resolve_paths(content, path.parent)
-    for key, value in (overrides or {}).items():
-        _override(content, key, value)
-    pipeline = Pipeline.from_dict(content, file=path)
-    try:
-        check(pipeline)
-    except InputError as error:
-        raise error.at(file=path) from None
-    return pipeline
-
-
-def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    """Relative paths in a pipeline's file, of its data and its search space, start at the file's folder."""
-    for table, key in (("search", "space"), ("task", "root")):
-        values = content.get(table)
-        value = values.get(key) if isinstance(values, dict) else None
-        if isinstance(values, dict) and isinstance(value, str) and (folder / value).exists():
-            values[key] = str((folder / value).absolute())
-
-
-def _override(content: dict[str, Any], key: str, value: str) -> None:
-    *tables, last = key.split(".")
-    for table in tables:
-        content = content.setdefault(table, {})
-        if not isinstance(content, dict):
-            raise InputError("a dotted key must lead through tables", file="--set", key=key)
-    content[last] = parse_value(value)
-
-
-def parse_value(text: str) -> Any:
-    """A value from the command line: TOML where it is TOML (0.1, true, [1, 2]), else the text itself."""
-    import tomllib
-
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
-
-
-def check(pipeline: Pipeline) -> SearchSpace:
-    """Check what a pipeline names: data set, backbone, space against its method, references.
-
-    Reads small files only; nothing is loaded or started. Returns the search space.
-    """
-    from gcsearch.datasets import DATASETS
-
-    if pipeline.task.dataset not in DATASETS:
-        raise unknown_name("data set", pipeline.task.dataset, DATASETS, key="task.dataset")
-    if pipeline.task.root is None and pipeline.task.dataset not in shapes.WORLDS:
-        raise InputError(
-            "a data set that is not embedded needs the folder that holds it",
-            key="task.root",
-            remedy='Add `root = "/path/to/data"` to [task].',
-        )
-    space = spaces.load(pipeline.search.space)
-    _check_space(space, spaces.find(pipeline.search.space))
-    for index, reference in enumerate(pipeline.confirm.references):
-        _reference(reference, space, f"confirm.references.{index}")
-    return space
-
-
-def _check_space(space: SearchSpace, file: Path) -> None:
-    """Every parameter must be one of its method's, and both ends of every range a value it takes."""
-    if space.method not in methods.METHODS:
-        raise unknown_name("method", space.method, methods.METHODS, file=file, key="method")
-    for name, parameter in space.parameters.items():
-        if name not in methods.METHODS[space.method].model_fields:
-            known = methods.METHODS[space.method].model_fields
-            raise unknown_name(f"parameter of {space.method}", name, known, file=file, key=f"parameters.{name}")
-        for value in spaces.extremes(parameter):
-            hyperparameters = {name: value}
-            try:
-                methods.build(TrialConfig(method=space.method, hyperparameters=hyperparameters))
-            except InputError as error:
-                key = f"parameters.{name}"
-                raise InputError(
-                    error.rule, file=file, key=key, received=error.received, remedy="Narrow the range."
-                ) from None
-
-
-def _reference(name: str, space: SearchSpace, key: str = "confirm.references") -> tuple[TrialConfig, str]:
-    """The setting that a reference names, and its title in tables.
-
-    A point of the space by its label ("GCSCoOp, literature"), or a method at its defaults ("CoOp").
-    """
-    for point in space.points:
-        if point.label == name:
-            config = TrialConfig(method=space.method, hyperparameters=point.values)
-            return methods.complete(config), f"{methods.METHODS[space.method].title}, {name}"
-    if name in methods.METHODS:
-        return methods.complete(TrialConfig(method=name)), methods.METHODS[name].title
-    known = [*methods.METHODS, *(point.label for point in space.points)]
-    raise unknown_name("reference (a method, or a point of the space)", name, known, key=key)
 
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -292,9 +188,14 @@ class _Session:
         """Every prompt that the space can propose must fit the model: found here, not in the first worker."""
         values = [*(point.values for point in self.space.points), *self.space.sample(32, seed=0)]
         built = [methods.build(TrialConfig(method=self.space.method, hyperparameters=v)) for v in values]
-        for n_ctx, words in {(m.n_ctx, m.ctx_init) for m in built if isinstance(m, methods.Trained)}:
+        distinct = {
+            (type(m), m.n_ctx, m.ctx_init, m.position, m.class_specific): m
+            for m in built
+            if isinstance(m, methods.Trained)
+        }
+        for method in distinct.values():
             try:
-                lab.check_prompt(n_ctx, words)
+                lab.check_prompt(method)
             except InputError as error:
                 raise error.at(file=spaces.find(self.pipeline.search.space)) from None
 
@@ -343,7 +244,7 @@ class _Session:
             self.space,
             self.pipeline.search,
             placement,
-            self._runner("search", task.seeds),
+            self._runner("search", task.seeds, placement),
             folder=self.sweep.folder,
             known=known,
             on_proposal=on_proposal,
@@ -351,11 +252,13 @@ class _Session:
             on_record=on_record,
         )
 
-    def _runner(self, stage: Stage, seeds: tuple[int, ...], contexts: Path | None = None) -> PackRunner:
+    def _runner(
+        self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None
+    ) -> PackRunner:
         from gcsearch.worker import PackRunner
 
-        every = self.pipeline.evaluate_every
-        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), contexts)
+        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
+        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
 
     def _confirm(self, tracker: Tracker, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
@@ -377,7 +280,7 @@ class _Session:
             self.journal.append("confirmed", record=record)
             self.watcher.record(record)
 
-        runner = self._runner("test", self.pipeline.confirm.seeds, self.sweep.contexts)
+        runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)
         for record in search.run_settings(missing, placement, runner, stage="test", on_record=on_record):
             done[record.number, record.config.digest] = record
         finals = [done[p.number, p.config.digest].model_copy(update={"label": label}) for p, label in settings]
@@ -388,13 +291,26 @@ class _Session:
 
     def _final_settings(self) -> list[tuple[Proposal, str]]:
         """References, numbered -1, -2, ... because they are no trials of the search, and then the champion."""
-        settings = []
-        for index, name in enumerate(self.pipeline.confirm.references):
-            config, title = _reference(name, self.space)
-            settings.append((Proposal(number=-1 - index, config=config), title))
+        settings = [
+            (Proposal(number=-1 - index, config=config), title)
+            for index, (config, title) in enumerate(references(self.pipeline, self.space))
+        ]
         found = self.sweep.champion
         chosen = Proposal(number=found.number, config=methods.complete(found.config))
         return [*settings, (chosen, CHAMPION)]
+
+
+def _limit(pipeline: Pipeline, placement: Placement) -> int:
+    """Bytes that one worker process may take."""
+    import torch
+
+    from gcsearch import memory
+
+    if pipeline.resources.memory != "auto":
+        return bytes_of(pipeline.resources.memory)
+    share = min(placement.gpus_per_worker, 1.0) or 1 / placement.workers
+    device = torch.device("cuda" if placement.gpus_per_worker else "cpu")
+    return int(memory.free_bytes(device) * memory.SHARE_OF_FREE * share)
 
 
 def judge(sweep: Sweep) -> None:
@@ -422,16 +338,11 @@ def _failed(record: TrialRecord) -> bool:
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
-def load_trial(path: str | Path) -> TrialFile:
-    """Read an exported `config.toml`; checked down to the method's hyper-parameters."""
-    path = Path(path) / "config.toml" if Path(path).is_dir() else Path(path)
-    trial = TrialFile.from_dict(files.read_toml(path), file=path)
-    methods.build(trial.trial, file=path)
-    return trial
+def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, memory: str | None = None) -> TrialRecord:
+    """Train and measure one configuration in this process, with the threads that it states.
 
-
-def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> TrialRecord:
-    """Train and measure one configuration in this process, with the threads that it states."""
+    `memory` is what this process may take, such as "6 GiB"; None: what is free.
+    """
     import torch
 
     from gcsearch import laboratory
@@ -439,6 +350,7 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
     method, watcher = methods.build(trial.trial), watcher or Watcher()
+    limit = bytes_of(memory) if memory else None
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:
@@ -455,6 +367,7 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None) -> Tria
             evaluate_every=trial.evaluate_every,
             on_reports=watcher.reports,
             worker=process_name(),
+            limit=limit,
         )
     finally:
         torch.set_num_threads(threads)

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import datasets, methods, pipeline
+from gcsearch import configuration, datasets, methods
 from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
 
 if TYPE_CHECKING:
     from gcsearch.backbone import Backbone
+    from gcsearch.population import Member
     from gcsearch.spaces import SearchSpace
-    from gcsearch.training import Member
 
 STEPS = 3
 SAMPLE = 256
@@ -67,7 +67,7 @@ def make(chosen: Pipeline) -> Plan:
     """
     from gcsearch import laboratory, search
 
-    space = pipeline.check(chosen)
+    space = configuration.check(chosen)
     placement = search.place(
         chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation
     )
@@ -88,7 +88,7 @@ def make(chosen: Pipeline) -> Plan:
         name=chosen.name,
         dataset=chosen.task.dataset,
         backbone=chosen.task.backbone,
-        method=methods.METHODS[space.method].title,
+        method=methods.find(space.method).title,
         settings=settings,
         seeds=len(chosen.task.seeds),
         packs=packs,
@@ -117,8 +117,7 @@ def _measure(
     """Seconds of one step of a pack and the bytes that its tensors take, measured on random features."""
     import torch
 
-    from gcsearch.prompts import suffix
-    from gcsearch.training import Population
+    from gcsearch.population import Population
 
     if not isinstance(method, methods.Trained):
         return 0.0, 0
@@ -126,7 +125,7 @@ def _measure(
     torch.set_num_threads(threads)
     try:
         member = _random_member(method, tuple(names), backbone.embedding_size)
-        population = Population(backbone, suffix(backbone, names), [member] * members)
+        population = Population(backbone, [member] * members, project=False)
         population.train_epoch()
         began = time.perf_counter()
         for _ in range(STEPS):
@@ -134,28 +133,18 @@ def _measure(
         seconds = (time.perf_counter() - began) / STEPS
     finally:
         torch.set_num_threads(before)
-    return seconds, _activation_bytes(backbone, len(names), members, method.n_ctx)
+    return seconds, population.bytes
 
 
 def _random_member(method: methods.Trained, names: tuple[str, ...], size: int) -> Member:
     """A member whose every epoch is one step on random features."""
     import torch
 
-    from gcsearch.training import Episode, Half, Member
+    from gcsearch.episodes import Episode, Half
+    from gcsearch.population import Member
 
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, method.batch_size, size, generator=generator)
     labels = torch.randint(len(names), (method.batch_size,), generator=generator)
     half = Half(torch.arange(len(names)), images[0], labels)
     return Member(method, Episode(0, "search", names, images / images.norm(dim=-1, keepdim=True), labels, half, half))
-
-
-def _activation_bytes(backbone: Backbone, classes: int, members: int, n_ctx: int) -> int:
-    """Bytes that the text tower keeps for its backward pass: about 34 widths per position and block.
-
-    Counted from the block: two LayerNorms, queries, keys, values, attention, perceptron of four widths and
-    its activation, in float32.
-    """
-    tower = backbone.tower
-    positions = members * (n_ctx + 1 + classes * 6)
-    return int(positions * len(tower.blocks) * 34 * tower.width * 4)

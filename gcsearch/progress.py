@@ -19,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gcsearch.methods import build
 from gcsearch.pipeline import Watcher
 from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
 
@@ -78,7 +79,7 @@ class ProgressWatcher(Watcher):
         self._show(float(done), float(total))
 
     def proposal(self, proposal: Proposal) -> None:
-        self.epochs[proposal.number] = int(proposal.config.hyperparameters.get("epochs", 200))
+        self.epochs[proposal.number] = getattr(build(proposal.config), "epochs", 1)
 
     def reports(self, reports: list[EpochReport]) -> None:
         if self.name == "train":

@@ -8,13 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any, Literal, Self
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    field_validator,
+)
+from pydantic_core import CoreSchema, ErrorDetails
 
 from gcsearch.errors import InputError, unknown_name
 
@@ -25,14 +36,31 @@ Stage = Literal["search", "test"]
 """`search`: base classes only, split again by class into trained and held out; validation images.
 `test`: all base classes trained; test images of base and new classes."""
 
+Precision = Literal["float32", "bfloat16", "float16"]
+
 Objective = Literal["val_h", "val_base_acc"]
 """The metric that a sweep maximises: names a key of `EpochReport.metrics` in the stage `search`."""
 
 
+def _strict_numbers(schema: Any) -> Any:
+    """The schema with every number and truth value in it strict; lists for tuples and texts for enums still pass."""
+    if isinstance(schema, list):
+        return [_strict_numbers(part) for part in schema]
+    if not isinstance(schema, dict):
+        return schema
+    walked = {key: part if key == "metadata" else _strict_numbers(part) for key, part in schema.items()}
+    return walked | {"strict": True} if walked.get("type") in ("int", "float", "bool") else walked
+
+
 class Model(BaseModel):
-    """Base of all nouns: frozen, unknown keys refused."""
+    """Base of all nouns: frozen, unknown keys refused, `true` is no number and 3.0 no integer (3 is a float)."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        schema: CoreSchema = _strict_numbers(handler(source))
+        return schema
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; unset optional keys are left out (TOML has no null)."""
@@ -50,7 +78,7 @@ class Model(BaseModel):
 def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | Path | None) -> InputError:
     # A misspelt key is also a missing one: the spelling is what the user can mend.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    location = [str(part) for part in first["loc"]]
+    location = _plain_location(cls, first)
     key = ".".join(location) or None
     wrapped = first.get("ctx", {}).get("error")
     if isinstance(wrapped, InputError):
@@ -59,13 +87,48 @@ def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | P
         return unknown_name("key", location[-1], _known_keys(cls, location[:-1]), file=file, key=key)
     if first["type"] == "missing":
         return InputError("this key is required", file=file, key=key, remedy=f"Add `{location[-1]} = ...`.")
+    # A value that may be of several kinds breaks a rule of each.
+    rules = [one["msg"] for one in error.errors() if _plain_location(cls, one) == location]
+    rule = ", or ".join([rules[0], *(other.removeprefix("Input should be ") for other in rules[1:])])
     return InputError(
-        first["msg"][0].lower() + first["msg"][1:],
+        rule[0].lower() + rule[1:],
         file=file,
         key=key,
         received=repr(first["input"]),
         remedy=f"Change the value of `{key}`.",
     )
+
+
+def _plain_location(cls: type[BaseModel], error: ErrorDetails) -> list[str]:
+    """Where the error is, as the user wrote it: without the names that pydantic gives to the kinds of a union."""
+    annotation: Any = cls
+    location = []
+    for part in error["loc"]:
+        kinds = _kinds(annotation)
+        if len(kinds) > 1:
+            annotation = next((kind for kind in kinds if getattr(kind, "__name__", "") == part), None)
+            continue
+        location.append(str(part))
+        annotation = _inside(kinds[0], str(part))
+    return location
+
+
+def _kinds(annotation: Any) -> list[Any]:
+    """The members of a union beside None; of anything else, it alone."""
+    if get_origin(annotation) is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for kind in get_args(annotation) if kind is not NoneType]
+    return [annotation]
+
+
+def _inside(annotation: Any, part: str) -> Any:
+    """What stands below the key or index `part` of a value of this kind; None where that is not known."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation.model_fields[part].annotation if part in annotation.model_fields else None
+    if get_origin(annotation) is dict:
+        return get_args(annotation)[1]
+    return get_args(annotation)[0] if get_origin(annotation) in (tuple, list) else None
 
 
 def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
@@ -94,7 +157,8 @@ class Task(Model):
     `views` augmented views of each training image are encoded once; epoch e uses view (e-1) mod views.
     `val_shots` validation images per class score the search (`"all"`: every one that the data set has).
     `folds`: in the search stage the seed at index i trains on the base classes without fold i mod `folds`,
-    which plays "new".
+    which plays "new". `precision` is that of the frozen text tower; what is trained is float32 always.
+    `other_names`: a text file with one name per line for NFL, in place of the embedded list.
     """
 
     dataset: str = "shapes-sketch"
@@ -107,6 +171,8 @@ class Task(Model):
     folds: Annotated[int, Field(ge=2)] = 3
     views: Annotated[int, Field(ge=1)] = 8
     seeds: Seeds = (1, 2, 3)
+    precision: Precision = "float32"
+    other_names: str | None = None
 
     @field_validator("template")
     @classmethod
@@ -219,12 +285,34 @@ class SearchSettings(Model):
     max_failed: Annotated[int, Field(ge=0)] = 0
 
 
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+def bytes_of(size: str) -> int:
+    """Bytes of a size such as "6 GiB" or "800MB". InputError for anything else."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]i?B|B)\s*", size)
+    number = float(found[1]) * _UNITS.get(found[2], 0) if found else 0.0
+    if number < 1:
+        raise InputError(
+            "a memory size is a number above 0 with a unit", received=repr(size), remedy='For example "6 GiB".'
+        )
+    return int(number)
+
+
+def _memory(size: str) -> str:
+    if size != "auto":
+        bytes_of(size)
+    return size
+
+
 class Resources(Model):
     """What a worker process may use; what is `auto` is filled in for the machine by `search.place`."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    memory: Annotated[str, AfterValidator(_memory)] = "auto"
+    """What one worker process may take, such as "6 GiB": the engine then works in smaller pieces."""
 
 
 class Tracking(Model):
@@ -241,11 +329,21 @@ class Confirm(Model):
     references: tuple[str, ...] = ("zeroshot", "coop", "sam", "literature")
 
 
+def _one_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise InputError(
+            "a name is made of letters, digits, dots, dashes and underscores, and begins with a letter or digit",
+            received=repr(name),
+            remedy="It becomes the name of a folder: write for example `pets-16shots`.",
+        )
+    return name
+
+
 class Pipeline(Model):
     """One job: a task, a search on it, and what to do with the result. The content of a pipeline file."""
 
     version: Literal[1] = 1
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, AfterValidator(_one_name)]
     task: Task = Task()
     search: SearchSettings = SearchSettings()
     confirm: Confirm = Confirm()

@@ -16,7 +16,7 @@ _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FA
 
 @dataclass(frozen=True)
 class Ranked:
-    """A record with its place. `rank` counts from 1 over the completed trials and is None for all others."""
+    """A record with its place. `rank` counts from 1 over the completed trials that have the objective, else None."""
 
     rank: int | None
     record: TrialRecord
@@ -39,9 +39,9 @@ class Ranked:
             "config": record.config.to_dict(),
             "objective": {
                 "name": self.objective,
-                "mean": mean if math.isfinite(mean) else None,
-                "deviation": deviation if math.isfinite(deviation) else None,
-                "per_seed": dict(zip(map(str, record.seeds), per_seed, strict=False)),
+                "mean": _number(mean),
+                "deviation": _number(deviation),
+                "per_seed": {str(s): _number(v) for s, v in zip(record.seeds, per_seed, strict=False)},
             },
             "outcome": record.outcome.value,
             "reason": record.reason,
@@ -50,8 +50,15 @@ class Ranked:
         }
 
 
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
 def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:
     """Completed trials by the objective's mean over seeds, best first; then pruned, diverged and failed ones.
+
+    A completed trial without the objective (class-specific vectors have no accuracy on new classes, so no H)
+    comes after those that have it.
 
     Equal means: the one of fewer epochs, then of smaller rho, then the earlier one. So the order never
     depends on the order in which trials ended.
@@ -64,16 +71,24 @@ def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:
         epochs = record.config.hyperparameters.get("epochs", record.epochs)
         return (_LAST[record.outcome], worth, float(epochs), float(rho), record.number)
 
-    ranked = sorted(records, key=order)
     return [
-        Ranked(place if record.outcome is Outcome.COMPLETE else None, record, objective)
-        for place, record in enumerate(ranked, start=1)
+        Ranked(place if _measured(record, objective) else None, record, objective)
+        for place, record in enumerate(sorted(records, key=order), start=1)
     ]
 
 
+def _measured(record: TrialRecord, objective: str) -> bool:
+    return record.outcome is Outcome.COMPLETE and math.isfinite(record.mean(objective))
+
+
 def champion(ranking: Sequence[Ranked]) -> TrialRecord:
-    """The first of the ranking. RunError, with the first reason, where no trial completed."""
+    """The first of the ranking. RunError, with the first reason, where no trial has a rank."""
     if not ranking or ranking[0].rank is None:
+        if ranking and ranking[0].record.outcome is Outcome.COMPLETE:
+            raise RunError(
+                f"No trial of the sweep has a {ranking[0].objective}, so there is nothing to choose. "
+                "Class-specific context vectors have no accuracy on new classes: choose them by val_base_acc."
+            )
         reasons = [row.record.reason.splitlines()[0] for row in ranking if row.record.reason]
         why = f" The first reason given: {reasons[0]}" if reasons else ""
         raise RunError(f"No trial of the sweep completed, so there is nothing to choose.{why}")

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from gcsearch import files, selection
+from gcsearch import files, methods, selection
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
 from gcsearch.provenance import environment
-from gcsearch.schema import Outcome, Pipeline, Stage, TrialFile, TrialRecord
+from gcsearch.schema import Pipeline, Stage, TrialFile, TrialRecord
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
@@ -25,21 +25,21 @@ CHAMPION = "champion"
 """The label of the confirmed champion's record."""
 
 
-def save_contexts(folder: Path, record: TrialRecord, contexts: Sequence[Tensor]) -> None:
-    """Keep the context vectors [n, D] of a confirmed setting below `folder`; none for one that trains none."""
-    tensors = {f"seed_{seed}": context for seed, context in zip(record.seeds, contexts, strict=False)}
-    files.write_tensors(_context_file(folder, record), tensors, {"config": record.config.digest})
+def save_parameters(folder: Path, record: TrialRecord, parameters: Sequence[Tensor]) -> None:
+    """Keep what a confirmed setting trained below `folder`; nothing for one that trains nothing."""
+    tensors = {f"seed_{seed}": one for seed, one in zip(record.seeds, parameters, strict=False)}
+    files.write_tensors(_parameter_file(folder, record), tensors, {"config": record.config.digest})
 
 
-def load_contexts(folder: Path, record: TrialRecord) -> list[Tensor]:
-    """What `save_contexts` kept, in the order of the record's seeds."""
+def load_parameters(folder: Path, record: TrialRecord) -> list[Tensor]:
+    """What `save_parameters` kept, in the order of the record's seeds."""
     import safetensors.torch
 
-    tensors = safetensors.torch.load_file(_context_file(folder, record))
+    tensors = safetensors.torch.load_file(_parameter_file(folder, record))
     return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
 
 
-def _context_file(folder: Path, record: TrialRecord) -> Path:
+def _parameter_file(folder: Path, record: TrialRecord) -> Path:
     return folder / f"{record.number}.safetensors"
 
 
@@ -67,8 +67,8 @@ class Sweep:
         return Pipeline.from_dict(files.read_toml(path), file=path)
 
     @property
-    def contexts(self) -> Path:
-        """The folder of the confirmed settings' context vectors."""
+    def kept(self) -> Path:
+        """The folder of what the confirmed settings trained."""
         return self.folder / "final"
 
     @cached_property
@@ -126,17 +126,15 @@ def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
         trial=record.config,
     )
     lab = laboratory.of(sweep.pipeline.task)
-    contexts = load_contexts(sweep.contexts, record)
-    names = {
-        side: [lab.dataset.classes[i] for i in half] for side, half in zip(("base", "new"), lab.halves, strict=True)
-    }
-    every = tuple(names["base"] + names["new"])
+    method, parameters = methods.build(record.config), load_parameters(sweep.kept, record)
+    base, new = ([lab.dataset.classes[label] for label in half] for half in lab.halves)
+    names = {"base": base, "new": [] if _without_new_classes(method) else new}
     return export.write(
         folder,
         trial=trial,
         record=record,
-        contexts=contexts,
-        features=_features(lab, contexts, every) or [_template_features(lab, every)] * len(record.seeds),
+        prompts=[_named(lab, cast(methods.Trained, method), one) for one in parameters],
+        features=_features(lab, method, parameters, record, [*names["base"], *names["new"]]),
         names=names,
         provenance=_provenance(sweep, record, lab),
         force=force,
@@ -154,17 +152,32 @@ def _confirmed(sweep: Sweep) -> TrialRecord:
     return finals[0]
 
 
-def _features(lab: Laboratory, contexts: list[Tensor], names: tuple[str, ...]) -> list[Tensor]:
-    from gcsearch.prompts import context_features, suffix
-
-    tower, table = lab.backbone.tower, suffix(lab.backbone, names)
-    return [context_features(tower, context[None].to(tower.device), table)[0].cpu() for context in contexts]
+def _without_new_classes(method: methods.Method) -> bool:
+    return isinstance(method, methods.Trained) and method.class_specific
 
 
-def _template_features(lab: Laboratory, names: tuple[str, ...]) -> Tensor:
-    from gcsearch.prompts import template_features
+def _named(lab: Laboratory, method: methods.Trained, parameters: Tensor) -> dict[str, Tensor]:
+    from gcsearch.prompts import named
 
-    return template_features(lab.backbone, lab.task.template, names).cpu()
+    return named(lab.backbone, method, parameters)
+
+
+def _features(
+    lab: Laboratory, method: methods.Method, parameters: Sequence[Tensor], record: TrialRecord, names: Sequence[str]
+) -> list[Tensor]:
+    """Text features [C, E] per seed; none where they depend on the image."""
+    import torch
+
+    from gcsearch.prompts import prompts, template_features
+
+    if isinstance(method, methods.ZeroShot):
+        text = template_features(lab.backbone, lab.task.template, names, ensemble=method.ensemble).cpu()
+        return [text] * len(record.seeds)
+    table = prompts(lab.backbone, cast(methods.Trained, method), [names])
+    if table.conditional:
+        return []
+    with torch.inference_mode():
+        return [table.features(one[None].to(lab.backbone.tower.device))[0].cpu() for one in parameters]
 
 
 def _provenance(sweep: Sweep, record: TrialRecord, lab: Laboratory) -> dict[str, Any]:
@@ -187,12 +200,8 @@ def write_report(sweep: Sweep, path: Path) -> Path:
         sweep.pipeline,
         sweep.records,
         sweep.finals,
-        sweep.champion.number if _any_complete(sweep) else None,
+        sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
         environment(),
     )
     files.write_whole(path, html)
     return path
-
-
-def _any_complete(sweep: Sweep) -> bool:
-    return any(record.outcome is Outcome.COMPLETE for record in sweep.records)

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 import warnings
 from collections import deque
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from gcsearch.errors import InputError, RunError
+from gcsearch.methods import Trained, title_and_tags
 from gcsearch.provenance import environment
 from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialRecord
 
@@ -61,12 +63,15 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 OnRun = Callable[[int, str, str], None]
 """Told (trial number, stage, MLflow run id) when a record is written; called from the background thread."""
 
+_SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _CAPACITY = 4096  # records that may wait for a slow or absent store
 _HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
 _PAUSE = 30.0  # seconds without an attempt after _PATIENCE failures in a row
 _PATIENCE = 3
+
+_SHORT = {"rho": "rho", "beta1": "b1_", "beta2": "b2_"}  # first in the name of a run
 
 _STATUS: dict[Outcome, Status] = {
     Outcome.COMPLETE: "FINISHED",
@@ -297,6 +302,7 @@ class Tracker:
             "gcsearch.seeds": ",".join(map(str, record.seeds)),
             "gcsearch.worker": record.worker,
             "gcsearch.label": record.label,
+            "gcsearch.method.tags": ",".join(title_and_tags(record.config)[1]),
         }
         return {key: text for key, text in tags.items() if text}
 
@@ -322,21 +328,20 @@ class Tracker:
 
 
 def run_name(record: TrialRecord) -> str:
-    """A short name that people can read: `t0007-gcscoop-rho0.10-b1_0.50-b2_0.80`.
+    """A short name that people can read: `t0007-gcscoop-rho0.10-b1_0.50-b2_0.80`, `t0007-kgcoop-kg_lambda8.00`.
 
     Records of the stage `test` begin with their label instead of the number: `confirm-champion-gcscoop-...`.
+    Named are the method's own hyper-parameters, at most three; without any, learning rate and epochs.
     """
     if record.stage == "test":
         first = f"confirm-{re.sub(r'[^A-Za-z0-9]+', '-', record.label).strip('-') or record.number}"
     else:
         first = f"t{record.number:04d}"
-    parts = [first, record.config.method]
-    for key, short in (("rho", "rho"), ("beta1", "b1_"), ("beta2", "b2_")):
-        if key in record.config.hyperparameters:
-            parts.append(short + _short(record.config.hyperparameters[key]))
-    if len(parts) == 2:
-        parts += [f"{k}{_short(v)}" for k, v in record.config.hyperparameters.items() if k in ("lr", "epochs")]
-    return "-".join(parts)
+    given = record.config.hyperparameters
+    own = sorted((key for key in given if key not in Trained.model_fields), key=lambda key: key not in _SHORT)
+    named = own[:3] or [key for key in given if key in ("lr", "epochs")]
+    parts = [f"{_SHORT.get(key, key)}{_cut(_short(given[key]), 20)}" for key in named]
+    return "-".join([first, record.config.method, *parts])
 
 
 def read_records(uri: str, sweep: str) -> list[TrialRecord]:
@@ -387,17 +392,51 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
 
 
-def _connect(uri: str) -> MlflowClient:
-    """A client for `uri`, once it is of a usable kind and, if a server, answers."""
-    scheme = uri.partition(":")[0] if "://" in uri else ""
-    if scheme in ("", "file"):
+def check_uri(uri: str) -> None:
+    """Refuse a place where runs cannot be kept. Opens no connection and makes no file.
+
+    Raises:
+        InputError: a plain folder, an unknown kind of store, a server without a name, or a SQLite file whose
+            folder is not there.
+    """
+    scheme, slashes, place = uri.partition("://")
+    if not slashes or scheme == "file":
         raise InputError(
             "runs are kept in a database or on a server, not in a plain folder",
             key="tracking.uri",
             received=uri,
             remedy="Write for example `sqlite:////path/to/mlflow.db`, or leave the key out.",
         )
-    if scheme in ("http", "https"):
+    if scheme.partition("+")[0] not in (*_SERVERS, *_DATABASES):
+        rule = "a store must be of a known kind"
+        known = f"Known: {', '.join(f'{kind}://' for kind in (*_SERVERS, *_DATABASES))}."
+        raise InputError(rule, key="tracking.uri", received=_shown(uri), remedy=known)
+    if scheme in _SERVERS and not urllib.parse.urlsplit(uri).hostname:
+        rule = "the address of a server must name one"
+        raise InputError(rule, key="tracking.uri", received=uri, remedy="Write for example `http://127.0.0.1:5000`.")
+    if scheme.partition("+")[0] == "sqlite":
+        _check_sqlite(uri, place)
+
+
+def _check_sqlite(uri: str, place: str) -> None:
+    """MLflow would make a missing folder, so that a misspelt path begins an empty store without a word."""
+    file = Path(place.partition("?")[0].removeprefix("/"))
+    if not place.startswith("/") or str(file) in (".", ":memory:"):
+        rule = "a SQLite store must be a file, which outlives the process"
+        remedy = "Write `sqlite:///` and then the path: `sqlite:////path/to/mlflow.db`."
+        raise InputError(rule, key="tracking.uri", received=uri, remedy=remedy)
+    if file.is_dir():
+        remedy = f"Write for example `sqlite:///{file / 'mlflow.db'}`."
+        raise InputError("a SQLite store is a file, not a folder", key="tracking.uri", received=uri, remedy=remedy)
+    if not file.parent.is_dir():
+        remedy = "Make the folder, or correct the path: `sqlite:///` and then the path (four slashes if absolute)."
+        raise InputError(f"the folder {file.parent} must exist", key="tracking.uri", received=uri, remedy=remedy)
+
+
+def _connect(uri: str) -> MlflowClient:
+    """A client for `uri`, once it is of a usable kind and, if a server, answers."""
+    check_uri(uri)
+    if uri.startswith(("http://", "https://")):
         _probe(uri)
     with _speaking_of(uri):
         return MlflowClient(uri)
@@ -424,7 +463,7 @@ def _speaking_of(uri: str) -> Iterator[None]:
     except (InputError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"The MLflow store {_shown(uri)} refused: {_sentence(error)}") from error
+        raise RunError(f"The MLflow store {_shown(uri)} refused: {_shown(_sentence(error))}") from error
 
 
 def _shown(uri: str) -> str:
@@ -562,6 +601,8 @@ def _metrics(record: TrialRecord, run: Run) -> list[Metric]:
     for index, report in enumerate(curve, start=1):
         at = int(run.info.start_time + 1000 * record.seconds * index / len(curve))
         for name, values in report.metrics.items():
+            if not values:
+                continue
             metrics.append(Metric(name, sum(values) / len(values), at, report.epoch))
             for seed, value in zip(record.seeds, values, strict=True):
                 metrics.append(Metric(f"{name}/seed_{seed}", value, at, report.epoch))

@@ -8,19 +8,21 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from gcsearch.episodes import Episode, score
 from gcsearch.laboratory import Laboratory
-from gcsearch.methods import Method, Trained, build
-from gcsearch.prompts import suffix, template_features
+from gcsearch.methods import Method, Trained, ZeroShot, build
+from gcsearch.population import Member
+from gcsearch.prompts import template_features
 from gcsearch.schema import EpochReport, OnReports, Outcome, Proposal, TrialRecord
-from gcsearch.training import Episode, Measured, Member, score, train
+from gcsearch.training import Measured, train
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What one setting came to: its record, and per seed the context vectors [n, D] (none for zero-shot)."""
+    """What one setting came to: its record, and per seed what it trained, see `prompts` (nothing for zero-shot)."""
 
     record: TrialRecord
-    contexts: tuple[Tensor, ...] = ()
+    parameters: tuple[Tensor, ...] = ()
 
 
 def run_pack(
@@ -31,6 +33,7 @@ def run_pack(
     evaluate_every: int = 1,
     on_reports: OnReports = lambda reports: None,
     worker: str = "",
+    limit: int | None = None,
 ) -> list[Trial]:
     """Train every proposed setting on every episode, all at once, and measure it.
 
@@ -39,26 +42,26 @@ def run_pack(
         evaluate_every: epochs between two measurements; the last epoch is always measured.
         on_reports: called with the settings measured at an epoch, as soon as all their seeds are.
         worker: noted in the records.
+        limit: bytes that this process may take in all; None: a share of what is free.
     """
     began = time.monotonic()
     methods = [build(proposal.config) for proposal in proposals]
-    names = suffix(laboratory.backbone, episodes[0].names)
     ledger = _Ledger(proposals, len(episodes), on_reports)
     members, owners = [], []
     for index, method in enumerate(methods):
         if isinstance(method, Trained):
             members += [Member(method, episode) for episode in episodes]
             owners += [(index, seed) for seed in range(len(episodes))]
-    contexts = train(
+    ended = train(
         laboratory.backbone,
-        names,
         members,
         evaluate_every,
         lambda measured: ledger.enter({owners[position]: one for position, one in measured.items()}),
+        limit,
     )
     ledger.enter(_untrained(laboratory, methods, episodes))
     seconds = time.monotonic() - began
-    own = {index: tuple(c for c, (i, _) in zip(contexts, owners, strict=True) if i == index) for index, _ in owners}
+    own = {index: tuple(p for p, (i, _) in zip(ended, owners, strict=True) if i == index) for index, _ in owners}
     return [
         Trial(ledger.record(index, episodes, seconds, worker), own.get(index, ())) for index in range(len(proposals))
     ]
@@ -68,13 +71,13 @@ def _untrained(
     laboratory: Laboratory, methods: Sequence[Method], episodes: Sequence[Episode]
 ) -> dict[tuple[int, int], Measured]:
     """Zero-shot numbers of the methods that do not train, at epoch 0."""
-    text = template_features(laboratory.backbone, laboratory.task.template, episodes[0].names).cpu()
-    return {
-        (index, seed): Measured(0, score(episode, text), diverged=False)
-        for index, method in enumerate(methods)
-        if not isinstance(method, Trained)
-        for seed, episode in enumerate(episodes)
-    }
+    backbone, template, measured = laboratory.backbone, laboratory.task.template, {}
+    for index, method in enumerate(methods):
+        if isinstance(method, ZeroShot):
+            text = template_features(backbone, template, episodes[0].names, ensemble=method.ensemble).cpu()
+            for seed, episode in enumerate(episodes):
+                measured[index, seed] = Measured(0, score(episode, text), diverged=False)
+    return measured
 
 
 class _Ledger:

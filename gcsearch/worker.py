@@ -8,10 +8,10 @@ from functools import cache
 from pathlib import Path
 
 from gcsearch import laboratory
+from gcsearch.episodes import Episode
 from gcsearch.provenance import process_name
 from gcsearch.schema import OnReports, Proposal, Stage, Task, TrialRecord
-from gcsearch.sweep import save_contexts
-from gcsearch.training import Episode
+from gcsearch.sweep import save_parameters
 from gcsearch.trial import run_pack
 
 
@@ -30,10 +30,11 @@ class PackRunner:
     seeds: tuple[int, ...]
     evaluate_every: int
     cache: str
-    contexts: Path | None = None
+    kept: Path | None = None
+    limit: int | None = None
 
     def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
-        """Train the settings; the context vectors go to the folder `contexts` where one is named."""
+        """Train the settings; what they trained goes to the folder `kept` where one is named."""
         os.environ["GCSEARCH_CACHE"] = self.cache
         trials = run_pack(
             laboratory.of(self.task),
@@ -42,8 +43,9 @@ class PackRunner:
             evaluate_every=self.evaluate_every,
             on_reports=report,
             worker=process_name(),
+            limit=self.limit,
         )
-        if self.contexts:
+        if self.kept:
             for trial in trials:
-                save_contexts(self.contexts, trial.record, trial.contexts)
+                save_parameters(self.kept, trial.record, trial.parameters)
         return [trial.record for trial in trials]

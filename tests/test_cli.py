@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -11,8 +12,11 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import files
+from gcsearch import __version__, files
 from gcsearch.cli import app
+from gcsearch.journal import Journal
+from gcsearch.methods import complete
+from gcsearch.schema import Pipeline, TrialConfig, TrialRecord
 
 
 def gcsearch(*words, cwd=None, **environment):
@@ -27,7 +31,8 @@ def gcsearch(*words, cwd=None, **environment):
     )
 
 
-COMMANDS = ["run", "plan", "trial", "train", "best", "export", "report", "ui", "doctor", "data list", "data write"]
+COMMANDS = ["run", "plan", "trial", "train", "best", "compare", "export", "report", "ui", "doctor"]
+COMMANDS += ["data list", "data write"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -62,6 +67,8 @@ WRONG = {
     "an unknown reference": ('[confirm]\nreferences = ["cop"]\n', ("confirm.references.0", "Did you mean 'coop'")),
     "a missing space": ('[search]\nspace = "missing.toml"\n', ("missing.toml", "must exist")),
     "an unknown space": ('[search]\nspace = "gcscop"\n', ("search space", "Did you mean 'gcscoop'")),
+    "a truth value for a number": ("[search]\ntrials = true\n", ("search.trials", "valid integer, got True")),
+    "neither number nor word": ('[task]\nval_shots = "some"\n', ("task.val_shots: ", "integer, or 'all', got 'some'")),
     "bad TOML": ("[task\n", ("valid TOML", "line")),
 }
 
@@ -108,6 +115,8 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["trial", "--set", "rho=-1"], "gcscoop.rho"),
         (["trial", "--seeds", "1,x"], "seeds are whole numbers"),
         (["best", "missing"], "no sweep of this name"),
+        (["compare", "missing"], "no sweep of this name"),
+        (["compare", "a", "--json", "--csv"], "one output has one form"),
         (["ui"], "no MLflow store here yet"),
         (["data", "write", "shapes-foto", "--root", "."], "Did you mean 'shapes-photo'"),
         (["nonsense"], "No such command"),
@@ -115,6 +124,140 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
 )
 def test_wrong_words_end_with_2(tmp_path, words, message):
     done = gcsearch(*words, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+
+
+def test_the_version_is_one_line():
+    done = gcsearch("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"gcsearch {__version__}\n", "")
+
+
+# --- Sweeps written by hand
+
+
+def a_record(method, label="", *, number=0, stage="search", seeds=(1, 2), outcome="complete", metrics=None, **values):
+    prefix = "test" if stage == "test" else "val"
+    given = {f"{prefix}_base_acc": (80.0, 82.0), f"{prefix}_new_acc": (60.0, 62.0), f"{prefix}_h": (68.0, 70.0)}
+    return TrialRecord(
+        number=number,
+        config=complete(TrialConfig(method=method, hyperparameters=values)),
+        stage=stage,
+        outcome=outcome,
+        seeds=seeds,
+        epochs=4,
+        label=label,
+        metrics=given if metrics is None else metrics,
+    )
+
+
+ZEROSHOT = a_record("zeroshot", "zero-shot CLIP", stage="test", seeds=(4, 5), number=-1)
+
+
+def a_sweep(store, name, records, finals=(), **pipeline):
+    """The files of a sweep; without `finals` it is unfinished."""
+    folder = store / "sweeps" / name
+    folder.mkdir(parents=True)
+    content = {"name": name, **pipeline}
+    (folder / "pipeline.toml").write_text(files.to_toml(Pipeline.from_dict(content).to_dict()))
+    journal = Journal(folder / "journal.jsonl")
+    journal.append("open", id=f"{name}-0")
+    for record in records:
+        journal.append("record", record=record)
+    if finals:
+        journal.append("final", records=list(finals), threads=1)
+
+
+@pytest.fixture
+def store(tmp_path):
+    """One ordinary sweep, one on class-specific vectors, one that is not finished."""
+    searched, confirmed = a_record("kgcoop", kg_lambda=2.0), {"stage": "test", "seeds": (4, 5)}
+    a_sweep(tmp_path, "kg", [searched], [ZEROSHOT, a_record("kgcoop", "champion", kg_lambda=2.0, **confirmed)])
+    by_base = {"objective": "val_base_acc", "space": "coop"}
+    searched = a_record("coop", metrics={"val_base_acc": (90.0, 91.0), "loss": (0.1, 0.1)}, class_specific=True)
+    final = {"metrics": {"test_base_acc": (88.0, 89.0), "loss": (0.1, 0.1)}, "class_specific": True, **confirmed}
+    a_sweep(tmp_path, "csc", [searched], [ZEROSHOT, a_record("coop", "champion", **final)], search=by_base)
+    a_sweep(tmp_path, "half", [a_record("sam"), a_record("sam", number=1, outcome="failed", metrics={})])
+    return tmp_path
+
+
+def test_compare_puts_the_methods_of_all_sweeps_in_one_table(store):
+    done = gcsearch("compare", "kg", "csc", "--store", store)
+    assert done.returncode == 0, done.stderr
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines() if line.strip()]
+    assert lines == [
+        "shapes-sketch, mini, 16 shots: accuracy on test images in %, mean ± sd over seeds 4, 5",
+        "searched in base new H",
+        lines[2],
+        "zero-shot CLIP 81.00 ± 1.41 61.00 ± 1.41 69.00 ± 1.41",
+        "KgCoOp kg 81.00 ± 1.41 61.00 ± 1.41 69.00 ± 1.41",
+        "CoOp [class-specific] csc 88.50 ± 0.71 - -",
+    ]
+
+
+def test_compare_writes_markdown_json_and_csv(store):
+    markdown = gcsearch("compare", "kg", "csc", "--store", store, "--markdown").stdout
+    assert "| CoOp [class-specific] | csc | **88.50 ± 0.71** | - | - |" in markdown
+    assert "| KgCoOp | kg | 81.00 ± 1.41 | **61.00 ± 1.41** | **69.00 ± 1.41** |" in markdown
+    assert "|---|---|---:|---:|---:|" in markdown
+    (group,) = json.loads(gcsearch("compare", "kg", "csc", "--store", store, "--json").stdout)
+    assert group["task"]["dataset"] == "shapes-sketch"
+    assert [row["name"] for row in group["rows"]] == ["zero-shot CLIP", "KgCoOp", "CoOp"]
+    assert group["rows"][1]["h"] == {"mean": 69.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 68, "5": 70}}
+    rows = list(csv.DictReader(gcsearch("compare", "kg", "csc", "--store", store, "--csv").stdout.splitlines()))
+    assert [(row["name"], row["searched_in"], row["h_mean"]) for row in rows] == [
+        ("zero-shot CLIP", "", "69.0000"),
+        ("KgCoOp", "kg", "69.0000"),
+        ("CoOp", "csc", ""),
+    ]
+    assert (rows[2]["tags"], rows[2]["seeds"], rows[2]["dataset"]) == ("class-specific", "4;5", "shapes-sketch")
+
+
+def test_on_a_terminal_the_best_of_each_column_is_bold(store):
+    shown = gcsearch("compare", "kg", "csc", "--store", store, FORCE_COLOR="1", COLUMNS="120").stdout
+    assert "\x1b[1m88.50 ± 0.71" in shown
+    assert "\x1b[1m69.00 ± 1.41" in shown
+    assert "\x1b[1m81.00" not in shown
+
+
+def test_compare_keeps_tasks_apart_and_shows_other_seeds(store):
+    other = {"stage": "test", "seeds": (7, 8)}
+    a_sweep(store, "later", [a_record("sam")], [a_record("sam", "champion", **other)])
+    a_sweep(store, "four", [a_record("sam")], [a_record("sam", "champion", **other)], task={"shots": 4})
+    done = gcsearch("compare", "kg", "later", "four", "--store", store)
+    assert done.returncode == 0, done.stderr
+    headings = [line for line in done.stdout.splitlines() if "shots" in line]
+    assert [line.partition(":")[0] for line in headings] == [
+        "shapes-sketch, mini, 16 shots",
+        "shapes-sketch, mini, 4 shots",
+    ]
+    assert headings[0].endswith("over seeds 4, 5 or 7, 8")
+    assert ["SAM", "later", "7,", "8"] in [line.split()[:4] for line in done.stdout.splitlines()]
+
+
+def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
+    done = gcsearch("compare", "kg", "half", cwd=store, GCSEARCH_STORE=str(store))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "only finished sweeps can be compared, and half is not" in done.stderr
+    assert "gcsearch run sweeps/half/pipeline.toml --store" in done.stderr
+
+
+def test_tables_live_with_metrics_that_were_not_measured(store):
+    done = gcsearch("best", "csc", "--store", store)
+    assert done.returncode == 0, done.stderr
+    assert "90.50 ± 0.71" in done.stdout
+    assert "coop [class-specific]" in done.stdout
+    assert json.loads(gcsearch("best", "csc", "--json", "--store", store).stdout)[0]["objective"]["mean"] == 90.5
+    done = gcsearch("report", "csc", "--store", store)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("out", "message"), [("", "a report is one file"), ("half.html/sub/report.html", "half.html is a file")]
+)
+def test_a_report_needs_a_place_for_a_file(store, out, message):
+    (store / "half.html").write_text("")
+    done = gcsearch("report", "half", "--out", store / out, "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 

@@ -11,11 +11,12 @@ from plotly.offline import get_plotlyjs
 from scipy.stats import t as students_t
 
 from gcsearch import report
+from gcsearch.methods import find
 from gcsearch.report import findings
 from gcsearch.report.landscape import REACH, Landscape, axis, contour_pairs, importances, landscape, searched, surface
 from gcsearch.report.theme import DARK
 from gcsearch.report.wording import describe
-from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialConfig, TrialRecord
+from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
 
 PIPELINE = Pipeline(name="pets")
 NAN = math.nan
@@ -23,8 +24,8 @@ NAN = math.nan
 
 def a_record(number=0, h=80.0, *, method="gcscoop", outcome=Outcome.COMPLETE, epochs=4, **changes) -> TrialRecord:
     """A searched setting whose val_h ends at `h` on seed 1 and two points higher on seed 2."""
-    hyperparameters = {"rho": 0.1, "beta1": 0.5, "beta2": 0.8} if method == "gcscoop" else {"lr": 0.002}
-    hyperparameters |= changes.pop("hyperparameters", {})
+    usual = {"gcscoop": {"rho": 0.1, "beta1": 0.5, "beta2": 0.8}, "zeroshot": {}}
+    hyperparameters = usual.get(method, {"lr": 0.002}) | changes.pop("hyperparameters", {})
     curve = tuple(
         EpochReport(number=number, epoch=epoch, metrics=metrics(h - (epochs - epoch), method))
         for epoch in range(1, epochs + 1)
@@ -48,10 +49,12 @@ def metrics(h: float, method: str) -> dict[str, tuple[float, float]]:
     return both | (shares | {"cosine": (0.6, 0.7)} if method == "gcscoop" else {})
 
 
-def a_final(label: str, h: tuple[float, ...], number=-1, seeds=(4, 5, 6), **hyperparameters) -> TrialRecord:
+def a_final(
+    label: str, h: tuple[float, ...], number=-1, seeds=(4, 5, 6), method="gcscoop", **hyperparameters
+) -> TrialRecord:
     return TrialRecord(
         number=number,
-        config=TrialConfig(method="gcscoop", hyperparameters=hyperparameters),
+        config=TrialConfig(method=method, hyperparameters=hyperparameters),
         stage="test",
         outcome=Outcome.COMPLETE,
         seeds=seeds[: len(h)],
@@ -142,6 +145,42 @@ def test_the_headline_before_the_confirmation_and_without_any_success():
     )
 
 
+def base_only(record: TrialRecord) -> TrialRecord:
+    """The record as of class-specific vectors: nothing on new classes."""
+    kept = {key: values for key, values in record.metrics.items() if "base" in key or key == "loss"}
+    curve = tuple(
+        one.model_copy(update={"metrics": {"val_base_acc": one.metrics["val_base_acc"]}}) for one in record.curve
+    )
+    values = record.config.hyperparameters | {"class_specific": True}
+    config = TrialConfig(method=record.config.method, hyperparameters=values)
+    return record.model_copy(update={"metrics": kept, "curve": curve, "config": config})
+
+
+def test_a_champion_without_new_classes_is_compared_by_base_accuracy():
+    champion = base_only(a_final("champion", (80.0, 81.0, 82.0), number=3, method="coop", lr=0.01))
+    literature = base_only(a_final("CoOp, literature", (80.0, 80.0, 81.0), method="coop"))
+    rows = report.render_table([FINALS[0], literature, champion])
+    assert [row.name for row in rows] == [
+        "zero-shot CLIP",
+        "CoOp, literature [class-specific]",
+        "champion [class-specific]",
+    ]
+    assert rows[2].base.mean == 81.0
+    assert math.isnan(rows[2].h.mean)
+    assert rows[0].lead.mean == pytest.approx(11.0)
+    sentences = findings.headline(PIPELINE, [a_record(3, method="coop")], [FINALS[0], literature, champion], 3)
+    assert "CoOp [class-specific]" in sentences[0]
+    assert "reaches a base accuracy of 81.0 ± 1.0 on test images (3 seeds). It says nothing about new" in sentences[0]
+    assert sentences[1].startswith("That is 11.0 points above zero-shot CLIP")
+    assert "+0.7 points of base accuracy" in sentences[2]
+
+
+def test_a_reference_without_new_classes_is_not_compared_in_h():
+    literature = base_only(a_final("CoOp, literature", (80.0, 80.0, 81.0), method="coop"))
+    sentences = findings.headline(PIPELINE, a_sweep(), [literature, FINALS[2]], 10)
+    assert sentences[1:] == ["CoOp, literature [class-specific] has no H, so the two are not compared."]
+
+
 # --- Axes and the rebuilt study
 
 
@@ -167,6 +206,27 @@ def test_words_make_a_categorical_axis():
     assert init.words == ("", "“a photo of a”")
     assert init.place("") == ""
     assert init.ticks() == {"type": "category"}
+
+
+def test_unknown_numbers_choose_their_axis_by_how_they_lie():
+    drawn = [0.1 * 10 ** (n / 10) for n in range(21)]
+    assert axis("kg_lambda", drawn).log
+    assert axis("kg_lambda", [0.0, *drawn]).special == {0.04: "0"}
+    assert not axis("temperature", [0.1 + 0.1 * n for n in range(21)]).log
+    assert not axis("rank", [5, 8, 10]).log
+    assert not axis("beta1", [0.01, 0.02, 0.9]).log
+
+
+def test_truth_values_and_choices_are_words():
+    assert axis("class_specific", [True, False]).words == ("false", "true")
+    assert axis("position", ["end", "middle", "end"]).words == ("end", "middle")
+
+
+def test_the_methods_own_hyperparameters_come_first():
+    tried = [{"lr": 0.1 * n, "n_ctx": n, "rank": n, "kg_lambda": n, "rho": n, "epochs": n} for n in (1, 2)]
+    records = [a_record(number=n, method="coop", hyperparameters=one) for n, one in enumerate(tried)]
+    assert searched(records) == ["rho", "kg_lambda", "rank", "lr", "epochs", "n_ctx"]
+    assert contour_pairs(landscape(records, "val_h")) == [("rho", "kg_lambda"), ("rho", "rank"), ("kg_lambda", "rank")]
 
 
 def test_only_what_varies_was_searched():
@@ -371,6 +431,46 @@ def test_a_picture_that_cannot_be_drawn_says_why(records, finals, champion, left
     text = own(page(records, finals, champion))
     for words in left_out:
         assert words in text
+
+
+SPACES = {
+    "kgcoop": lambda n: {"kg_lambda": 0.1 * 1.3**n, "lr": 0.001 * (1 + n % 5)},
+    "subpt": lambda n: {"probe_epochs": 20 + n % 7, "rank": 2 + n % 5, "lr": 0.001 * (1 + n % 3)},
+    "coop": lambda n: {"position": ("end", "middle", "front")[n % 3], "n_ctx": (1, 2, 4, 8, 16)[n % 5]},
+    "kgcoop+gcscoop": lambda n: {"rho": 0.0 if n % 5 == 0 else 0.02 * n, "kg_lambda": float(n % 4), "beta1": "off"},
+    "nfl": lambda n: {"nfl_names": ("clean", "transductive")[n % 2]} | ({"nfl_lambda": 0.1 * n} if n % 3 else {}),
+}
+
+
+@pytest.mark.parametrize("method", SPACES)
+def test_the_page_makes_sense_for_every_method_and_space(method):
+    tried = [SPACES[method](n) for n in range(24)]
+    records = [a_record(n, 70 + n / 2, method=method, hyperparameters=values) for n, values in enumerate(tried)]
+    champion = a_final("champion", (80.0, 81.0), number=23, method=method, **tried[23])
+    text = own(page(records, [FINALS[0], champion], 23))
+    assert find(method).title in text
+    titles = [figure["layout"]["xaxis"]["title"]["text"] for figure in figures(text)]
+    assert all(any(title.startswith(name) for title in titles) for name in searched(records))
+    assert "nan" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL).lower()
+    assert ("champion [transductive]" in text) == (method == "nfl")
+    assert re.search(rf"The same in all: {re.escape(find(method).title)}[.,]", text)
+    words = [trace["x"] for figure in figures(text) for trace in figure["data"] if isinstance(trace["x"], list)]
+    assert not any("'" in str(place) for places in words for place in places)
+
+
+def test_the_page_of_class_specific_vectors_leaves_out_what_they_do_not_have():
+    by_base = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_base_acc", space="coop")})
+    records = [base_only(a_record(n, 70 + n, method="coop", hyperparameters={"lr": 0.001 * n})) for n in range(1, 13)]
+    champion = base_only(a_final("champion", (80.0, 81.0), number=12, method="coop", lr=0.012))
+    text = own(report.build_report(by_base, records, [champion], 12))
+    assert "No setting has accuracies on both sides" in text
+    assert "<td class=n>80.5 ± 0.7<td class=n>–<td class=n>–" in text
+    assert "champion ahead by, in base accuracy" in text
+    assert "H –" not in text
+    text = own(report.build_report(by_base, records, [FINALS[0], champion], 12))
+    assert "so not in it: champion [class-specific]." in text
+    text = own(report.build_report(PIPELINE, records, [], None))
+    assert "No trial has come to a number (12 complete)" in text
 
 
 def test_maps_are_dots_until_there_are_enough_for_a_surface():

@@ -23,7 +23,12 @@ from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialConfig, TrialFi
         ({"name": "a", "task": {"shots": 0}}, r"task.shots: input should be greater than or equal to 1, got 0"),
         ({"name": "a", "task": {"seeds": [1, 1]}}, r"task.seeds: seeds must be distinct.*got \[1, 1\]"),
         ({"name": "a", "task": {"template": "a photo"}}, r"template must contain {} exactly once"),
-        ({"name": "../x"}, r"name: string should match pattern"),
+        ({"name": "../x"}, r"name: a name is made of letters, digits, .*got '../x'.\n.*for example `pets-16shots`"),
+        ({"name": "a", "search": {"trials": True}}, r"search.trials: input should be a valid integer, got True"),
+        ({"name": "a", "search": {"trials": "3"}}, r"search.trials: input should be a valid integer, got '3'"),
+        ({"name": "a", "task": {"seeds": [1, True]}}, r"task.seeds.1: input should be a valid integer, got True"),
+        ({"name": "a", "task": {"val_shots": 0}}, r"task.val_shots: .*greater than or equal to 1, or 'all', got 0"),
+        ({"name": "a", "resources": {"workers": "two"}}, r"resources.workers: .*integer, or 'auto', got 'two'"),
         ({}, r"p.toml, name: this key is required.\nAdd `name = ...`."),
         ({"name": "a", "version": 2}, r"version: input should be 1, got 2"),
     ],
@@ -69,13 +74,23 @@ def test_a_trial_file_keeps_every_default():
         ("sam", {"rho": -1}, r"sam.rho: input should be greater than or equal to 0, got -1"),
         ("coop", {"rho": 0.1}, r"coop.rho: the key must be one of the known names"),
         ("coop", {"epochs": 1.5}, r"coop.epochs: .*got 1.5"),
-        ("gcscoop", {"beta1": "on"}, r"gcscoop.beta1"),
+        ("gcscoop", {"beta1": "on"}, r"gcscoop.beta1: input should be a valid number, or 'off', got 'on'"),
+        ("gcscoop", {"beta1": True}, r"gcscoop.beta1: input should be a valid number, or 'off', got True"),
+        ("sam", {"rho": False}, r"sam.rho: input should be a valid number, got False"),
         ("sam", {"rho": float("nan")}, r"sam.rho"),
     ],
 )
 def test_wrong_settings_are_refused_in_words(method, values, message):
     with pytest.raises(InputError, match=message):
         build(TrialConfig(method=method, hyperparameters=values))
+
+
+def test_a_whole_number_is_a_number_and_a_list_a_tuple():
+    assert build(TrialConfig(method="sam", hyperparameters={"rho": 1})).rho == 1.0
+    assert Pipeline.from_dict({"name": "a", "task": {"seeds": [3, 4]}}).task.seeds == (3, 4)
+    values = {"flag": True, "count": 1, "share": 1.0, "word": "end"}
+    read = TrialConfig.from_dict({"method": "sam", "hyperparameters": values}).hyperparameters
+    assert [type(value) for value in read.values()] == [bool, int, float, str]
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -16,7 +16,7 @@ import pytest
 from gcsearch import provenance, tracking
 from gcsearch.errors import InputError, RunError
 from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
-from gcsearch.tracking import Tracker, read_records, run_name, ui_command
+from gcsearch.tracking import Tracker, check_uri, read_records, run_name, ui_command
 
 PIPELINE = Pipeline(name="pets")
 GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
@@ -310,10 +310,59 @@ def test_the_limits_of_mlflow_are_kept(tracker):
         ),
         ({"config": TrialConfig(method="coop", hyperparameters={"lr": 0.002})}, "t0007-coop-lr0.002"),
         ({"config": TrialConfig(method="zeroshot")}, "t0007-zeroshot"),
+        (
+            {"config": TrialConfig(method="kgcoop", hyperparameters={"lr": 0.002, "kg_lambda": 8.0, "n_ctx": 4})},
+            "t0007-kgcoop-kg_lambda8.00",
+        ),
+        (
+            {"config": TrialConfig(method="subpt+nfl", hyperparameters={"rank": 10, "nfl_names": "transductive"})},
+            "t0007-subpt+nfl-rank10-nfl_namestransductive",
+        ),
     ],
 )
 def test_run_names_can_be_read(changes, name):
     assert run_name(a_record(7, **changes)) == name
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("{folder}", "not in a plain folder"),
+        ("file://{folder}", "not in a plain folder"),
+        ("sqllite:///{folder}/mlflow.db", r"known kind, got sqllite:///.*\nKnown: .*sqlite://"),
+        ("nosuch://user:secret@host/x", r"known kind, got nosuch://user:\*\*\*@host/x"),
+        ("sqlite:///{folder}/missing/mlflow.db", r"the folder .*/missing must exist"),
+        ("sqlite:///{folder}", r"a file, not a folder.*\n.*mlflow.db"),
+        ("sqlite://", "outlives the process"),
+        ("sqlite:///:memory:", "outlives the process"),
+        ("http://", "must name one"),
+    ],
+)
+def test_a_place_that_cannot_hold_runs_is_refused_before_anything_is_made(tmp_path, uri, message):
+    with pytest.raises(InputError, match=f"tracking.uri: .*{message}") as caught:
+        check_uri(uri.format(folder=tmp_path))
+    assert "secret" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_places_that_can_hold_runs_are_accepted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = ("sqlite:///mlflow.db", f"sqlite:///{tmp_path}/new.db", "postgresql+psycopg2://u:p@db/x", "http://db:5000")
+    for uri in places:
+        check_uri(uri)
+
+
+def test_a_metric_that_was_not_measured_is_left_out(tracker):
+    base_only = {"val_base_acc": (70.0, 80.0), "loss": (0.5, 0.25), "val_h": ()}
+    curve = (EpochReport(number=0, epoch=1, metrics=base_only),)
+    config = TrialConfig(method="coop", hyperparameters={"class_specific": True})
+    run_id = tracker.log_record(a_record(config=config, epochs=1, metrics=base_only, curve=curve))
+    run = tracker.client.get_run(run_id)
+    assert run.data.tags["gcsearch.method.tags"] == "class-specific"
+    logged = run.data.metrics
+    assert logged["val_base_acc"] == 75.0
+    assert not any("val_h" in name or "new" in name for name in logged)
+    assert read_records(tracker.uri, tracker._sweep)[0].metrics == base_only
 
 
 def test_a_wrong_place_is_refused_with_words(tracker, tmp_path):
@@ -321,8 +370,9 @@ def test_a_wrong_place_is_refused_with_words(tracker, tmp_path):
         Tracker(str(tmp_path), "pets")
     with pytest.raises(RunError, match="does not answer"):
         Tracker(f"http://127.0.0.1:{free_port()}", "pets")
-    with pytest.raises(RunError, match=r"user:\*\*\*@nowhere"):
-        Tracker("nosuchdatabase://user:secret@nowhere/x", "pets")
+    with pytest.raises(RunError, match=r"user:\*\*\*@nowhere") as caught:
+        Tracker("postgresql+nosuchdriver://user:secret@nowhere/x", "pets")
+    assert "secret" not in str(caught.value)
     with pytest.raises(InputError, match=f"got other.*\n.*{tracker._sweep}"):
         read_records(tracker.uri, "other")
     with pytest.raises(InputError, match="no sweep"):

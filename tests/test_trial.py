@@ -78,7 +78,7 @@ def test_a_pack_of_several_methods_gives_one_record_each(laboratory):
         *("share_plain", "share_projected", "share_perturbed"),
     }
     assert all(len(values) == 3 for values in gcs.metrics.values())
-    assert [len(trial.contexts) for trial in trials] == [3, 3, 0, 3]
+    assert [len(trial.parameters) for trial in trials] == [3, 3, 0, 3]
     assert TrialRecord.from_dict(json.loads(json.dumps(gcs.to_dict()))) == gcs
 
 

@@ -35,7 +35,7 @@ from gcsearch.report.theme import (
     star,
     styled,
 )
-from gcsearch.report.wording import counted, hover, value_text
+from gcsearch.report.wording import counted, hover, named, value_text
 from gcsearch.schema import Outcome, TrialRecord
 
 _MEANING = {
@@ -44,7 +44,13 @@ _MEANING = {
     "beta2": "beta2, upper bound on the cosine",
     "lr": "lr, learning rate",
     "epochs": "epochs",
-    "weight_decay": "weight_decay",
+    "kg_lambda": "kg_lambda, weight of guidance",
+    "prograd_lambda": "prograd_lambda, share removed",
+    "nfl_lambda": "nfl_lambda, weight of other names",
+    "nfl_count": "nfl_count, other names",
+    "probe_epochs": "probe_epochs, of the probe run",
+    "rank": "rank, directions kept",
+    "n_ctx": "n_ctx, context vectors",
 }
 _OTHER_LINES = ((BLUE, "dash"), (GREEN, "dot"), (PURPLE, "dashdot"), (GREY, "longdash"))
 
@@ -121,10 +127,11 @@ def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
     for index, (record, base, new) in enumerate(pairs):
         mine = record.label == CHAMPION
         colour = ACCENT if mine else colours[index % len(colours)]
-        texts = [f"{record.label}, seed {seed}" for seed in record.seeds]
+        name = named(record)
+        texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
-        mean = ([fmean(base)], [fmean(new)], [f"{record.label}, mean of {counted(len(base), 'seed')}"])
-        figure.add_trace(star(*mean) if mine else dots(*mean, record.label, size=13, color=colour, symbol="diamond"))
+        mean = ([fmean(base)], [fmean(new)], [f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"])
+        figure.add_trace(star(*mean) if mine else dots(*mean, name, size=13, color=colour, symbol="diamond"))
     figure.update_xaxes(title_text="base classes, test accuracy (%)")
     figure.update_yaxes(title_text="new classes, test accuracy (%)")
     return figure
@@ -178,6 +185,9 @@ def draw_slice(land: Landscape, name: str, champion: int | None, objective: str)
     look = {"size": 8, "color": BLUE, "line": {"width": 1, "color": SURFACE}, "showscale": False}
     cloud.update(marker=None, text=texts, hovertemplate="%{text}<extra></extra>", showlegend=False)
     cloud.update(marker=look)
+    if land.axes[name].words:  # Optuna's own are in quotation marks
+        cloud.x = [land.axes[name].place(land.records[i].config.hyperparameters[name]) for i in order]
+        figure.update_xaxes(categoryorder="array", categoryarray=land.axes[name].words)
     mine = [spot for spot, i in enumerate(order) if land.records[i].number == champion]
     if mine:
         spot = mine[0]

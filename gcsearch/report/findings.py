@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from gcsearch.metrics import Spread, spread
 from gcsearch.report.landscape import searched
-from gcsearch.report.wording import counted, describe, hover, joined, outcome_counts, plus_minus, signed
+from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
 from gcsearch.schema import Outcome, Pipeline, TrialRecord
 
 CHAMPION = "champion"
@@ -43,10 +43,12 @@ class Paired(NamedTuple):
 class Row(NamedTuple):
     """One line of the results: test accuracies in per cent, mean and deviation over seeds.
 
-    `lead` is the champion's H minus this one's, paired by seed; None for the champion and without one.
+    `lead` is the champion's `deciding` metric minus this one's, paired by seed; None for the champion, without
+    one, and where either was not measured.
     """
 
     name: str
+    label: str
     base: Spread
     new: Spread
     h: Spread
@@ -74,13 +76,24 @@ def paired(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Paired | None
 def render_table(finals: Sequence[TrialRecord]) -> list[Row]:
     """The confirmed settings in the form of the field's tables: base, new, H; the champion last."""
     champion = labelled(finals, CHAMPION)
+    metric = deciding(finals)
 
     def row(record: TrialRecord) -> Row:
         base, new, h = (spread(record.metrics.get(f"test_{key}", ())) for key in ("base_acc", "new_acc", "h"))
-        lead = paired(champion, record, "test_h") if champion and record is not champion else None
-        return Row(record.label or f"trial {record.number}", base, new, h, record is champion, lead)
+        lead = paired(champion, record, metric) if champion and record is not champion else None
+        return Row(named(record), record.label, base, new, h, record is champion, lead)
 
     return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
+
+
+def deciding(finals: Sequence[TrialRecord]) -> str:
+    """What the champion is compared by: H; base accuracy where it has no vectors for new classes, and so no H."""
+    champion = labelled(finals, CHAMPION)
+    base_only = champion and champion.metrics.get("test_base_acc") and not champion.metrics.get("test_h")
+    return "test_base_acc" if base_only else "test_h"
+
+
+IN_WORDS = {"test_h": "H", "test_base_acc": "base accuracy"}
 
 
 def headline(
@@ -92,19 +105,33 @@ def headline(
         first = f" The first reason given: {reasons[0]}" if reasons else ""
         return [f"No setting has completed ({outcome_counts(records)}), so there is nothing to choose.{first}"]
     confirmed = labelled(finals, CHAMPION)
-    if confirmed is None or not confirmed.metrics.get("test_h"):
+    metric = deciding(finals)
+    if confirmed is None or not confirmed.metrics.get(metric):
         return _unconfirmed(pipeline, records, champion)
     rows = render_table(finals)
-    mine = next(row for row in rows if row.champion)
-    sentences = [
-        f"The champion, {describe(confirmed.config, searched(records))}, reaches H = {plus_minus(mine.h)} on test "
-        f"images (base {plus_minus(mine.base)}, new {plus_minus(mine.new)}; {counted(mine.h.n, 'seed')})."
+    sentences = [_reached(confirmed, describe(confirmed.config, searched(records)), rows[-1])]
+    sentences += [
+        _comparison(row, confirmed, labelled(finals, row.label), metric) for row in rows if _is_yardstick(row.label)
     ]
-    sentences += [_comparison(row, confirmed, labelled(finals, row.name)) for row in rows if _is_yardstick(row.name)]
-    ahead = [row.name for row in rows if row.h.mean > mine.h.mean]
+    mean = confirmed.mean(metric)
+    ahead = [named(record) for record in finals if record.mean(metric) > mean]
     if ahead:
-        sentences.append(f"By mean H it is not in front: {joined(ahead)} {'is' if len(ahead) == 1 else 'are'} higher.")
+        verb = "is" if len(ahead) == 1 else "are"
+        sentences.append(f"By mean {IN_WORDS[metric]} it is not in front: {joined(ahead)} {verb} higher.")
     return sentences
+
+
+def _reached(champion: TrialRecord, described: str, mine: Row) -> str:
+    over = f"{counted(mine.base.n, 'seed')}"
+    if champion.metrics.get("test_h"):
+        return (
+            f"The champion, {described}, reaches H = {plus_minus(mine.h)} on test images "
+            f"(base {plus_minus(mine.base)}, new {plus_minus(mine.new)}; {over})."
+        )
+    return (
+        f"The champion, {described}, reaches a base accuracy of {plus_minus(mine.base)} on test images ({over}). "
+        "It says nothing about new classes, so it has no H."
+    )
 
 
 def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: int | None) -> list[str]:
@@ -120,23 +147,25 @@ def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: i
     ]
 
 
-def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None) -> str:
-    lead = row.lead
+def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None, metric: str) -> str:
+    lead, words = row.lead, IN_WORDS[metric]
+    if reference and not reference.metrics.get(metric):
+        return f"{row.name} has no {words}, so the two are not compared."
     if lead is None:
         return f"It has no seed in common with {row.name}, so the two are not compared."
     if reference and reference.config.digest == champion.config.digest:
         return f"It is the same setting as {row.name}: the search found nothing better."
     if lead.n == 1:
-        return f"Against {row.name} it is {signed(lead.mean)} points of H on one seed, which says little."
+        return f"Against {row.name} it is {signed(lead.mean)} points of {words} on one seed, which says little."
     interval = f"95 % interval {signed(lead.low)} to {signed(lead.high)}, {lead.n} paired seeds"
     if not lead.distinguishable:
-        return f"It is not distinguishable from {row.name}: {signed(lead.mean)} points of H ({interval})."
+        return f"It is not distinguishable from {row.name}: {signed(lead.mean)} points of {words} ({interval})."
     side = "above" if lead.mean > 0 else "below"
     return f"That is {abs(lead.mean):.1f} points {side} {row.name} ({interval})."
 
 
-def _is_yardstick(name: str) -> bool:
-    return name.endswith(LITERATURE) or name.startswith(ZEROSHOT)
+def _is_yardstick(label: str) -> bool:
+    return label.endswith(LITERATURE) or label.startswith(ZEROSHOT)
 
 
 def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:

@@ -7,19 +7,24 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import combinations
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
+from gcsearch.methods import Trained
 from gcsearch.report.wording import value_text
 from gcsearch.schema import Outcome, TrialRecord, Value
 
 logging.getLogger("optuna.storages").setLevel(logging.WARNING)
 
-_ORDER = ("rho", "beta1", "beta2", "lr", "epochs")
+_FIRST = ("rho", "beta1", "beta2")  # then the method's other own hyper-parameters, then those of all methods
 _LOGARITHMIC = frozenset({"rho", "lr", "weight_decay", "epochs", "batch_size", "n_ctx"})
+_LINEAR = frozenset({"beta1", "beta2", "momentum"})
+_WIDE = 10.0  # least ratio of the largest to the smallest number on an axis that is logarithmic by its numbers
 _OFF = "off"
 
 LEAST_SURFACE = 20  # settings with numbers on both axes; fewer are shown as points alone
@@ -29,13 +34,20 @@ _CELLS = 60  # of a surface along each axis
 
 
 def searched(records: Sequence[TrialRecord]) -> list[str]:
-    """Hyper-parameters that take more than one value, those of the method first."""
+    """Hyper-parameters that take more than one value: the method's own first, those of every method last."""
     values: dict[str, set[Value]] = {}
     for record in records:
         for name, value in record.config.hyperparameters.items():
             values.setdefault(name, set()).add(value)
     varied = [name for name, seen in values.items() if len(seen) > 1]
-    return sorted(varied, key=lambda name: (_ORDER.index(name) if name in _ORDER else len(_ORDER), name))
+    common = tuple(Trained.model_fields)
+
+    def order(name: str) -> tuple[int, int, str]:
+        if name in _FIRST:
+            return (0, _FIRST.index(name), "")
+        return (2, common.index(name), "") if name in common else (1, 0, name)
+
+    return sorted(varied, key=order)
 
 
 @dataclass(frozen=True)
@@ -105,12 +117,21 @@ def axis(name: str, values: Iterable[Value]) -> Axis:
     if others or not numbers:
         return Axis(name, False, tuple(sorted(map(value_text, seen))), 0.0, 0.0, {})
     positive = [number for number in numbers if number > 0]
-    log = name in _LOGARITHMIC and bool(positive) and numbers[0] >= 0 and _OFF not in seen
+    log = bool(positive) and numbers[0] >= 0 and _OFF not in seen and _is_logarithmic(name, positive)
     low, high = (positive if log else numbers)[0], numbers[-1]
     special = {low / 2.5: "0"} if log and numbers[0] == 0 else {}
     if _OFF in seen:
         special = {low - 0.15 * max(high - low, 0.1): _OFF}
     return Axis(name, log, (), low, max(high, math.nextafter(low, math.inf)), special)
+
+
+def _is_logarithmic(name: str, positive: Sequence[float]) -> bool:
+    """Whether the numbers, in rising order, lie more evenly by their logarithm, where the name does not tell."""
+    low, middle, high = positive[0], median(positive), positive[-1]
+    if name in _LOGARITHMIC or name in _LINEAR or high < _WIDE * low:
+        return name in _LOGARITHMIC
+    by_logarithm = math.log(middle / low) / math.log(high / low)
+    return abs(by_logarithm - 0.5) < abs((middle - low) / (high - low) - 0.5)
 
 
 @dataclass(frozen=True)
@@ -157,11 +178,14 @@ def importances(land: Landscape) -> dict[str, float]:
 
 
 def contour_pairs(land: Landscape) -> list[tuple[str, str]]:
-    """The pairs worth a map: radius and bounds against one another; without bounds, the first two numbers."""
+    """The pairs worth a map: radius and bounds against one another; without bounds, the first three numbers."""
     numeric = [name for name, one in land.axes.items() if not one.words]
-    wanted = [("rho", "beta1"), ("rho", "beta2"), ("beta1", "beta2")]
-    pairs = [pair for pair in wanted if set(pair) <= set(numeric)]
-    return pairs or ([(numeric[0], numeric[1])] if len(numeric) > 1 else [])
+    bounds = {"beta1", "beta2"} & set(numeric)
+    chosen = [name for name in numeric if name in _FIRST] if bounds and len(numeric) > 1 else numeric[:3]
+    pairs = combinations(chosen if len(chosen) > 1 else numeric[:2], 2)
+    return [
+        (x, y) for x, y in pairs if sum({x, y} <= set(record.config.hyperparameters) for record in land.records) > 1
+    ]
 
 
 class Surface(NamedTuple):

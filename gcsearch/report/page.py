@@ -13,6 +13,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from gcsearch import files
+from gcsearch.methods import title_and_tags, with_tags
 from gcsearch.report.figures import (
     draw_confirmation,
     draw_contour,
@@ -25,11 +26,13 @@ from gcsearch.report.figures import (
     draw_slice,
 )
 from gcsearch.report.findings import (
+    IN_WORDS,
     Entry,
     Row,
     branches,
     compared,
     curve,
+    deciding,
     entries,
     headline,
     history,
@@ -52,6 +55,8 @@ from gcsearch.report.wording import (
     counted,
     describe,
     hover,
+    joined,
+    named,
     outcome_counts,
     plus_minus,
     signed,
@@ -128,7 +133,8 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
     if not finals:
         return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
     rows = [_result_row(row) for row in render_table(finals)]
-    head = "<tr><th>setting<th class=n>base<th class=n>new<th class=n>H<th class=n>champion ahead by, in H</tr>"
+    ahead = f"champion ahead by, in {IN_WORDS[deciding(finals)]}"
+    head = f"<tr><th>setting<th class=n>base<th class=n>new<th class=n>H<th class=n>{ahead}</tr>"
     seeds = sorted({seed for record in finals for seed in record.seeds})
     known = set(seeds) & set(pipeline.task.seeds)
     lead = (
@@ -158,7 +164,8 @@ def _scatter_sections(
 ) -> list[Section]:
     points = scatter_points(records)
     figures = [draw_scatter(points, champion)] if points else []
-    if any(r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc") for r in finals):
+    one_sided = [r for r in finals if not (r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc"))]
+    if len(one_sided) < len(finals):
         figures.append(draw_confirmation(finals))
     if not figures:
         return [Section("Base against new", "No setting has accuracies on both sides.")]
@@ -170,6 +177,8 @@ def _scatter_sections(
         )
     if len(figures) > (1 if points else 0):
         parts.append("The confirmation: test images; small dots are seeds, large marks their means.")
+        if one_sided:
+            parts.append(f"Without accuracies on both sides, so not in it: {joined([named(r) for r in one_sided])}.")
     parts.append("Grey curves join points of equal H.")
     if len(figures) > 1:
         parts.append("The two protocols are not on one scale.")
@@ -315,9 +324,10 @@ def _cell(value: object, text: str) -> str:
 
 def _shared(records: Sequence[TrialRecord], varied: Sequence[str]) -> str:
     first = records[0].config
-    methods = {record.config.method for record in records}
+    titles, tags = (set(each) for each in zip(*(title_and_tags(record.config) for record in records), strict=True))
+    method = [with_tags(titles.pop(), tags.pop() if len(tags) == 1 else ())] if len(titles) == 1 else []
     fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name not in varied]
-    return ", ".join(([describe(first, ())] if len(methods) == 1 else []) + fixed)
+    return ", ".join(method + fixed)
 
 
 def _footer(

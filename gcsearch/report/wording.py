@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from gcsearch.methods import METHODS
+from gcsearch.methods import title_and_tags, with_tags
 from gcsearch.metrics import Spread, spread
 from gcsearch.schema import Outcome, TrialConfig, TrialRecord
 
@@ -32,6 +32,8 @@ def signed(value: float) -> str:
 
 def value_text(value: object) -> str:
     """A hyper-parameter's value; words in quotation marks."""
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, float):
         return f"{value:.3g}"
     return f"“{value}”" if isinstance(value, str) and " " in value else str(value)
@@ -47,9 +49,14 @@ def joined(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
+def named(record: TrialRecord) -> str:
+    """A confirmed setting by its label, with the tags of its method."""
+    return with_tags(record.label or f"trial {record.number}", title_and_tags(record.config)[1])
+
+
 def describe(config: TrialConfig, names: Sequence[str]) -> str:
     """A setting in words: `GCSCoOp (rho 0.12, beta1 off, beta2 0.8)`; `names` are the keys shown."""
-    title = METHODS[config.method].title if config.method in METHODS else config.method
+    title = with_tags(*title_and_tags(config))
     shown = ", ".join(f"{n} {value_text(config.hyperparameters[n])}" for n in names if n in config.hyperparameters)
     return f"{title} ({shown})" if shown else title
 

@@ -1,0 +1,182 @@
+"""Finished sweeps to one table: base, new and H of every method on the same task, each setting once.
+
+Reads confirmed records only: test images, all base classes trained.  Rows of one group were measured on the
+same data with the same frozen model; only the seeds may differ, and then every row says which were its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from gcsearch import methods
+from gcsearch.errors import InputError
+from gcsearch.methods import title_and_tags, with_tags
+from gcsearch.metrics import Spread, spread
+from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
+
+Column = Literal["base", "new", "h"]
+COLUMNS: tuple[Column, ...] = ("base", "new", "h")
+
+_METRIC: dict[Column, str] = {"base": "test_base_acc", "new": "test_new_acc", "h": "test_h"}
+_TRANSDUCTIVE = "transductive"
+_NOT_SHARED = frozenset({"val_shots", "folds", "seeds", "other_names"})
+"""Keys of the task that decide what a sweep chooses, not what test images say of it, and one that is NFL's alone."""
+
+_Key = tuple[str, tuple[int, ...], str | None]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a finished sweep brings to the table: its champion and the settings confirmed beside it."""
+
+    name: str
+    task: Task
+    champion: TrialRecord
+    references: Sequence[TrialRecord]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One confirmed setting. `sweeps` are those whose search chose it; `best` its columns without a better row."""
+
+    title: str
+    tags: tuple[str, ...]
+    record: TrialRecord
+    sweeps: tuple[str, ...] = ()
+    best: frozenset[Column] = frozenset()
+
+    @property
+    def name(self) -> str:
+        """The title with its tags, and with how the setting ended where that was not well."""
+        broken = self.record.outcome is not Outcome.COMPLETE
+        return with_tags(self.title, self.tags) + (f" ({self.record.outcome.value})" if broken else "")
+
+    def per_seed(self, column: Column) -> tuple[float, ...]:
+        """Test accuracies in per cent in the order of the record's seeds; empty where it has none."""
+        return self.record.metrics.get(_METRIC[column], ())
+
+    def values(self, column: Column) -> Spread:
+        """Mean and deviation over seeds."""
+        return spread(self.per_seed(column))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; numbers that do not exist are null."""
+        return {
+            "name": self.title,
+            "tags": list(self.tags),
+            "sweeps": list(self.sweeps),
+            "config": self.record.config.to_dict(),
+            "outcome": self.record.outcome.value,
+            "seeds": list(self.record.seeds),
+            **{column: self._numbers(column) for column in COLUMNS},
+            "best": [column for column in COLUMNS if column in self.best],
+        }
+
+    def _numbers(self, column: Column) -> dict[str, Any]:
+        mean, deviation, _ = self.values(column)
+        return {
+            "mean": _finite(mean),
+            "deviation": _finite(deviation),
+            "per_seed": {str(s): _finite(v) for s, v in zip(self.record.seeds, self.per_seed(column), strict=False)},
+        }
+
+
+@dataclass(frozen=True)
+class Group:
+    """All rows of one task. `task` holds the keys that test numbers depend on."""
+
+    task: Mapping[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def seeds(self) -> list[tuple[int, ...]]:
+        """The different lists of seeds among the rows; one where every row has the same."""
+        return list(dict.fromkeys(row.record.seeds for row in self.rows))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"task": dict(self.task), "rows": [row.to_dict() for row in self.rows]}
+
+
+def compare(sweeps: Iterable[Finished]) -> list[Group]:
+    """One group per task, in the order of the sweeps; in it the references first, then the champions.
+
+    The same setting with the same seeds is one row, however many sweeps confirmed it: under a reference's
+    title where one named it so, with the names of all sweeps that chose it.
+    """
+    tasks: dict[str, dict[str, Any]] = {}
+    found: dict[str, dict[_Key, Row]] = {}
+    ordered = list(sweeps)
+    for chosen in (False, True):
+        for sweep in ordered:
+            task = {key: value for key, value in sweep.task.to_dict().items() if key not in _NOT_SHARED}
+            key = repr(sorted(task.items()))
+            tasks.setdefault(key, task)
+            for record in [sweep.champion] if chosen else sweep.references:
+                _enter(found.setdefault(key, {}), record, sweep, chosen=chosen)
+    return [Group(task, _marked(list(found[key].values()))) for key, task in tasks.items()]
+
+
+def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
+    """Add the record, or to the row of the same setting and seeds the sweep that chose it."""
+    names = sweep.task.other_names if "nfl" in record.config.method.split("+") else None
+    key = (_identity(record.config), record.seeds, names)
+    title, tags = title_and_tags(record.config)
+    known = rows.get(key) or Row(title if chosen else record.label or title, tags, record)
+    better = known.record.outcome is not Outcome.COMPLETE and record.outcome is Outcome.COMPLETE
+    chosen_by = (*known.sweeps, sweep.name) if chosen and sweep.name not in known.sweeps else known.sweeps
+    rows[key] = replace(known, record=record if better else known.record, sweeps=chosen_by)
+
+
+def _identity(config: TrialConfig) -> str:
+    """The digest with every default written out, also those that an older gcsearch did not have yet."""
+    try:
+        return methods.complete(config).digest
+    except InputError:
+        return config.digest
+
+
+def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
+    """The rows with the best of each column noted, equals in the second decimal all alike.
+
+    A transductive row, which has seen the names of the new classes, competes only where all have.
+    """
+    unfair = [_TRANSDUCTIVE in row.tags and not all(_TRANSDUCTIVE in other.tags for other in rows) for row in rows]
+    best: list[set[Column]] = [set() for _ in rows]
+    for column in COLUMNS:
+        means = [math.nan if out else row.values(column).mean for row, out in zip(rows, unfair, strict=True)]
+        top = max((round(mean, 2) for mean in means if math.isfinite(mean)), default=math.inf)
+        for index, mean in enumerate(means):
+            if math.isfinite(mean) and round(mean, 2) == top:
+                best[index].add(column)
+    return tuple(replace(row, best=frozenset(columns)) for row, columns in zip(rows, best, strict=True))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# --- Names ----------------------------------------------------------------------------------------------
+
+
+def tagged(record: TrialRecord) -> str:
+    """The record's label with the tags of its method."""
+    return with_tags(record.label, title_and_tags(record.config)[1])
+
+
+def described(config: TrialConfig) -> str:
+    """The setting in one line, the tags of its method behind the method's name."""
+    method, space, rest = config.describe().partition(" ")
+    return with_tags(method, title_and_tags(config)[1]) + space + rest
+
+
+def heading(group: Group, groups: Sequence[Group]) -> str:
+    """What all rows of the group share: data set, model, shots, and further keys where the groups differ in them."""
+    first = ("dataset", "backbone", "shots")
+    words = [str(group.task["dataset"]), str(group.task["backbone"]), f"{group.task['shots']} shots"]
+    further = dict.fromkeys(key for other in groups for key in other.task if key not in first)
+    differing = [key for key in further if any(other.task.get(key) != group.task.get(key) for other in groups)]
+    return ", ".join([*words, *(f"{key} {group.task.get(key, 'unset')}" for key in differing)])

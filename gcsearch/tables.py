@@ -1,0 +1,180 @@
+"""Results in words and tables, to stdout: what the command line prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gcsearch.comparison import Group, Row
+    from gcsearch.schema import TrialRecord
+    from gcsearch.sweep import Sweep
+
+
+_WORDS = ("configuration", "searched in", "seeds")  # columns that are no numbers
+
+
+def near(path: Path) -> str:
+    """A path relative to the working folder where that is shorter."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)
+
+
+def print_json(document: Any) -> None:
+    """One JSON document."""
+    print(json.dumps(document, indent=2, allow_nan=False))
+
+
+def print_pairs(pairs: list[tuple[str, str]]) -> None:
+    """Two columns; a text of several lines goes on under its own."""
+    width = max(len(left) for left, _ in pairs)
+    for left, right in pairs:
+        lines = right.splitlines() or [""]
+        print(f"{left:<{width}}  {lines[0]}")
+        for line in lines[1:]:
+            print(f"{'':<{width}}  {line}")
+
+
+def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int, int], bool]) -> None:
+    """Print a table; `strong` says which cells, by row and column, are bold."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)  # a pipe has no width; a row must not be cut
+    if title:
+        print(title)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        # Numbers are never cut; a configuration may go on in the next line.
+        table.add_column(
+            column,
+            justify="left" if index == 0 or column in _WORDS else "right",
+            no_wrap=column != "configuration",
+            min_width=None if column == "configuration" else max(len(row[index]) for row in [*rows, columns]),
+            overflow="fold",
+        )
+    for line, row in enumerate(rows):
+        # Text, because in a plain string rich takes brackets, as around tags, for markup.
+        table.add_row(*(Text(cell, style="bold" if strong(line, i) else "") for i, cell in enumerate(row)))
+    console.print(table)
+
+
+def _plus_minus(values: tuple[float, ...]) -> str:
+    import math
+
+    from gcsearch.metrics import spread
+
+    mean, deviation, n = spread(values)
+    if n == 0:
+        return "-"
+    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+
+
+def print_results(records: list[TrialRecord], title: str = "") -> None:
+    """Base, new and H of records, one row each."""
+    from gcsearch.comparison import tagged
+
+    keys = ("base_acc", "new_acc", "h")
+    rows = []
+    for record in records:
+        prefix = "test" if record.stage == "test" else "val"
+        rows.append([tagged(record), *(_plus_minus(record.metrics.get(f"{prefix}_{key}", ())) for key in keys)])
+    _table(title, ["", "base", "new", "H"], rows, lambda line, _: records[line].label == "champion")
+
+
+def print_finals(sweep: Sweep) -> None:
+    """The confirmed settings of a sweep, and which one was chosen by what."""
+    from gcsearch.comparison import described
+
+    task, seeds = sweep.pipeline.task, sweep.pipeline.confirm.seeds
+    print_results(
+        sweep.finals,
+        f"{task.dataset}, {task.backbone}, {task.shots} shots: accuracy on test images in %, "
+        f"mean ± sd over seeds {', '.join(map(str, seeds))}",
+    )
+    print(f"champion  {described(sweep.champion.config)}")
+    objective = sweep.pipeline.search.objective
+    value = _plus_minus(sweep.champion.metrics.get(objective, ()))
+    print(f"chosen by {objective} {value} among {len(sweep.records)} settings")
+
+
+def print_ranking(sweep: Sweep, top: int) -> None:
+    """The best `top` settings of a sweep."""
+    from gcsearch.comparison import described
+
+    ranking = sweep.ranking
+    rows = [
+        [
+            str(row.rank or "-"),
+            f"t{row.record.number:04d}",
+            _plus_minus(row.record.metrics.get(row.objective, ())),
+            row.record.outcome.value,
+            described(row.record.config) + (f"  ({row.record.label})" if row.record.label else ""),
+        ]
+        for row in ranking[:top]
+    ]
+    title = f"{sweep.name}: {len(ranking)} settings by {sweep.pipeline.search.objective}, mean ± sd over seeds"
+    columns = ["rank", "trial", sweep.pipeline.search.objective, "outcome", "configuration"]
+    _table(title, columns, rows, lambda line, _: line == 0)
+
+
+def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
+    """One part of a comparison. Where rows differ in their seeds, each shows its own."""
+    from gcsearch.comparison import COLUMNS, heading
+
+    seeds = " or ".join(_commas(some) for some in group.seeds)
+    title = f"{heading(group, groups)}: accuracy on test images in %, mean ± sd over seeds {seeds}"
+    words = ["", "searched in", "seeds"] if len(group.seeds) > 1 else ["", "searched in"]
+    rows = [
+        [row.name, ", ".join(row.sweeps), _commas(row.record.seeds)][: len(words)]
+        + [_plus_minus(row.per_seed(column)) for column in COLUMNS]
+        for row in group.rows
+    ]
+    draw = _print_markdown if markdown else _table
+    draw(title, [*words, "base", "new", "H"], rows, lambda line, i: [*words, *COLUMNS][i] in group.rows[line].best)
+
+
+def _commas(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def _print_markdown(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int, int], bool]) -> None:
+    print(f"{title}\n")
+    print("| " + " | ".join(columns) + " |")
+    print("|" + "|".join("---" if index == 0 or name in _WORDS else "---:" for index, name in enumerate(columns)) + "|")
+    for line, row in enumerate(rows):
+        safe = [cell.replace("|", "\\|") for cell in row]
+        print("| " + " | ".join(f"**{cell}**" if strong(line, i) else cell for i, cell in enumerate(safe)) + " |")
+
+
+def print_csv(groups: list[Group]) -> None:
+    """One line per row, with its task; an empty field where there is no number."""
+    import csv
+
+    from gcsearch.comparison import COLUMNS
+
+    keys = list(dict.fromkeys(key for group in groups for key in group.task))
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    numbers = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "sd")]
+    writer.writerow([*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers])
+    for group in groups:
+        for row in group.rows:
+            words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
+            words += [row.record.outcome.value, row.record.config.describe()]
+            writer.writerow([*(group.task.get(key, "") for key in keys), *words, *_mean_and_sd(row)])
+
+
+def _mean_and_sd(row: Row) -> list[str]:
+    import math
+
+    from gcsearch.comparison import COLUMNS
+
+    pairs = [row.values(column)[:2] for column in COLUMNS]
+    return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]

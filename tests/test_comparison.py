@@ -1,0 +1,161 @@
+"""One table of all methods: each setting once, each task apart, the best of each column marked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gcsearch.comparison import Finished, compare, described, heading, tagged, with_tags
+from gcsearch.methods import complete
+from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
+
+SKETCH = Task()
+
+
+def a_final(method, base=80.0, new=60.0, *, label="champion", seeds=(4, 5), outcome=Outcome.COMPLETE, **values):
+    """A confirmed setting: the first seed has `base` and `new`, the second two points more."""
+    metrics = {"test_base_acc": (base, base + 2)}
+    if new is not None:
+        metrics |= {"test_new_acc": (new, new + 2), "test_h": (new + 5, new + 9)}
+    return TrialRecord(
+        number=3,
+        config=complete(TrialConfig(method=method, hyperparameters=values)),
+        stage="test",
+        outcome=outcome,
+        seeds=seeds,
+        epochs=4,
+        label=label,
+        metrics=metrics if outcome is Outcome.COMPLETE else {},
+    )
+
+
+ZEROSHOT = a_final("zeroshot", 70.0, 71.0, label="zero-shot CLIP")
+COOP = a_final("coop", 90.0, 61.0, label="CoOp")
+
+
+def a_sweep(name, champion, references=(ZEROSHOT, COOP), task=SKETCH):
+    return Finished(name, task, champion, references)
+
+
+def shown(group):
+    return [(row.name, row.sweeps) for row in group.rows]
+
+
+def test_references_stand_once_and_before_the_champions():
+    (group,) = compare([a_sweep("one", a_final("gcscoop")), a_sweep("two", a_final("kgcoop", kg_lambda=2.0))])
+    assert shown(group) == [
+        ("zero-shot CLIP", ()),
+        ("CoOp", ()),
+        ("GCSCoOp", ("one",)),
+        ("KgCoOp", ("two",)),
+    ]
+
+
+def test_a_champion_that_is_a_reference_is_one_row_with_the_names_of_its_sweeps():
+    literature = a_final("gcscoop", label="GCSCoOp, literature")
+    sweeps = [
+        a_sweep("one", a_final("gcscoop"), [literature]),
+        a_sweep("two", a_final("gcscoop"), []),
+        a_sweep("three", a_final("gcscoop", rho=0.3), [literature]),
+    ]
+    (group,) = compare(sweeps)
+    assert shown(group) == [("GCSCoOp, literature", ("one", "two")), ("GCSCoOp", ("three",))]
+
+
+def test_the_search_protocol_makes_no_other_task_but_shots_data_and_model_do():
+    tasks = [SKETCH, Task(folds=2, val_shots="all", seeds=(7,)), Task(shots=4), Task(dataset="shapes-photo")]
+    groups = compare([a_sweep(str(i), a_final("coop", lr=0.01 * (i + 1)), task=t) for i, t in enumerate(tasks)])
+    assert [len(group.rows) for group in groups] == [4, 3, 3]
+    assert [heading(group, groups) for group in groups] == [
+        "shapes-sketch, mini, 16 shots",
+        "shapes-sketch, mini, 4 shots",
+        "shapes-photo, mini, 16 shots",
+    ]
+    other = compare([a_sweep("a", COOP, task=SKETCH), a_sweep("b", COOP, task=Task(views=2))])
+    assert [heading(group, other) for group in other] == [
+        "shapes-sketch, mini, 16 shots, views 8",
+        "shapes-sketch, mini, 16 shots, views 2",
+    ]
+
+
+def test_a_default_that_an_older_sweep_did_not_write_makes_no_other_setting():
+    older = ZEROSHOT.model_copy(update={"config": TrialConfig(method="zeroshot")})
+    assert older.config.digest != ZEROSHOT.config.digest
+    (group,) = compare([a_sweep("one", COOP, [older]), a_sweep("two", COOP, [ZEROSHOT])])
+    assert [row.name for row in group.rows] == ["zero-shot CLIP", "CoOp"]
+
+
+def test_another_list_of_names_is_another_setting_of_nfl_and_of_nothing_else():
+    mine = Task(other_names="mine.txt")
+    (group,) = compare([a_sweep("one", a_final("nfl")), a_sweep("two", a_final("nfl"), task=mine)])
+    assert [row.name for row in group.rows] == ["zero-shot CLIP", "CoOp", "NFL", "NFL"]
+
+
+def test_the_same_setting_with_other_seeds_is_another_row():
+    again = COOP.model_copy(update={"seeds": (8, 9)})
+    (group,) = compare([a_sweep("one", a_final("sam"), [COOP]), a_sweep("two", a_final("sam"), [again])])
+    assert [row.name for row in group.rows] == ["CoOp", "CoOp", "SAM"]
+    assert group.seeds == [(4, 5), (8, 9)]
+
+
+def test_the_best_of_each_column_is_marked_and_equals_share_it():
+    (group,) = compare([a_sweep("one", a_final("sam", 90.001, 50.0))])
+    assert [(row.title, sorted(row.best)) for row in group.rows] == [
+        ("zero-shot CLIP", ["h", "new"]),
+        ("CoOp", ["base"]),
+        ("SAM", ["base"]),
+    ]
+
+
+def test_a_row_without_new_classes_has_base_accuracy_alone():
+    champion = a_final("coop", 99.0, None, class_specific=True)
+    (group,) = compare([a_sweep("one", champion)])
+    row = group.rows[-1]
+    assert row.name == "CoOp [class-specific]"
+    assert row.best == {"base"}
+    found = json.loads(json.dumps(row.to_dict(), allow_nan=False))
+    assert found["base"] == {"mean": 100.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 99.0, "5": 101.0}}
+    assert found["new"] == found["h"] == {"mean": None, "deviation": None, "per_seed": {}}
+
+
+def test_who_saw_the_new_names_does_not_compete_with_who_did_not():
+    seen = a_final("subpt+nfl", 99.0, 99.0, nfl_names="transductive")
+    (group,) = compare([a_sweep("one", seen)])
+    assert group.rows[-1].name == "SubPT + NFL [transductive]"
+    assert group.rows[-1].best == frozenset()
+    assert group.rows[1].best == {"base"}
+    (group,) = compare([a_sweep("one", seen, [])])
+    assert group.rows[0].best == {"base", "new", "h"}
+
+
+def test_a_setting_that_broke_says_so_until_another_sweep_has_its_numbers():
+    broken = a_final("sam", outcome=Outcome.DIVERGED)
+    (group,) = compare([a_sweep("one", broken, [])])
+    assert shown(group) == [("SAM (diverged)", ("one",))]
+    (group,) = compare([a_sweep("one", broken, []), a_sweep("two", a_final("sam"), [])])
+    assert shown(group) == [("SAM", ("one", "two"))]
+    assert group.rows[0].values("base").mean == 81.0
+
+
+def test_names_carry_their_tags_once():
+    assert with_tags("NFL [transductive]", ("transductive",)) == "NFL [transductive]"
+    assert with_tags("CoOp", ()) == "CoOp"
+    record = a_final("nfl", label="NFL, literature", nfl_names="transductive")
+    assert tagged(record) == "NFL, literature [transductive]"
+    setting = TrialConfig(method="nfl", hyperparameters={"nfl_names": "transductive", "lr": 0.01})
+    assert described(setting) == "nfl [transductive] nfl_names=transductive lr=0.01"
+    older = TrialConfig(method="nfl", hyperparameters={"of_an_older_version": 1})
+    assert described(older) == "nfl of_an_older_version=1"
+
+
+def test_a_comparison_needs_neither_torch_nor_mlflow():
+    code = (
+        "import sys, gcsearch.comparison; "
+        "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'plotly', 'numpy'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
