@@ -4,7 +4,7 @@
     python benchmarks/matmul_fraction.py --device cuda --precision bfloat16 --members 12
     python benchmarks/matmul_fraction.py --quick   # tiny sizes; checks the count against the operations executed
 
-A step is one epoch of one batch of 128 in `gcsearch.training.Population`: two passes forward and backward, the
+A step is one epoch of one batch of 128 in `gcsearch.population.Population`: two passes forward and backward, the
 rule, the optimiser.  Its time is the median.  The machine's rate is the largest that any of several matrix products
 reaches in the same run, at its best of many: the step's own shapes and one large square, same threads and precision,
 measured before and after the steps.

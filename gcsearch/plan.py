@@ -13,7 +13,7 @@ from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
 
 if TYPE_CHECKING:
-    from gcsearch.backbone import Backbone
+    from gcsearch.laboratory import Laboratory
     from gcsearch.population import Member
     from gcsearch.spaces import SearchSpace
 
@@ -80,7 +80,8 @@ def make(chosen: Pipeline) -> Plan:
     method, epochs = _typical(space)
     iterations = max(1, len(trained) * chosen.task.shots // getattr(method, "batch_size", 1))
     in_pack = min(chosen.search.pack, settings) * len(chosen.task.seeds)
-    seconds, peak = _measure(lab.backbone, method, [dataset.classes[i] for i in trained], in_pack, placement.threads)
+    names = [dataset.classes[i] for i in trained]
+    seconds, peak = _measure(lab, method, names, in_pack, placement.threads)
     rounds = math.ceil(packs / placement.workers)
     shots = len(base) * chosen.task.shots * chosen.task.views
     seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
@@ -105,14 +106,14 @@ def make(chosen: Pipeline) -> Plan:
 
 
 def _typical(space: SearchSpace) -> tuple[methods.Method, float]:
-    """A method of the space's kind, and the mean epochs of settings drawn at random from it."""
+    """A method of the space's kind, and the mean epochs of settings drawn at random, SubPT's probe included."""
     drawn = space.sample(SAMPLE, seed=0)
     built = [methods.build(TrialConfig(method=space.method, hyperparameters=values)) for values in drawn]
-    return built[0], fmean(getattr(method, "epochs", 0) for method in built)
+    return built[0], fmean(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0) for method in built)
 
 
 def _measure(
-    backbone: Backbone, method: methods.Method, names: list[str], members: int, threads: int
+    lab: Laboratory, method: methods.Method, names: list[str], members: int, threads: int
 ) -> tuple[float, int]:
     """Seconds of one step of a pack and the bytes that its tensors take, measured on random features."""
     import torch
@@ -124,8 +125,8 @@ def _measure(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        member = _random_member(method, tuple(names), backbone.embedding_size)
-        population = Population(backbone, [member] * members, project=False)
+        member = _random_member(method, tuple(names), lab)
+        population = Population(lab.backbone, [member] * members, project=False)
         population.train_epoch()
         began = time.perf_counter()
         for _ in range(STEPS):
@@ -136,7 +137,7 @@ def _measure(
     return seconds, population.bytes
 
 
-def _random_member(method: methods.Trained, names: tuple[str, ...], size: int) -> Member:
+def _random_member(method: methods.Trained, names: tuple[str, ...], lab: Laboratory) -> Member:
     """A member whose every epoch is one step on random features."""
     import torch
 
@@ -144,7 +145,8 @@ def _random_member(method: methods.Trained, names: tuple[str, ...], size: int) -
     from gcsearch.population import Member
 
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, method.batch_size, size, generator=generator)
+    images = torch.randn(1, method.batch_size, lab.backbone.embedding_size, generator=generator)
     labels = torch.randint(len(names), (method.batch_size,), generator=generator)
     half = Half(torch.arange(len(names)), images[0], labels)
-    return Member(method, Episode(0, "search", names, images / images.norm(dim=-1, keepdim=True), labels, half, half))
+    images = images / images.norm(dim=-1, keepdim=True)
+    return Member(method, Episode(0, "search", names, images, labels, half, half, others=lab.others))

@@ -16,8 +16,9 @@ import torch
 from mlflow import MlflowClient
 
 import gcsearch
-from gcsearch import laboratory, open_sweep
+from gcsearch import files, laboratory, open_sweep
 from gcsearch import pipeline as pipelines
+from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.schema import Outcome, Pipeline
 from gcsearch.store import Store, locked
@@ -320,6 +321,13 @@ def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
         "text_features.safetensors",
     ]
     assert (tmp_path / "gcsearch-store" / "sweeps" / "lines" / "report.html").exists()
+
+
+@pytest.mark.parametrize("space", files.shipped("search_spaces"))
+def test_every_space_can_be_planned(space, _cache):
+    chosen = {**SMOKE, "search": {**SMOKE["search"], "space": space}, "confirm": {"references": ["literature"]}}
+    made = plans.make(Pipeline.from_dict(chosen))
+    assert (made.step_seconds > 0) == (space != "zeroshot")
 
 
 def test_a_plan_trains_nothing(tmp_path, _cache):
