@@ -55,6 +55,10 @@ _MEANING = {
 _OTHER_LINES = ((BLUE, "dash"), (GREEN, "dot"), (PURPLE, "dashdot"), (GREY, "longdash"))
 
 
+_NAMED = 7  # settings that a legend can name without taking the picture's place
+_LANDMARKS = ("zeroshot", "coop", "sam", "gcscoop")
+
+
 def draw_scatter(points: Sequence[Point], champion: int | None) -> go.Figure:
     """Base against new accuracy of the search, over curves of equal H; colour is rho where there is one."""
     figure = empty_figure(440)
@@ -118,20 +122,25 @@ def _iso_lines(figure: go.Figure, points: Sequence[tuple[float, float]]) -> None
 
 
 def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
-    """Base against new accuracy on test images: each seed small, each setting's mean large and named."""
+    """Base against new accuracy on test images: each seed small, each setting's mean large and named.
+
+    Of many settings only the landmarks are named in the legend; the others are grey and tell their name on hovering.
+    """
     figure = empty_figure(440)
     measured = [r for r in finals if r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc")]
     pairs = [(r, r.metrics["test_base_acc"], r.metrics["test_new_acc"]) for r in measured]
     _iso_lines(figure, [point for _, base, new in pairs for point in zip(base, new, strict=True)])
     colours = [BLUE, GREEN, PURPLE, AMBER, GREY]
+    many = len(pairs) > _NAMED
     for index, (record, base, new) in enumerate(pairs):
-        mine = record.label == CHAMPION
-        colour = ACCENT if mine else colours[index % len(colours)]
-        name = named(record)
+        mine, name = record.label == CHAMPION, named(record)
+        quiet = many and not mine and record.config.method not in _LANDMARKS
+        colour = ACCENT if mine else GREY if quiet else colours[index % len(colours)]
         texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
         mean = ([fmean(base)], [fmean(new)], [f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"])
-        figure.add_trace(star(*mean) if mine else dots(*mean, name, size=13, color=colour, symbol="diamond"))
+        mark = star(*mean) if mine else dots(*mean, "" if quiet else name, size=13, color=colour, symbol="diamond")
+        figure.add_trace(mark)
     figure.update_xaxes(title_text="base classes, test accuracy (%)")
     figure.update_yaxes(title_text="new classes, test accuracy (%)")
     return figure

@@ -163,12 +163,20 @@ def _scatter_sections(
     records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None
 ) -> list[Section]:
     points = scatter_points(records)
+    points = points if len(points) >= _LEAST_PICTURED else []
     figures = [draw_scatter(points, champion)] if points else []
     one_sided = [r for r in finals if not (r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc"))]
     if len(one_sided) < len(finals):
         figures.append(draw_confirmation(finals))
     if not figures:
-        return [Section("Base against new", "No setting has accuracies on both sides.")]
+        return [
+            Section(
+                "Base against new",
+                "No setting has accuracies on both sides."
+                if not scatter_points(records)
+                else "Only one setting to show.",
+            )
+        ]
     parts = []
     if points:
         parts.append(
@@ -176,7 +184,9 @@ def _scatter_sections(
             "“new”, and no test image or new class is involved."
         )
     if len(figures) > (1 if points else 0):
-        parts.append("The confirmation: test images; small dots are seeds, large marks their means.")
+        parts.append(
+            "The confirmation: test images; small dots are seeds, large marks their means (names on hovering)."
+        )
         if one_sided:
             parts.append(f"Without accuracies on both sides, so not in it: {joined([named(r) for r in one_sided])}.")
     parts.append("Grey curves join points of equal H.")
@@ -189,6 +199,8 @@ def _history_section(records: Sequence[TrialRecord], champion: int | None, objec
     title = "Course of the search"
     if not any(math.isfinite(record.mean(objective)) for record in records):
         return Section(title, f"No trial has come to a number ({outcome_counts(records)}).")
+    if len(records) < _LEAST_PICTURED:
+        return Section(title, f"Only one setting was tried: {describe(records[0].config, searched(records))}.")
     names = searched(records)
     figure = draw_history(history(records, objective), [hover(r, names) for r in records], champion, objective)
     lead = f"{_METRIC[objective]}. Bars are standard deviations over seeds: read differences against them."
