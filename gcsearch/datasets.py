@@ -238,14 +238,14 @@ def _check(contents: Contents) -> None:
 
 def missing_images(dataset: Dataset) -> list[str]:
     """Paths in any list that are no file, sorted. Folders are listed once, which is quick on network disks, too."""
-    names: dict[Path, set[str]] = {}
+    names: dict[str, set[str]] = {}
     missing = []
     for path in sorted({item.path for part in dataset.lists.values() for item in part}):
-        file = dataset.images / path
-        if file.parent not in names:
-            names[file.parent] = _files_in(file.parent)
+        folder, _, name = path.rpartition("/")
+        if folder not in names:
+            names[folder] = _files_in(dataset.images / folder)
         # A name that is not listed as it stands may still open, where letters' case or accents are folded.
-        if file.name not in names[file.parent] and not file.is_file():
+        if name not in names[folder] and not (dataset.images / path).is_file():
             missing.append(path)
     return missing
 

@@ -154,6 +154,7 @@ def append(path, line):
         ("UCF101", "ucf101/ucfTrainTestlist/testlist01.txt", "Archery/../../../secret.avi"),
         ("csv", "birds and more/list.csv", '"../secret.png","owl","test"'),
         ("csv", "birds and more/list.csv", '"/etc/secret.png","owl","test"'),
+        ("csv", "birds and more/list.csv", '"C:\\secret.png","owl","test"'),
         ("csv", "birds and more/list.csv", '"..\\secret.png","owl","test"'),
     ],
 )
