@@ -14,7 +14,23 @@ from gcsearch.errors import InputError, unknown_name
 from gcsearch.readers import Reader
 from gcsearch.splits import Contents, Item, is_inside, read_split, warn_fresh
 
-__all__ = ["DATASETS", "Dataset", "Item", "Layout", "Progress", "few_shot", "find", "halves", "load", "template_of"]
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Item",
+    "Layout",
+    "Progress",
+    "few_shot",
+    "find",
+    "halves",
+    "hold_out",
+    "load",
+    "missing_images",
+    "of_labels",
+    "other_names",
+    "read",
+    "template_of",
+]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""

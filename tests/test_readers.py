@@ -14,6 +14,8 @@ from gcsearch import datasets, inventory
 from gcsearch.datasets import Item
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
+from gcsearch.laboratory import Laboratory
+from gcsearch.schema import Task
 from gcsearch.splits import FreshSplitWarning
 from tests.trees import NAMES, TREES, Tree, put, write
 
@@ -262,6 +264,13 @@ def test_any_folder_can_be_encoded_and_cached(tmp_path, backbone):
     features = FeatureCache(tmp_path / "cache", backbone).fixed(found, found.test)
     assert features.shape == (13, 32)
     assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_data_set_that_only_tests_is_not_trained_on(tmp_path, backbone):
+    found = load(TREES["ImageNetA"](tmp_path), tmp_path)
+    laboratory = Laboratory(Task(dataset="ImageNetA"), backbone, found, FeatureCache(tmp_path / "cache", backbone))
+    with pytest.raises(InputError, match="images to train on, got ImageNetA, which has test images only"):
+        laboratory.episodes("test", [1])
 
 
 @pytest.mark.parametrize(
