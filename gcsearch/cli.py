@@ -20,6 +20,7 @@ from gcsearch.tables import (
     print_csv,
     print_finals,
     print_group,
+    print_inventory,
     print_json,
     print_pairs,
     print_ranking,
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(help="Embedded data sets.", no_args_is_help=True)
+data_app = typer.Typer(help="Data sets: the embedded ones, and what lies in a folder.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
 Store = Annotated[
@@ -396,6 +397,28 @@ def data_write(
         watcher.stage("data")
         folder = shapes.write_dataset(name, root, seed=seed, on_image=watcher.progress)
     print(folder)
+
+
+@data_app.command("check", epilog="Example: gcsearch data check ./data --dataset OxfordPets --verify")
+def data_check(
+    root: Annotated[Path, typer.Argument(help="Folder that holds data sets.")],
+    dataset: Annotated[
+        list[str] | None, typer.Option(help="Only this one; also folder:NAME, table:FILE. Repeatable.")
+    ] = None,
+    verify: Annotated[bool, typer.Option(help="Open every image.")] = False,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """What of each data set is there: classes, images per list, what is missing. Ends with 1 where something is."""
+    from gcsearch import inventory
+
+    with _watch(quiet=quiet) as watcher:
+        findings = []
+        for name in inventory.check_names(dataset, root):
+            watcher.stage("check")
+            findings.append(inventory.examine(root, name, verify=verify, progress=watcher.progress))
+    print_json([finding.to_dict() for finding in findings]) if as_json else print_inventory(findings)
+    sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
 if __name__ == "__main__":

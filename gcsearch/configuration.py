@@ -67,10 +67,9 @@ def check(pipeline: Pipeline) -> SearchSpace:
 
     Reads small files only; nothing is loaded or started. Returns the search space.
     """
-    from gcsearch.datasets import DATASETS
+    from gcsearch import datasets
 
-    if pipeline.task.dataset not in DATASETS:
-        raise unknown_name("data set", pipeline.task.dataset, DATASETS, key="task.dataset")
+    datasets.find(pipeline.task.dataset)
     if pipeline.task.root is None and pipeline.task.dataset not in shapes.WORLDS:
         raise InputError(
             "a data set that is not embedded needs the folder that holds it",

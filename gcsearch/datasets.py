@@ -1,39 +1,141 @@
-"""Data sets in the layout of the CoOp repositories: split files, few-shot draws, base and new classes."""
+"""Data sets by name: where they lie, how they are read, few-shot draws, base and new classes."""
 
 from __future__ import annotations
 
-import json
+import os
 import random
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from gcsearch import shapes
+from gcsearch import readers, shapes
 from gcsearch.errors import InputError, unknown_name
+from gcsearch.readers import Reader
+from gcsearch.splits import Contents, Item, is_inside, read_split, warn_fresh
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Item",
+    "Layout",
+    "Progress",
+    "few_shot",
+    "find",
+    "halves",
+    "hold_out",
+    "load",
+    "missing_images",
+    "of_labels",
+    "other_names",
+    "read",
+    "template_of",
+]
 
 Progress = Callable[[int, int], None]
 """Called with (done, total)."""
 
-
-@dataclass(frozen=True)
-class Item:
-    """One image: path relative to the data set's image folder, and its label."""
-
-    path: str
-    label: int
+_PHOTO = "a photo of a {}."
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where a data set keeps its files, relative to the root folder that holds all data sets."""
+    """Where a data set keeps its files, relative to the root folder that holds all data sets, and what it is."""
 
     folder: str
     images: str
-    split: str
+    split: str = ""
+    """The split JSON; empty where folders or annotation files are the format."""
+    reader: Reader | None = None
+    """Reads the data set where there is no split JSON."""
+    template: str = _PHOTO
+    """The zero-shot form of the prompt."""
+    prefix_template: str = ""
+    """The form with all words in front of the name, for word-initialised context; empty: the zero-shot form."""
+    published: tuple[int, int, int, int] | None = None
+    """Classes and train, val and test images as the field reports them."""
+
+
+def _kind(kind: str, article: str = "a ") -> tuple[str, str]:
+    return f"a photo of {article}{{}}, a type of {kind}.", f"a type of {kind}, a photo of {article}{{}}."
 
 
 DATASETS: dict[str, Layout] = {
-    name: Layout(world.folder, "images", world.split_file) for name, world in shapes.WORLDS.items()
+    "ImageNet": Layout("imagenet", "images", reader=readers.imagenet),
+    "Caltech101": Layout(
+        "caltech-101",
+        "101_ObjectCategories",
+        "split_zhou_Caltech101.json",
+        readers.caltech,
+        published=(100, 4128, 1649, 2465),
+    ),
+    "OxfordPets": Layout(
+        "oxford_pets", "images", "split_zhou_OxfordPets.json", readers.pets, *_kind("pet"), (37, 2944, 736, 3669)
+    ),
+    "StanfordCars": Layout(
+        "stanford_cars", "", "split_zhou_StanfordCars.json", readers.cars, published=(196, 6509, 1635, 8041)
+    ),
+    "OxfordFlowers": Layout(
+        "oxford_flowers",
+        "jpg",
+        "split_zhou_OxfordFlowers.json",
+        readers.flowers,
+        *_kind("flower"),
+        (102, 4093, 1633, 2463),
+    ),
+    "Food101": Layout(
+        "food-101",
+        "images",
+        "split_zhou_Food101.json",
+        readers.class_folders,
+        *_kind("food", article=""),
+        (101, 50500, 20200, 30300),
+    ),
+    "FGVCAircraft": Layout(
+        "fgvc_aircraft", "images", "", readers.aircraft, *_kind("aircraft"), (100, 3334, 3333, 3333)
+    ),
+    "SUN397": Layout("sun397", "SUN397", "split_zhou_SUN397.json", readers.sun397, published=(397, 15880, 3970, 19850)),
+    "DescribableTextures": Layout(
+        "dtd",
+        "images",
+        "split_zhou_DescribableTextures.json",
+        readers.class_folders,
+        "{} texture.",
+        "a texture of {}.",
+        (47, 2820, 1128, 1692),
+    ),
+    "EuroSAT": Layout(
+        "eurosat",
+        "2750",
+        "split_zhou_EuroSAT.json",
+        readers.eurosat,
+        "a centered satellite photo of {}.",
+        published=(10, 13500, 5400, 8100),
+    ),
+    "UCF101": Layout(
+        "ucf101",
+        "UCF-101-midframes",
+        "split_zhou_UCF101.json",
+        readers.ucf101,
+        "a photo of a person doing {}.",
+        published=(101, 7639, 1898, 3783),
+    ),
+    "ImageNetV2": Layout(
+        "imagenetv2",
+        "imagenetv2-matched-frequency-format-val",
+        reader=readers.imagenet_v2,
+        published=(1000, 0, 0, 10000),
+    ),
+    "ImageNetSketch": Layout(
+        "imagenet-sketch", "images", reader=readers.imagenet_folders, published=(1000, 0, 0, 50889)
+    ),
+    "ImageNetA": Layout(
+        "imagenet-adversarial", "imagenet-a", reader=readers.imagenet_folders, published=(200, 0, 0, 7500)
+    ),
+    "ImageNetR": Layout(
+        "imagenet-rendition", "imagenet-r", reader=readers.imagenet_folders, published=(200, 0, 0, 30000)
+    ),
+    **{name: Layout(world.folder, "images", world.split_file) for name, world in shapes.WORLDS.items()},
 }
 
 
@@ -48,68 +150,128 @@ class Dataset:
     val: tuple[Item, ...]
     test: tuple[Item, ...]
 
+    @property
+    def lists(self) -> dict[str, tuple[Item, ...]]:
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+
+def find(name: str) -> Layout:
+    """The layout of a name of the table, of `folder:NAME` (class folders) or of `table:FILE` (CSV, Parquet).
+
+    Raises:
+        InputError: no such name, or a path that leaves the root.
+    """
+    kind, colon, path = name.partition(":")
+    if not colon or kind not in ("folder", "table"):
+        if name not in DATASETS:
+            raise unknown_name("data set", name, [*DATASETS, "folder:NAME", "table:FILE"], key="task.dataset")
+        return DATASETS[name]
+    if not path or not is_inside(path):
+        rule = f"the path after `{kind}:` must stay below task.root"
+        raise InputError(rule, key="task.dataset", received=repr(path), remedy="Name another task.root.")
+    if kind == "folder":
+        return Layout(path, "", reader=readers.own_folders)
+    file = PurePosixPath(path)
+    return Layout(str(file.parent), "", reader=readers.table(file.name))
+
+
+def template_of(name: str) -> str:
+    """The zero-shot form of the prompt that the field uses on a data set; "a photo of a {}." for others."""
+    return find(name).template
+
 
 def load(name: str, root: Path) -> Dataset:
     """Read the data set `name` below `root` and check that every listed image exists.
 
+    Warns (`splits.FreshSplitWarning`) where the split had to be drawn here.
+
     Raises:
-        InputError: unknown name, missing or malformed split file, a path that leaves the image folder,
+        InputError: unknown name, missing or malformed files of the data set, a path that leaves the image folder,
             labels that do not fit the names, missing images (all of them counted, the first few named).
     """
-    if name not in DATASETS:
-        raise unknown_name("data set", name, DATASETS, key="task.dataset")
-    layout = DATASETS[name]
-    images = root / layout.folder / layout.images
-    split = root / layout.folder / layout.split
-    lists, classes = _read_split(split)
-    dataset = Dataset(name, images, classes, *lists)
-    _check_files(dataset, split)
+    dataset, source = read(name, root)
+    missing = missing_images(dataset)
+    if missing:
+        total = len({item.path for part in dataset.lists.values() for item in part})
+        raise InputError(
+            f"every image of the split must exist; {len(missing)} of {total} are missing in {dataset.images}",
+            file=source,
+            received=", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
+            remedy="Complete the download, or correct task.root; `gcsearch data check` lists them all.",
+        )
     return dataset
 
 
-def _read_split(path: Path) -> tuple[tuple[tuple[Item, ...], ...], tuple[str, ...]]:
-    """The three lists of a split JSON ({"train": [[path, label, class name], ...], ...}) and its class names."""
+def read(name: str, root: Path) -> tuple[Dataset, Path]:
+    """The data set, without looking for its images, and the file or folder that describes it. Errors as `load`."""
+    layout = find(name)
+    folder = root / layout.folder
+    split = folder / layout.split
+    if layout.reader is None or (layout.split and split.is_file()):
+        contents = read_split(split)
+    elif layout.split:
+        contents = _fall_back(layout.reader, folder, folder / layout.images, split)
+        warn_fresh(f"{name}: {split} is absent")
+    else:
+        contents = layout.reader(folder, folder / layout.images)
+    _check(contents)
+    # A name of files: the cache calls its entries by it.
+    plain = name if name in DATASETS else re.sub(r"[^\w.-]+", "-", name)
+    lists = contents.train, contents.val, contents.test
+    return Dataset(plain, folder / layout.images, contents.classes, *lists), contents.source
+
+
+def _fall_back(reader: Reader, folder: Path, images: Path, split: Path) -> Contents:
+    """Read a data set whose split file is absent; errors say that the file would do, too."""
+    remedy = f"Put the data set's split file there: {split}; or correct task.root."
+    if not folder.is_dir():
+        raise InputError("the folder of the data set must exist", file=folder, remedy=remedy)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        triples = [[(str(p), int(label), str(name)) for p, label, name in content[key]] for key in _LISTS]
-    except FileNotFoundError:
-        raise InputError(
-            "the split file of the data set must exist",
-            file=path,
-            remedy="Check task.root: it holds all data sets.",
-        ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            "a split file holds lists train, val and test of [path, label, class name]",
-            file=path,
-            received=str(error),
-            remedy="Restore the file from its source.",
-        ) from None
-    names: dict[int, str] = {}
-    for p, label, name in (triple for part in triples for triple in part):
-        if names.setdefault(label, name) != name:
-            raise InputError(f"label {label} must have one name", file=path, received=f"{names[label]!r} and {name!r}")
-        if Path(p).is_absolute() or ".." in Path(p).parts:
-            raise InputError("image paths must stay inside the image folder", file=path, received=p)
-    if sorted(names) != list(range(len(names))):
-        raise InputError("labels must run from 0 without a gap", file=path, received=sorted(names)[:20])
-    lists = tuple(tuple(Item(p, label) for p, label, _ in part) for part in triples)
-    return lists, tuple(names[label] for label in range(len(names)))
+        return reader(folder, images)
+    except InputError as error:
+        rule = f"{error.rule} where there is no {split.name}"
+        raise InputError(rule, file=error.file, received=error.received, remedy=remedy) from None
 
 
-_LISTS = ("train", "val", "test")
-
-
-def _check_files(dataset: Dataset, split: Path) -> None:
-    paths = sorted({item.path for part in (dataset.train, dataset.val, dataset.test) for item in part})
-    missing = [path for path in paths if not (dataset.images / path).is_file()]
-    if missing:
-        raise InputError(
-            f"every image of the split must exist; {len(missing)} of {len(paths)} are missing in {dataset.images}",
-            file=split,
-            received=", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
-            remedy="Complete the download, or correct task.root.",
+def _check(contents: Contents) -> None:
+    """InputError where a path leaves the image folder or a class has no image at all."""
+    every = [item for part in (contents.train, contents.val, contents.test) for item in part]
+    outside = [item.path for item in every if not is_inside(item.path)]
+    if outside:
+        rule = "image paths must stay inside the image folder"
+        raise InputError(rule, file=contents.source, received=", ".join(outside[:5]))
+    filled = {item.label for item in every}
+    empty = [name for label, name in enumerate(contents.classes) if label not in filled]
+    if empty or not contents.classes:
+        which = (
+            f"none for {', '.join(empty[:10])}" + (", ..." if len(empty) > 10 else "") if empty else "no class at all"
         )
+        remedy = "Complete the download, or remove the class."
+        raise InputError(
+            "every class must have at least one image", file=contents.source, received=which, remedy=remedy
+        )
+
+
+def missing_images(dataset: Dataset) -> list[str]:
+    """Paths in any list that are no file, sorted. Folders are listed once, which is quick on network disks, too."""
+    names: dict[str, set[str]] = {}
+    missing = []
+    for path in sorted({item.path for part in dataset.lists.values() for item in part}):
+        folder, _, name = path.rpartition("/")
+        if folder not in names:
+            names[folder] = _files_in(dataset.images / folder)
+        # A name that is not listed as it stands may still open, where letters' case or accents are folded.
+        if name not in names[folder] and not (dataset.images / path).is_file():
+            missing.append(path)
+    return missing
+
+
+def _files_in(folder: Path) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def few_shot(items: Sequence[Item], shots: int | None, generator: random.Random) -> tuple[Item, ...]:
@@ -130,8 +292,11 @@ def few_shot(items: Sequence[Item], shots: int | None, generator: random.Random)
 
 
 def halves(dataset: Dataset) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Base and new labels: the first ceil(C/2) of the sorted labels in the train list, and the rest."""
-    labels = sorted({item.label for item in dataset.train})
+    """Base and new labels: the first ceil(C/2) of the sorted labels in the train list, and the rest.
+
+    A data set that only tests (ImageNetV2 and its like) is halved by its test list.
+    """
+    labels = sorted({item.label for item in dataset.train or dataset.test})
     middle = (len(labels) + 1) // 2
     return tuple(labels[:middle]), tuple(labels[middle:])
 

@@ -96,6 +96,9 @@ class Laboratory:
 
     def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
+        if not self.dataset.train:
+            rule = "the data set must have images to train on"
+            raise InputError(rule, key="task.dataset", received=f"{self.dataset.name}, which has test images only")
         generator = random.Random(seed)
         shots = datasets.few_shot(self.dataset.train, self.task.shots, generator)
         val_shots = None if self.task.val_shots == "all" else self.task.val_shots

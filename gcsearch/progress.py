@@ -25,6 +25,7 @@ from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
 
 TITLES = {
     "data": "writing the data set",
+    "check": "opening images",
     "features": "encoding images",
     "search": "searching",
     "confirm": "confirming on test images",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcsearch.comparison import Group, Row
+    from gcsearch.inventory import Finding
     from gcsearch.schema import TrialRecord
     from gcsearch.sweep import Sweep
 
@@ -178,3 +179,23 @@ def _mean_and_sd(row: Row) -> list[str]:
 
     pairs = [row.values(column)[:2] for column in COLUMNS]
     return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
+
+
+def print_inventory(findings: list[Finding]) -> None:
+    """What `gcsearch data check` found: a row per data set, then in words what is wrong or worth knowing."""
+    columns = ["", "classes", "train", "val", "test", "missing", "unreadable"]
+    rows = [
+        [finding.name, "-", "-", "-", "-", "-", "-"]
+        if finding.problem
+        else [finding.name]
+        + [str(n) for n in (finding.classes, *finding.images.values(), len(finding.missing), len(finding.unreadable))]
+        for finding in findings
+    ]
+    _table("", columns, rows, lambda line, _: not findings[line].ok)
+    for finding in findings:
+        lines = [finding.problem] if finding.problem else []
+        lines += [f"missing     {path}" for path in finding.missing]
+        lines += [f"unreadable  {path}" for path in finding.unreadable]
+        lines += finding.notes
+        if lines:
+            print_pairs([(finding.name, "\n".join(lines))])

@@ -17,6 +17,7 @@ from gcsearch.cli import app
 from gcsearch.journal import Journal
 from gcsearch.methods import complete
 from gcsearch.schema import Pipeline, TrialConfig, TrialRecord
+from tests.trees import TREES
 
 
 def gcsearch(*words, cwd=None, **environment):
@@ -32,7 +33,7 @@ def gcsearch(*words, cwd=None, **environment):
 
 
 COMMANDS = ["run", "plan", "trial", "train", "best", "compare", "export", "report", "ui", "doctor"]
-COMMANDS += ["data list", "data write"]
+COMMANDS += ["data list", "data write", "data check"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -119,6 +120,9 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["compare", "a", "--json", "--csv"], "one output has one form"),
         (["ui"], "no MLflow store here yet"),
         (["data", "write", "shapes-foto", "--root", "."], "Did you mean 'shapes-photo'"),
+        (["data", "check", "."], "no data set of the table lies below the root"),
+        (["data", "check", ".", "--dataset", "OxfordPet"], "Did you mean 'OxfordPets'"),
+        (["plan", "demo", "--set", "task.dataset=folder:../x"], "must stay below task.root"),
         (["nonsense"], "No such command"),
     ],
 )
@@ -260,6 +264,25 @@ def test_a_report_needs_a_place_for_a_file(store, out, message):
     done = gcsearch("report", "half", "--out", store / out, "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
+
+
+def test_data_check_says_what_is_there_and_what_is_missing(tmp_path):
+    tree = TREES["OxfordPets by its split"](tmp_path)
+    done = gcsearch("data", "check", tmp_path, "--verify")
+    assert done.returncode == 0, done.stderr
+    assert ["OxfordPets", "5", "22", "9", "13", "0", "0"] in [line.split() for line in done.stdout.splitlines()]
+    assert "published: 37 classes, train 2944, val 736, test 3669" in done.stdout
+    paths = sorted(tree.test)[:2]
+    (tmp_path / "oxford_pets" / "images" / paths[0]).unlink()
+    (tmp_path / "oxford_pets" / "images" / paths[1]).write_text("no image")
+    done = gcsearch("data", "check", tmp_path, "--dataset", "OxfordPets", "--verify", "--quiet")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert f"missing     {paths[0]}\n" in done.stdout
+    assert f"unreadable  {paths[1]}\n" in done.stdout
+    done = gcsearch("data", "check", tmp_path, "--dataset", "EuroSAT", "--json", "--quiet")
+    (finding,) = json.loads(done.stdout)
+    assert (done.returncode, finding["ok"]) == (1, False)
+    assert "the folder of the data set must exist" in finding["problem"]
 
 
 def test_data_write_makes_an_ordinary_data_set(tmp_path):

@@ -47,6 +47,12 @@ def test_base_is_the_first_half_rounded_up(tiny_dataset, classes, base):
     assert (*first, *rest) == tuple(range(classes))
 
 
+def test_a_data_set_that_only_tests_is_halved_by_its_test_list(tiny_dataset):
+    items = tuple(Item(f"{label}.png", label) for label in range(5))
+    found = datasets.Dataset("x", tiny_dataset.images, ("",) * 5, (), (), items)
+    assert datasets.halves(found) == ((0, 1, 2), (3, 4))
+
+
 @pytest.mark.parametrize(("classes", "folds"), [(12, 3), (10, 3), (5, 3), (4, 2), (19, 4)])
 def test_folds_hold_out_disjoint_classes_of_equal_number(classes, folds):
     labels = tuple(range(100, 100 + classes))
@@ -81,6 +87,10 @@ def broken(tmp_path, change):
         (lambda s: s["train"].append(["a/train0.png", 0, "b"]), "label 0 must have one name"),
         (lambda s: s["train"].append(["a/train0.png", 5, "z"]), "without a gap"),
         (lambda s: s["train"].append(["../../secret.png", 0, "a"]), "stay inside the image folder"),
+        (lambda s: s["val"].append(["/etc/secret.png", 0, "a"]), "stay inside the image folder"),
+        (lambda s: [s[part].clear() for part in s], "at least one image, got no class at all"),
+        (lambda s: s["test"].append(["a", 0, "a"]), "1 of 7 are missing"),
+        (lambda s: s["test"].append(["", 0, "a"]), "1 of 7 are missing"),
         (lambda s: s["test"].append(["a/gone.png", 0, "a"]), "1 of 7 are missing.*\n*.*a/gone.png"),
     ],
 )

@@ -1,0 +1,119 @@
+"""What lies below a root: each data set's classes, images per list, and what is missing or cannot be opened."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from gcsearch import datasets
+from gcsearch.datasets import DATASETS, Dataset, Progress
+from gcsearch.draws import compare_draw
+from gcsearch.errors import InputError
+from gcsearch.splits import FreshSplitWarning, duplicates
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One data set as found. `problem` says why it could not be read at all."""
+
+    name: str
+    folder: str
+    source: str = ""
+    classes: int = 0
+    images: dict[str, int] = field(default_factory=dict)
+    """Images per list."""
+    missing: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
+    problem: str = ""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        return not (self.problem or self.missing or self.unreadable)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, **asdict(self)}
+
+
+def present(root: Path) -> list[str]:
+    """Names of the data sets of the table whose folder lies below `root`. InputError where `root` is no folder."""
+    if not root.is_dir():
+        raise InputError("the root must be the folder that holds all data sets", file=root)
+    return [name for name, layout in DATASETS.items() if (root / layout.folder).is_dir()]
+
+
+def examine(root: Path, name: str, *, verify: bool = False, progress: Progress | None = None) -> Finding:
+    """Look at one data set; `verify` decodes every image. What is wrong is part of the finding.
+
+    Raises:
+        InputError: no data set has this name.
+    """
+    folder = str(root / datasets.find(name).folder)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", FreshSplitWarning)
+        try:
+            dataset, source = datasets.read(name, root)
+        except InputError as error:
+            return Finding(name, folder, problem=str(error))
+    missing = datasets.missing_images(dataset)
+    return Finding(
+        name,
+        folder,
+        source=str(source),
+        classes=len(dataset.classes),
+        images={key: len(items) for key, items in dataset.lists.items()},
+        missing=tuple(missing),
+        unreadable=tuple(_unreadable(dataset, set(missing), progress)) if verify else (),
+        notes=(*(str(warning.message) for warning in caught), *_notes(name, dataset, root)),
+    )
+
+
+def _notes(name: str, dataset: Dataset, root: Path) -> Iterator[str]:
+    layout = datasets.find(name)
+    counts = (len(dataset.classes), *map(len, dataset.lists.values()))
+    if layout.published and counts != layout.published:
+        classes, train, val, test = layout.published
+        yield f"published: {classes} classes, train {train}, val {val}, test {test}"
+    if twice := duplicates(dataset.lists.values()):
+        yield f"{len(twice)} images are in more than one list, {twice[0]} among them"
+    caches = root / layout.folder / "split_fewshot"
+    for file in sorted(caches.glob("shot_*.pkl")) if dataset.train else ():
+        yield f"{caches.name}/{file.name} {compare_draw(dataset, file)}"
+
+
+def _unreadable(dataset: Dataset, missing: set[str], progress: Progress | None) -> Iterator[str]:
+    paths = sorted({item.path for part in dataset.lists.values() for item in part} - missing)
+    with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
+        for start in range(0, len(paths), 256):
+            part = paths[start : start + 256]
+            good = pool.map(_opens, [dataset.images / path for path in part])
+            yield from (path for path, fine in zip(part, good, strict=True) if not fine)
+            if progress:
+                progress(start + len(part), len(paths))
+
+
+def _opens(path: Path) -> bool:
+    """Whether the image can be decoded to its last row."""
+    try:
+        with Image.open(path) as image:
+            image.convert("RGB")
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return False
+    return True
+
+
+def check_names(names: Sequence[str] | None, root: Path) -> list[str]:
+    """The names to examine: those asked for, or all present. InputError where there is none."""
+    found = present(root)
+    if not names and not found:
+        known = ", ".join(sorted(layout.folder for layout in DATASETS.values()))
+        raise InputError("no data set of the table lies below the root", file=root, remedy=f"Folders: {known}.")
+    for name in names or ():
+        datasets.find(name)
+    return list(names or found)

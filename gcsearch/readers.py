@@ -1,0 +1,346 @@
+"""One reader per layout that is not a split JSON: folders, annotation files, MATLAB files, tables.
+
+A reader is called with the data set's folder and its image folder, reads lists and folder names, opens no
+image, and gives `Contents` back.  Those of data sets whose split JSON is absent divide by themselves; the
+caller warns.  Class names come out in the form in which the split files have them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gcsearch.errors import InputError
+from gcsearch.splits import (
+    LISTS,
+    Contents,
+    Item,
+    divide,
+    duplicates,
+    folders_in,
+    hold_out_val,
+    images_in,
+    lines_of,
+    warn_fresh,
+)
+
+Reader = Callable[[Path, Path], Contents]
+"""(folder of the data set, folder of its images) to what they hold."""
+
+VAL_SHARE = 0.2
+IMAGENET_VAL = 50
+"""Validation images per class that are held out of ImageNet's training folder, at most `VAL_SHARE` of it."""
+
+
+# ------------------------------------------------------------------------------------ ImageNet and its variants
+def _classnames(folder: Path) -> dict[str, str]:
+    """`classnames.txt`: a wnid, a space and a name, which may have spaces, per line."""
+    pairs = [line.partition(" ") for line in lines_of(folder / "classnames.txt")]
+    return {wnid: name.strip() for wnid, _, name in pairs}
+
+
+def _named(names: Mapping[str, str], wnids: Sequence[str], folder: Path) -> tuple[str, ...]:
+    unknown = [wnid for wnid in wnids if not names.get(wnid)]
+    if unknown:
+        rule = "every class folder must have a line `WNID NAME` in classnames.txt"
+        raise InputError(rule, file=folder / "classnames.txt", received=f"no name for {_some(unknown)}")
+    return tuple(names[wnid] for wnid in wnids)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+
+
+def imagenet(folder: Path, images: Path) -> Contents:
+    """images/train/WNID and images/val/WNID; label = rank of the wnid.  The val folder is the test list.
+
+    The field validates on the test images here.  gcsearch holds images of the training folder out instead, by
+    a fixed draw, so that its three lists are disjoint as everywhere.
+    """
+    wnids, found = folders_in(images / "train"), folders_in(images / "val")
+    if not wnids or wnids != found:
+        odd = sorted(set(wnids) ^ set(found)) or ["no folder at all"]
+        raise InputError(
+            "images/train and images/val must have the same class folders",
+            file=images,
+            received=f"in one only: {_some(odd)}",
+            remedy="The validation images belong into one folder per wnid, too.",
+        )
+    listed = _listed(images / "train", wnids, "train/")
+    train, val = hold_out_val(listed, VAL_SHARE, IMAGENET_VAL)
+    classes = _named(_classnames(folder), wnids, folder)
+    return Contents(images, classes, tuple(train), tuple(val), tuple(_listed(images / "val", wnids, "val/")))
+
+
+def _listed(folder: Path, names: Sequence[str], prefix: str = "") -> list[Item]:
+    return [
+        Item(f"{prefix}{name}/{image}", label) for label, name in enumerate(names) for image in images_in(folder / name)
+    ]
+
+
+def imagenet_folders(folder: Path, images: Path) -> Contents:
+    """ImageNet-Sketch, -A, -R: a folder per wnid, label = rank among these; test images only."""
+    wnids = folders_in(images)
+    return Contents(images, _named(_classnames(folder), wnids, folder), test=tuple(_listed(images, wnids)))
+
+
+def imagenet_v2(folder: Path, images: Path) -> Contents:
+    """ImageNetV2: folders 0, 1, ...; folder i is line i of classnames.txt, from 0; test images only."""
+    classes = tuple(_classnames(folder).values())
+    found = folders_in(images)
+    odd = [name for name in found if not (name.isascii() and name.isdigit() and int(name) < len(classes))]
+    if odd:
+        rule = f"class folders must be numbers from 0 to {len(classes) - 1}, the lines of classnames.txt"
+        raise InputError(rule, file=images, received=_some(odd))
+    items = [
+        Item(f"{name}/{image}", int(name)) for name in sorted(found, key=int) for image in images_in(images / name)
+    ]
+    return Contents(images, classes, test=tuple(items))
+
+
+# --------------------------------------------------------------------------------------------- annotation files
+def aircraft(folder: Path, images: Path) -> Contents:
+    """FGVC Aircraft: lines `ID VARIANT` in images_variant_{train,val,test}.txt; label = line of variants.txt."""
+    classes = lines_of(folder / "variants.txt")
+    ranks = {name: label for label, name in enumerate(classes)}
+
+    def read(part: str) -> tuple[Item, ...]:
+        path = folder / f"images_variant_{part}.txt"
+        pairs = [line.partition(" ") for line in lines_of(path)]
+        return tuple(Item(f"{image}.jpg", _rank(ranks, name.strip(), path)) for image, _, name in pairs)
+
+    return Contents(folder / "variants.txt", tuple(classes), *map(read, LISTS))
+
+
+def _rank(ranks: Mapping[str, int], name: str, path: Path) -> int:
+    if name not in ranks:
+        raise InputError("every line must name a known class", file=path, received=repr(name))
+    return ranks[name]
+
+
+def _with_val(source: Path, classes: Sequence[str], trainval: Sequence[Item], test: Sequence[Item]) -> Contents:
+    """Official test images; a fifth of each class of the others becomes the val list."""
+    train, val = hold_out_val(trainval, VAL_SHARE)
+    return Contents(source, tuple(classes), tuple(train), tuple(val), tuple(test))
+
+
+def pets(folder: Path, images: Path) -> Contents:
+    """Oxford Pets: lines `STEM LABEL SPECIES BREED` in annotations/; the name is the stem without its number."""
+    names: dict[int, str] = {}
+
+    def read(file: str) -> list[Item]:
+        path, items = folder / "annotations" / file, []
+        for line in lines_of(path):
+            fields = line.split(" ")
+            if len(fields) != 4 or not fields[1].isdecimal():
+                raise InputError("a line has four fields, the second the class number", file=path, received=repr(line))
+            label = int(fields[1]) - 1
+            names[label] = fields[0].rpartition("_")[0].lower()
+            items.append(Item(f"{fields[0]}.jpg", label))
+        return items
+
+    trainval, test = read("trainval.txt"), read("test.txt")
+    if sorted(names) != list(range(len(names))):
+        raise InputError(
+            "class numbers must run from 1 without a gap",
+            file=folder / "annotations",
+            received=str([label + 1 for label in sorted(names)][:20]),
+        )
+    return _with_val(folder / "annotations", [names[label] for label in sorted(names)], trainval, test)
+
+
+def sun397(folder: Path, images: Path) -> Contents:
+    """SUN397: /a/apartment_building/outdoor in ClassName.txt, image paths in Training_01 and Testing_01.txt.
+
+    The name is what follows the letter, from the back: "outdoor apartment_building".
+    """
+    keys = [line.lstrip("/") for line in lines_of(folder / "ClassName.txt")]
+    ranks = {key: label for label, key in enumerate(keys)}
+
+    def read(file: str) -> list[Item]:
+        paths = [line.lstrip("/") for line in lines_of(folder / file)]
+        return [Item(path, _rank(ranks, path.rpartition("/")[0], folder / file)) for path in paths]
+
+    classes = [" ".join(reversed(key.split("/")[1:])) for key in keys]
+    return _with_val(folder / "ClassName.txt", classes, read("Training_01.txt"), read("Testing_01.txt"))
+
+
+def ucf101(folder: Path, images: Path) -> Contents:
+    """UCF101's first split: lines `ApplyEyeMakeup/v_....avi`; the middle frame lies in Apply_Eye_Makeup/v_....jpg."""
+    lists = folder / "ucfTrainTestlist"
+    actions = [line.partition(" ")[2].strip() for line in lines_of(lists / "classInd.txt")]
+    ranks = {action: label for label, action in enumerate(actions)}
+    classes = ["_".join(re.findall("[A-Z][^A-Z]*", action)) for action in actions]
+
+    def read(file: str) -> list[Item]:
+        items = []
+        for line in lines_of(lists / file):
+            action, _, video = line.split(" ")[0].partition("/")
+            label = _rank(ranks, action, lists / file)
+            items.append(Item(f"{classes[label]}/{video.removesuffix('.avi')}.jpg", label))
+        return items
+
+    return _with_val(lists, classes, read("trainlist01.txt"), read("testlist01.txt"))
+
+
+# ------------------------------------------------------------------------------------------------ MATLAB files
+def flowers(folder: Path, images: Path) -> Contents:
+    """Oxford Flowers: imagelabels.mat numbers the classes of image_00001.jpg, ..., cat_to_name.json names them."""
+    labels = [int(label) for label in _matlab(folder / "imagelabels.mat", "labels").ravel()]
+    path = folder / "cat_to_name.json"
+    try:
+        names = {int(key): str(name) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            'the file must map class numbers to names, {"1": ...}', file=path, received=str(error)
+        ) from None
+    numbers = sorted(set(labels))
+    if unnamed := [str(number) for number in numbers if number not in names]:
+        raise InputError("every class must have a name", file=path, received=f"no name for {_some(unnamed)}")
+    members: dict[int, list[str]] = {number: [] for number in numbers}
+    for index, label in enumerate(labels, start=1):
+        members[label].append(f"image_{index:05d}.jpg")
+    keyed = {str(number): paths for number, paths in members.items()}
+    return divide(folder / "imagelabels.mat", keyed, [names[number] for number in numbers])
+
+
+def cars(folder: Path, images: Path) -> Contents:
+    """Stanford Cars: annotations of cars_train/ and cars_test/, classes from 1; the year goes in front of the name."""
+    titles = [str(title) for title in _matlab(folder / "devkit" / "cars_meta.mat", "class_names").ravel()]
+    classes = [" ".join((title.split(" ")[-1], *title.split(" ")[:-1])) for title in titles]
+
+    def read(file: str, prefix: str) -> list[Item]:
+        rows = _matlab(folder / file, "annotations").ravel()
+        items = [Item(f"{prefix}/{row['fname']}", int(row["class"]) - 1) for row in rows]
+        if any(not 0 <= item.label < len(classes) for item in items):
+            raise InputError(f"class numbers must run from 1 to {len(classes)}", file=folder / file)
+        return items
+
+    trainval = read("devkit/cars_train_annos.mat", "cars_train")
+    test = read("cars_test_annos_withlabels.mat", "cars_test")
+    return _with_val(folder / "devkit", classes, trainval, test)
+
+
+def _matlab(path: Path, variable: str) -> Any:
+    """One variable of a .mat file as an array of at least one dimension. InputError where it cannot be had."""
+    import zlib
+
+    import numpy as np
+    from scipy.io import loadmat  # late: most data sets have no such file
+    from scipy.io.matlab import MatReadError
+
+    try:
+        with path.open("rb") as file:
+            return np.atleast_1d(loadmat(file, squeeze_me=True)[variable])
+    except FileNotFoundError:
+        remedy = "Complete the download, or put the data set's split JSON in its place."
+        raise InputError("the file is part of the data set and must exist", file=path, remedy=remedy) from None
+    except (MatReadError, zlib.error, KeyError, ValueError, OSError, TypeError, NotImplementedError) as error:
+        rule = f"the file must be a MATLAB file with the variable {variable}"
+        raise InputError(rule, file=path, received=str(error)) from None
+
+
+# ----------------------------------------------------------------------------------------- folders and tables
+_CALTECH = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
+_CALTECH_LEFT_OUT = frozenset({"BACKGROUND_Google", "Faces_easy"})
+_EUROSAT = {
+    "AnnualCrop": "Annual Crop Land",
+    "HerbaceousVegetation": "Herbaceous Vegetation Land",
+    "Highway": "Highway or Road",
+    "Industrial": "Industrial Buildings",
+    "Pasture": "Pasture Land",
+    "PermanentCrop": "Permanent Crop Land",
+    "Residential": "Residential Buildings",
+    "SeaLake": "Sea or Lake",
+}
+
+
+def _divided(images: Path, renamed: Mapping[str, str], left_out: frozenset[str] = frozenset()) -> Contents:
+    names = [name for name in folders_in(images) if name not in left_out]
+    members = {name: [f"{name}/{image}" for image in images_in(images / name)] for name in names}
+    return divide(images, members, [renamed.get(name, name) for name in names])
+
+
+def caltech(folder: Path, images: Path) -> Contents:
+    """Caltech101's class folders without the background and the second set of faces; four names in the singular."""
+    return _divided(images, _CALTECH, _CALTECH_LEFT_OUT)
+
+
+def eurosat(folder: Path, images: Path) -> Contents:
+    """EuroSAT's class folders, their names in words."""
+    return _divided(images, _EUROSAT)
+
+
+def class_folders(folder: Path, images: Path) -> Contents:
+    """A folder per class, named as the class; DTD, Food101 and any folder of this form."""
+    return _divided(images, {})
+
+
+def own_folders(folder: Path, images: Path) -> Contents:
+    """`folder:NAME`: class folders of a data set that is not in the table; says that the split is fresh."""
+    contents = class_folders(folder, images)
+    warn_fresh(f"{images} has class folders and no split")
+    return contents
+
+
+def table(file: str) -> Reader:
+    """`table:FILE`: a CSV or Parquet file with the columns path, class and, if it likes, split.
+
+    Paths are relative to the file's folder; classes are labelled in sorted order; split is train, val or test.
+    """
+
+    def read(folder: Path, images: Path) -> Contents:
+        path = folder / file
+        columns = _columns(path)
+        classes = sorted(set(columns["class"]))
+        ranks = {name: label for label, name in enumerate(classes)}
+        items = [Item(p, ranks[name]) for p, name in zip(columns["path"], columns["class"], strict=True)]
+        if "split" not in columns:
+            members: dict[str, list[str]] = {name: [] for name in classes}
+            for name, image in zip(columns["class"], columns["path"], strict=True):
+                members[name].append(image)
+            contents = divide(path, members, classes)
+            warn_fresh(f"{path} has no column `split`")
+            return contents
+        if odd := sorted(set(columns["split"]) - set(LISTS)):
+            raise InputError("the column split holds train, val or test", file=path, received=_some(odd))
+        lists = [[i for i, part in zip(items, columns["split"], strict=True) if part == key] for key in LISTS]
+        if twice := duplicates(lists):
+            raise InputError("an image must be in one list only", file=path, received=_some(twice))
+        return Contents(path, tuple(classes), *map(tuple, lists))
+
+    return read
+
+
+def _columns(path: Path) -> dict[str, list[str]]:
+    """The columns path, class and split of a table as texts, none empty."""
+    import pyarrow as pa
+    from pyarrow import csv, parquet
+
+    try:
+        if path.suffix.casefold() == ".parquet":
+            found = parquet.read_table(path)
+        else:
+            texts = {name: pa.string() for name in ("path", "class", "split")}
+            found = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=texts))
+        missing = [name for name in ("path", "class") if name not in found.column_names]
+        wanted = [name for name in ("path", "class", "split") if name in found.column_names]
+        columns = {name: found[name].cast(pa.string()).to_pylist() for name in wanted}
+    except FileNotFoundError:
+        remedy = "The path after `table:` starts at task.root."
+        raise InputError("the table must exist", file=path, key="task.dataset", remedy=remedy) from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise InputError("the table must be a CSV or Parquet file", file=path, received=str(error)) from None
+    if missing:
+        rule = "a table has the columns path and class, and may have split"
+        raise InputError(rule, file=path, received=", ".join(found.column_names))
+    for name, values in columns.items():
+        if not values or not all(values):
+            rows = [str(index) for index, value in enumerate(values, start=1) if not value]
+            raise InputError(
+                f"every row must have a {name}", file=path, received=f"rows {_some(rows)}" if rows else "no row"
+            )
+    return columns

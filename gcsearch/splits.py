@@ -1,0 +1,178 @@
+"""What every reader gives back, split files, and how images are divided where no split came with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gcsearch.errors import InputError
+
+LISTS = ("train", "val", "test")
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
+"""What counts as an image where a folder is listed."""
+
+
+class FreshSplitWarning(UserWarning):
+    """The split was drawn here: numbers on it cannot be put beside published ones."""
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image: path relative to the data set's image folder, and its label."""
+
+    path: str
+    label: int
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a reader found: class names by label, three lists, and the file or folder that said so."""
+
+    source: Path
+    classes: tuple[str, ...]
+    train: tuple[Item, ...] = ()
+    val: tuple[Item, ...] = ()
+    test: tuple[Item, ...] = ()
+
+
+def read_split(path: Path) -> Contents:
+    """Read a split JSON, {"train": [[path, label, class name], ...], "val": ..., "test": ...}.
+
+    Raises:
+        InputError: the file is absent or malformed, a label has two names, labels do not run from 0.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        triples = [[(str(p), int(label), str(name)) for p, label, name in content[key]] for key in LISTS]
+    except FileNotFoundError:
+        raise InputError(
+            "the split file of the data set must exist",
+            file=path,
+            remedy="Check task.root: it holds all data sets.",
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            "a split file holds lists train, val and test of [path, label, class name]",
+            file=path,
+            received=str(error),
+            remedy="Restore the file from its source.",
+        ) from None
+    names: dict[int, str] = {}
+    for _, label, name in (triple for part in triples for triple in part):
+        if names.setdefault(label, name) != name:
+            raise InputError(f"label {label} must have one name", file=path, received=f"{names[label]!r} and {name!r}")
+    if sorted(names) != list(range(len(names))):
+        raise InputError("labels must run from 0 without a gap", file=path, received=sorted(names)[:20])
+    train, val, test = (tuple(Item(p, label) for p, label, _ in part) for part in triples)
+    return Contents(path, tuple(names[label] for label in range(len(names))), train, val, test)
+
+
+def is_inside(path: str) -> bool:
+    """Whether a relative path stays where it starts; neither absolute nor with `..`, on any system."""
+    plain = path.replace("\\", "/")
+    return not (plain.startswith("/") or ".." in plain.split("/") or re.match(r"[A-Za-z]:", path) is not None)
+
+
+def divide(source: Path, members: Mapping[str, Sequence[str]], classes: Sequence[str]) -> Contents:
+    """Split each class into 50 % train, 20 % val and the rest as test, with Python's rounding.
+
+    Args:
+        source: what is named in errors.
+        members: paths by class key, in the order of the labels.
+        classes: the class names in the same order.
+
+    A class is shuffled by a generator of its own, so that a further class moves no image of another.
+
+    Raises:
+        InputError: classes too small to have an image in each list, all of them named.
+    """
+    lists: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
+    small = []
+    for label, (key, paths) in enumerate(members.items()):
+        items = [Item(path, label) for path in sorted(paths)]
+        random.Random(f"gcsearch {key}").shuffle(items)
+        train = round(len(items) * 0.5)
+        val = train + round(len(items) * 0.2)
+        parts = items[:train], items[train:val], items[val:]
+        if not all(parts):
+            small.append(f"{key} ({len(items)})")
+        for mine, part in zip(lists, parts, strict=True):
+            mine += part
+    if small or not members:
+        raise InputError(
+            "to be split in three, every class needs 4 images; those with fewer",
+            file=source,
+            received=", ".join(small) or "no class at all",
+            remedy="Remove these classes or complete them, or name a table with a column `split`.",
+        )
+    return Contents(source, tuple(classes), *map(tuple, lists))
+
+
+def hold_out_val(items: Sequence[Item], share: float, at_most: int | None = None) -> tuple[list[Item], list[Item]]:
+    """Take a part of each class out of `items` for validation, by a fixed draw: (train, val)."""
+    by_label: dict[int, list[Item]] = {}
+    for item in items:
+        by_label.setdefault(item.label, []).append(item)
+    train, val = [], []
+    for label in sorted(by_label):
+        members = sorted(by_label[label], key=lambda item: item.path)
+        count = round(len(members) * share)
+        count = count if at_most is None else min(count, at_most)
+        held = set(random.Random(f"gcsearch {label}").sample(range(len(members)), count))
+        train += [item for index, item in enumerate(members) if index not in held]
+        val += [item for index, item in enumerate(members) if index in held]
+    return train, val
+
+
+def warn_fresh(what: str) -> None:
+    """Say that a split is gcsearch's own. Python shows it once per data set and process."""
+    text = f"{what}; gcsearch drew a fresh split, numbers on it are not comparable with published ones"
+    warnings.warn(text, FreshSplitWarning, stacklevel=2)
+
+
+def images_in(folder: Path) -> list[str]:
+    """Names of the image files in a folder, sorted; hidden ones and other files are passed over."""
+    with os.scandir(folder) as entries:
+        names = [entry.name for entry in entries]  # texts: a million Path objects would take a minute
+    return sorted(name for name in names if _ending(name) in SUFFIXES and not name.startswith("."))
+
+
+def _ending(name: str) -> str:
+    return "." + name.rpartition(".")[2].casefold()
+
+
+def folders_in(folder: Path) -> list[str]:
+    """Names of the sub-folders, sorted as Python sorts text. InputError where `folder` is none."""
+    if not folder.is_dir():
+        raise InputError("the folder must exist", file=folder, remedy="Check task.root: it holds all data sets.")
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file that is part of a data set, stripped, empty ones left out."""
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except FileNotFoundError:
+        raise InputError(
+            "the file is part of the data set and must exist", file=path, remedy="Complete the download."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError("the file must be readable text", file=path, received=str(error)) from None
+
+
+def duplicates(contents: Iterable[Iterable[Item]]) -> list[str]:
+    """Paths that are in more than one of the lists."""
+    seen: set[str] = set()
+    twice: set[str] = set()
+    for part in contents:
+        paths = {item.path for item in part}
+        twice |= paths & seen
+        seen |= paths
+    return sorted(twice)

@@ -1,0 +1,324 @@
+"""Every layout, held to one contract: counts, disjoint lists, halves, relabelling, and what is wrong is said."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+
+import numpy as np
+import pytest
+from scipy.io import savemat
+
+from gcsearch import datasets, inventory
+from gcsearch.datasets import Item
+from gcsearch.errors import InputError
+from gcsearch.features import FeatureCache
+from gcsearch.laboratory import Laboratory
+from gcsearch.schema import Task
+from gcsearch.splits import FreshSplitWarning
+from tests.trees import NAMES, TREES, Tree, put, write
+
+
+def load(tree: Tree, root):
+    expected = pytest.warns(FreshSplitWarning, match="not comparable") if tree.fresh else contextlib.nullcontext()
+    with expected:
+        return datasets.load(tree.name, root)
+
+
+@pytest.fixture(scope="module", params=TREES)
+def read(request, tmp_path_factory):
+    """(what is there, what was read, root), for every layout."""
+    root = tmp_path_factory.mktemp("root")
+    tree = TREES[request.param](root)
+    return tree, load(tree, root), root
+
+
+def test_the_fifteen_data_sets_and_two_free_forms_are_all_written():
+    assert {name.split(" by ")[0] for name in TREES} >= {
+        name for name, layout in datasets.DATASETS.items() if layout.published or name == "ImageNet"
+    }
+    assert len([name for name, layout in datasets.DATASETS.items() if layout.published]) + 1 == 15
+
+
+def test_classes_and_counts_are_those_of_the_tree(read):
+    tree, found, _ = read
+    assert found.classes == tree.classes
+    assert {key: len(items) for key, items in found.lists.items()} == tree.counts
+
+
+def test_every_image_has_the_class_it_lies_in_and_is_in_one_list(read):
+    tree, found, _ = read
+    every = [item for items in found.lists.values() for item in items]
+    assert {item.path: found.classes[item.label] for item in every} == tree.truth
+    assert len(every) == len(tree.truth)
+    assert all((found.images / item.path).is_file() for item in every)
+    if tree.test is not None:
+        assert {item.path for item in found.test} == tree.test
+
+
+def test_reading_twice_gives_the_same(read):
+    tree, found, root = read
+    assert load(tree, root) == found
+
+
+def test_halves_cover_the_classes_and_relabel_from_0(read):
+    _, found, _ = read
+    base, new = datasets.halves(found)
+    assert len(base) - len(new) in (0, 1)
+    assert (*base, *new) == tuple(range(len(found.classes)))
+    for half in (base, new):
+        for items in found.lists.values():
+            kept = [items[index] for index in datasets.of_labels(items, half)]
+            assert {half.index(item.label) for item in kept} == (set(range(len(half))) if items else set())
+
+
+def test_a_draw_takes_what_there_is_of_a_small_class(read):
+    _, found, _ = read
+    drawn = datasets.few_shot(found.train, 4, random.Random(1))
+    there = [sum(item.label == label for item in found.train) for label in range(len(found.classes))]
+    assert [sum(item.label == label for item in drawn) for label in range(len(there))] == [min(n, 4) for n in there]
+    assert len(set(drawn)) == len(drawn)
+
+
+def test_an_unreadable_image_is_named(read):
+    tree, found, root = read
+    assert inventory.examine(root, tree.name, verify=True).ok
+    path = found.images / found.test[0].path
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    try:
+        finding = inventory.examine(root, tree.name, verify=True)
+        assert (finding.unreadable, finding.missing, finding.ok) == ((found.test[0].path,), (), False)
+    finally:
+        path.write_bytes(whole)
+
+
+LISTED = [name for name in TREES if " by " in name or name in ("OxfordPets", "SUN397", "UCF101", "FGVCAircraft", "csv")]
+LISTED += ["StanfordCars", "OxfordFlowers", "parquet"]
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_missing_images_are_all_found_before_anything_starts(tmp_path, name):
+    tree = TREES[name](tmp_path)
+    found = load(tree, tmp_path)
+    gone = sorted({found.train[0].path, found.val[0].path, found.test[0].path})
+    for path in gone:
+        (found.images / path).unlink()
+    with pytest.raises(InputError, match=r"3 of 44 are missing") as caught:
+        load(tree, tmp_path)
+    assert all(path in str(caught.value) for path in gone)
+    assert list(inventory.examine(tmp_path, tree.name).missing) == gone
+
+
+FOLDERS = ("ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
+FOLDERS += ("Caltech101", "Food101", "DescribableTextures", "EuroSAT", "folder")
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_an_empty_class_folder_is_refused_by_name(tmp_path, name):
+    tree = TREES[name](tmp_path)
+    layout = datasets.find(tree.name)
+    folder = next(path for path in (tmp_path / layout.folder / layout.images).rglob("*") if path.suffix != ".txt")
+    victims = {folder.name} if any(p.is_file() for p in folder.iterdir()) else {p.name for p in folder.iterdir()}
+    for path in (tmp_path / layout.folder / layout.images).rglob("*"):
+        if path.is_file() and path.parent.name in victims:
+            path.unlink()
+    with pytest.raises(InputError, match=r"every class (must have|needs)"):
+        datasets.load(tree.name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "line"),
+    [
+        ("FGVCAircraft", "fgvc_aircraft/variants.txt", "Concorde"),
+        ("SUN397", "sun397/ClassName.txt", "/z/zoo"),
+        ("UCF101", "ucf101/ucfTrainTestlist/classInd.txt", "6 Zumba"),
+    ],
+)
+def test_a_listed_class_without_images_is_refused_by_name(tmp_path, name, file, line):
+    tree = TREES[name](tmp_path)
+    append(tmp_path / file, line)
+    with pytest.raises(InputError, match=f"must have at least one image.*{line.split('/')[-1].split()[-1]}"):
+        load(tree, tmp_path)
+
+
+def append(path, line):
+    path.write_text(path.read_text(encoding="utf-8") + line + "\n", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "line"),
+    [
+        ("FGVCAircraft", "fgvc_aircraft/images_variant_test.txt", "../../secret owl"),
+        ("OxfordPets", "oxford_pets/annotations/test.txt", "../../secret/Abyssinian_1 1 1 1"),
+        ("SUN397", "sun397/ClassName.txt", "/../../secret"),
+        ("UCF101", "ucf101/ucfTrainTestlist/testlist01.txt", "Archery/../../../secret.avi"),
+        ("csv", "birds and more/list.csv", '"../secret.png","owl","test"'),
+        ("csv", "birds and more/list.csv", '"/etc/secret.png","owl","test"'),
+        ("csv", "birds and more/list.csv", '"C:\\secret.png","owl","test"'),
+        ("csv", "birds and more/list.csv", '"..\\secret.png","owl","test"'),
+    ],
+)
+def test_a_path_that_climbs_out_of_the_images_is_refused(tmp_path, name, file, line):
+    tree = TREES[name](tmp_path)
+    append(tmp_path / file, line)
+    if name == "SUN397":
+        append(tmp_path / "sun397" / "Testing_01.txt", "/../../secret/image.jpg")
+    with pytest.raises(InputError, match=r"must stay inside the image folder.*secret"):
+        load(tree, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["folder:../pets", "folder:/etc", "folder:", "table:../list.csv", "table:a/../../b.csv"]
+)
+def test_a_name_that_climbs_out_of_the_root_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=r"must stay below task\.root"):
+        datasets.load(name, tmp_path)
+
+
+def test_cars_whose_class_numbers_do_not_fit_are_refused(tmp_path):
+    tree = TREES["StanfordCars"](tmp_path)
+    titles = np.array([["A 2000", "B 2001"]], dtype="O")
+    savemat(tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat", {"class_names": titles})
+    with pytest.raises(InputError, match="from 1 to 2"):
+        datasets.load(tree.name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "message"),
+    [
+        ("ImageNetA", "imagenet-adversarial/classnames.txt", ["n01 a"], "no name for n02, n03"),
+        ("ImageNetV2", "imagenetv2/classnames.txt", ["n1 a", "n2 b"], "numbers from 0 to 1.*10, 11"),
+        ("OxfordPets", "oxford_pets/annotations/test.txt", ["Bengal_1 3"], "four fields"),
+        ("OxfordPets", "oxford_pets/annotations/test.txt", ["Bengal_1 9 1 1"], "without a gap"),
+        ("FGVCAircraft", "fgvc_aircraft/variants.txt", ["owl"], "known class.*Boeing 737"),
+        ("OxfordFlowers", "oxford_flowers/cat_to_name.json", ['{"1": "rose"}'], "no name for 2, 3"),
+        ("OxfordFlowers", "oxford_flowers/cat_to_name.json", ["[]"], "must map class numbers"),
+        ("OxfordFlowers", "oxford_flowers/imagelabels.mat", ["no mat"], "MATLAB file with the variable labels"),
+        ("csv", "birds and more/list.csv", ["file,class", "a.png,owl"], "columns path and class.*file, class"),
+        ("csv", "birds and more/list.csv", ["path,class,split", "a.png,owl,dev"], "train, val or test.*dev"),
+        ("csv", "birds and more/list.csv", ["path,class,split", "a.png,,test"], "every row must have a class.*rows 1"),
+        ("csv", "birds and more/list.csv", ["path,class"], "every row must have a path.*no row"),
+        ("csv", "birds and more/list.csv", ["path,class,split", "a,b,val", "a,b,test"], "in one list only.*a"),
+        ("parquet", "birds and more/list.parquet", ["no parquet"], "must be a CSV or Parquet file"),
+    ],
+)
+def test_what_is_wrong_with_a_data_sets_files_is_said(tmp_path, name, file, content, message):
+    tree = TREES[name](tmp_path)
+    write(tmp_path / file, content)
+    with pytest.raises(InputError, match=message) as caught:
+        datasets.load(tree.name, tmp_path)
+    assert str(tmp_path / file.split("/")[0]) in caught.value.file
+
+
+@pytest.mark.parametrize(
+    ("name", "gone"),
+    [
+        ("ImageNet", "imagenet/images/val/n01"),
+        ("ImageNetR", "imagenet-rendition/classnames.txt"),
+        ("OxfordFlowers", "oxford_flowers/imagelabels.mat"),
+        ("EuroSAT", "eurosat"),
+        ("csv", "birds and more/list.csv"),
+        ("folder", "my things"),
+    ],
+)
+def test_absent_parts_of_a_data_set_are_named(tmp_path, name, gone):
+    tree = TREES[name](tmp_path)
+    path = tmp_path / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with pytest.raises(InputError, match=r"must (exist|have the same class folders)") as caught:
+        datasets.load(tree.name, tmp_path)
+    split = datasets.find(tree.name).split
+    assert split in (caught.value.remedy or "")
+
+
+def test_a_class_too_small_for_three_lists_is_refused_with_its_number(tmp_path):
+    for name, count in (("owl", 3), ("wren", 4)):
+        for index in range(count):
+            put(tmp_path / "birds" / name / f"{index}.png")
+    with pytest.raises(InputError, match=r"needs 4 images; those with fewer, got owl \(3\)"):
+        datasets.load("folder:birds", tmp_path)
+
+
+def test_a_further_class_moves_no_image_of_another(tmp_path):
+    tree = TREES["folder"](tmp_path)
+    before = load(tree, tmp_path)
+    for index in range(4):
+        put(tmp_path / "my things" / "vögel" / "aa" / f"{index}.png")
+    after = load(tree, tmp_path)
+    assert after.classes == ("aa", *NAMES)
+    assert [Item(item.path, item.label - 1) for item in after.test if item.label] == list(before.test)
+
+
+def test_a_split_file_goes_before_the_fall_back(tmp_path):
+    fallen_back = load(TREES["OxfordPets"](tmp_path), tmp_path)
+    shutil.rmtree(tmp_path / "oxford_pets")
+    by_split = load(TREES["OxfordPets by its split"](tmp_path), tmp_path)
+    assert (len(fallen_back.train), len(by_split.train)) == (26, 22)
+
+
+def test_any_folder_can_be_encoded_and_cached(tmp_path, backbone):
+    tree = TREES["folder"](tmp_path / "root")
+    found = load(tree, tmp_path / "root")
+    features = FeatureCache(tmp_path / "cache", backbone).fixed(found, found.test)
+    assert features.shape == (13, 32)
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+def test_a_data_set_that_only_tests_is_not_trained_on(tmp_path, backbone):
+    found = load(TREES["ImageNetA"](tmp_path), tmp_path)
+    laboratory = Laboratory(Task(dataset="ImageNetA"), backbone, found, FeatureCache(tmp_path / "cache", backbone))
+    with pytest.raises(InputError, match="images to train on, got ImageNetA, which has test images only"):
+        laboratory.episodes("test", [1])
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "prefix"),
+    [
+        ("OxfordPets", "a photo of a {}, a type of pet.", "a type of pet, a photo of a {}."),
+        ("OxfordFlowers", "a photo of a {}, a type of flower.", "a type of flower, a photo of a {}."),
+        ("FGVCAircraft", "a photo of a {}, a type of aircraft.", "a type of aircraft, a photo of a {}."),
+        ("DescribableTextures", "{} texture.", "a texture of {}."),
+        ("EuroSAT", "a centered satellite photo of {}.", ""),
+        ("Food101", "a photo of {}, a type of food.", "a type of food, a photo of {}."),
+        ("UCF101", "a photo of a person doing {}.", ""),
+        *(
+            (name, "a photo of a {}.", "")
+            for name in ("StanfordCars", "SUN397", "Caltech101", "ImageNet", "ImageNetV2")
+        ),
+        ("folder:anything", "a photo of a {}.", ""),
+    ],
+)
+def test_templates_are_those_of_the_field(name, template, prefix):
+    assert datasets.template_of(name) == template
+    assert datasets.find(name).prefix_template == prefix
+
+
+def test_the_check_finds_what_is_below_a_root(tmp_path):
+    for name in ("ImageNetA", "EuroSAT by its split", "SUN397"):
+        TREES[name](tmp_path)
+    names = inventory.check_names(None, tmp_path)
+    assert names == ["SUN397", "EuroSAT", "ImageNetA"]
+    sun, eurosat, _ = (inventory.examine(tmp_path, name) for name in names)
+    assert (sun.classes, sun.images) == (5, {"train": 26, "val": 5, "test": 13})
+    assert "split_zhou_SUN397.json is absent" in sun.notes[0]
+    assert eurosat.notes == ("published: 10 classes, train 13500, val 5400, test 8100",)
+    with pytest.raises(InputError, match="no data set of the table"):
+        inventory.check_names(None, tmp_path / "eurosat")
+    with pytest.raises(InputError, match="folder that holds all data sets"):
+        inventory.check_names(None, tmp_path / "nowhere")
+
+
+def test_an_image_in_two_lists_is_noted(tmp_path):
+    TREES["EuroSAT by its split"](tmp_path)
+    path = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("/val 0.png", "/test 0.png"), encoding="utf-8")
+    assert "5 images are in more than one list" in inventory.examine(tmp_path, "EuroSAT").notes[1]
+
+
+def test_progress_counts_the_images_that_were_opened(tmp_path):
+    TREES["EuroSAT by its split"](tmp_path)
+    seen = []
+    inventory.examine(tmp_path, "EuroSAT", verify=True, progress=lambda *pair: seen.append(pair))
+    assert seen == [(44, 44)]
