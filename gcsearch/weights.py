@@ -82,7 +82,7 @@ def read(pretrained: str | Path) -> Checkpoint:
     path = Path(text.removeprefix(ARCHIVE)).expanduser()
     file = _in_folder(path) if path.is_dir() else path
     if not file.is_file():
-        raise InputError("the checkpoint must exist", key=KEY, received=str(path), remedy="Check the path.")
+        raise InputError("the checkpoint must exist", key=KEY, received=text, remedy="Check the path.")
     content = _archive(file) if asked else _content(file)
     state = _state(content, file)
     settings = _settings(file.parent) if path.is_dir() else {}
@@ -171,10 +171,11 @@ def _pickle(file: Path) -> Any:
 
 
 def _is_archive(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except zipfile.BadZipFile:
         return False
-    with zipfile.ZipFile(file) as archive:
-        return any(name.endswith("/constants.pkl") for name in archive.namelist())
 
 
 def _archive(file: Path) -> dict[str, Tensor]:
