@@ -94,6 +94,22 @@ def test_part_of_a_file_is_refused_in_words(tmp_path, name, left):
         weights.read(tmp_path / name)
 
 
+def test_damage_is_refused_in_words_wherever_it_sits(tmp_path):
+    """Every file is read as it is or refused: no error of the readers' own comes through."""
+    torch.save(tensors(), tmp_path / "zip.pt")
+    torch.save(tensors(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    refused = 0
+    for name in ("zip.pt", "old.pt"):
+        whole = (tmp_path / name).read_bytes()
+        for place in range(0, len(whole), 11):
+            (tmp_path / "damaged.pt").write_bytes(whole[:place] + b"\xff" + whole[place + 1 :])
+            try:
+                weights.read(tmp_path / "damaged.pt")
+            except InputError:
+                refused += 1
+    assert refused > 50
+
+
 @pytest.mark.parametrize("text", ["version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "<html>404</html>"])
 def test_a_text_in_place_of_weights_is_refused(tmp_path, text):
     (tmp_path / "weights.pt").write_text(text)
