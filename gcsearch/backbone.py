@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gcsearch import files, weights
 from gcsearch.block import Block, fold
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, unknown_name
 from gcsearch.tower import TextTower
+from gcsearch.weights import Checkpoint, Sizes
 
+VOCABULARY = 49408  # tokens of CLIP's tokenizer, the only one that there is here
 MINI_FILE = Path(__file__).parent / "assets" / "mini.safetensors"
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -86,57 +92,188 @@ class Backbone:
 
 @cache
 def _tokenizer() -> Any:
-    from importlib import import_module
-
     _open_clip()
     return import_module("open_clip.tokenizer").SimpleTokenizer()
 
 
 def load(name: str, pretrained: str | None = None, device: str = "cpu") -> Backbone:
-    """Load a frozen CLIP: `mini` (bundled), or any open_clip model by name and tag or checkpoint file.
+    """Load a frozen CLIP: `mini` (bundled), or any open_clip model with a CLIP text tower.
+
+    Args:
+        name: a name of open_clip's; `-quickgelu` is added to it where the weights say that they need QuickGELU.
+        pretrained: a tag of open_clip's (from the hub's cache, else downloaded), or a path as in `weights.read`.
+        device: where the model is to lie.
 
     Raises:
-        InputError: unknown name or tag, missing file, or a text tower that is not causal and EOT-pooled.
+        InputError: unknown name or tag; weights that are absent, unsafe to read or of another model; a text tower
+            that is not causal and EOT-pooled.
     """
-    model = _load_mini() if name == "mini" else _load_open_clip(name, pretrained)
+    mean, std = OPENAI_MEAN, OPENAI_STD
+    if name == "mini":
+        model = _load_mini()
+    else:
+        name, model, preprocessing = _load_open_clip(name, pretrained)
+        mean, std = (tuple(preprocessing.get(key, value)) for key, value in (("mean", mean), ("std", std)))
     model = model.eval().requires_grad_(False).to(device)
+    tower = text_tower(model, name)
     visual: Any = model.visual
     size = visual.image_size
     return Backbone(
         name=name,
-        tower=text_tower(model, name),
+        tower=tower,
         image_size=size[0] if isinstance(size, tuple) else size,
-        embedding_size=visual.output_dim,
+        embedding_size=len(tower.projection),
         fingerprint=fingerprint(model),
-        mean=tuple(getattr(visual, "image_mean", None) or OPENAI_MEAN),
-        std=tuple(getattr(visual, "image_std", None) or OPENAI_STD),
+        mean=mean,
+        std=std,
         model=model,
     )
 
 
-def _load_open_clip(name: str, pretrained: str | None) -> nn.Module:
+def _load_open_clip(name: str, pretrained: str | None) -> tuple[str, nn.Module, Mapping[str, Any]]:
+    """The model, its name with `-quickgelu` where the weights ask for that, and how its images are prepared."""
     library = _open_clip()
     if name not in library.list_models():
-        from gcsearch.errors import unknown_name
-
         raise unknown_name("backbone", name, ["mini", *library.list_models()], key="task.backbone")
-    tags = library.list_pretrained_tags_by_model(name)
-    if pretrained is None or (pretrained not in tags and not Path(pretrained).is_file()):
+    settings = library.get_model_config(name)
+    _check_text(settings["text_cfg"], name)
+    tags = _tags(name)
+    checkpoint = _checkpoint(name, pretrained, tags)
+    if _switched(checkpoint, settings, name):
+        name, settings["quick_gelu"] = f"{name}-quickgelu", True
+    model = _build(settings)
+    state = weights.fit(checkpoint, model.state_dict(), name, _models_of)
+    model.load_state_dict(state, strict=True)
+    # A bare file does not tell how images are prepared: as for the model's first published weights.
+    return name, model, checkpoint.preprocessing or next(iter(tags.values()), {})
+
+
+def _tags(name: str) -> dict[str, dict[str, Any]]:
+    """What open_clip knows of a model's published weights: place, preparation of images, whether QuickGELU."""
+    table = import_module("open_clip.pretrained")
+    return {tag: table.get_pretrained_cfg(name, tag) for tag in table.list_pretrained_tags_by_model(name)}
+
+
+def _checkpoint(name: str, pretrained: str | None, tags: Mapping[str, dict[str, Any]]) -> Checkpoint:
+    """The weights behind a tag or a path. A tag says beside them whether QuickGELU is needed."""
+    if pretrained is not None and files.is_path(pretrained):
+        return weights.read(pretrained)
+    if pretrained is None or pretrained not in tags:
         raise InputError(
-            "pretrained must be a tag of this backbone or an existing checkpoint file",
+            "pretrained must be a tag of this backbone or the path of a checkpoint",
             key="task.pretrained",
             received=pretrained,
-            remedy=f"Tags of {name}: {', '.join(tags) or 'none'}.",
+            remedy=f"Tags of {name}: {', '.join(tags) or 'none'}. A path has a slash or a dot in it: "
+            '"./folder", "weights.safetensors".',
         )
+    settings = tags[pretrained]
+    read = weights.read(_hub_file(name, pretrained, settings["hf_hub"]))
+    return Checkpoint(
+        read.file, read.state, quick_gelu=bool(settings.get("quick_gelu")) or None, preprocessing=settings
+    )
+
+
+def _switched(checkpoint: Checkpoint, settings: Mapping[str, Any], name: str) -> bool:
+    """Whether QuickGELU takes the place of the architecture's GELU. Warns where the two may not belong together.
+
+    Weights trained with one run with the other, a few points worse and without any error.
+    """
+    quick = bool(settings.get("quick_gelu"))
+    if quick and checkpoint.quick_gelu is False:
+        warnings.warn(
+            f"{checkpoint.file} says that its model has GELU, and {name} has QuickGELU: "
+            f"if the file is right, write backbone = {name.removesuffix('-quickgelu')!r}",
+            stacklevel=2,
+        )
+    if not quick and checkpoint.perhaps_openai:
+        warnings.warn(
+            f"{checkpoint.file} looks like OpenAI's weights, which were trained with QuickGELU, and {name} has GELU: "
+            f"if they are, write backbone = '{name}-quickgelu'",
+            stacklevel=2,
+        )
+    return not quick and checkpoint.quick_gelu is True
+
+
+def _hub_file(name: str, tag: str, place: str) -> str:
+    """A tag's weights in the hub's cache; downloaded where they are not there and the hub is within reach."""
+    hub = import_module("huggingface_hub")
+    repository, _, wanted = place.rpartition("/")
+    names = (f"{wanted.rpartition('.')[0]}.safetensors", wanted) if wanted else weights.FILES
+    for file in names:
+        cached = hub.try_to_load_from_cache(repository, file)
+        if isinstance(cached, str):
+            return cached
+    reason = "HF_HUB_OFFLINE forbids to ask the hub"
     try:
-        return library.create_model(name, pretrained=pretrained)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(
-            f"the weights of {name} could not be loaded: {error}",
-            key="task.pretrained",
-            received=pretrained,
-            remedy="Without network, download the checkpoint elsewhere and give its path as `pretrained`.",
-        ) from error
+        # A short question first: the download itself would repeat a failed connection for half a minute.
+        for file in names if not hub.is_offline_mode() else ():
+            try:
+                hub.get_hf_file_metadata(hub.hf_hub_url(repository, file), timeout=10)
+            except hub.errors.EntryNotFoundError:
+                reason = "the hub does not have them under the usual names"
+            else:
+                return str(hub.hf_hub_download(repository, file))
+    except Exception as error:  # of the hub's client, and of whichever library it speaks HTTP with
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+    raise InputError(
+        f"the weights of {name} with the tag {tag} are not on this machine and could not be downloaded ({reason})",
+        key="task.pretrained",
+        received=tag,
+        remedy=f"Where there is a network, fetch {names[0]} (or else {names[-1]}) of the hub's repository "
+        f'{repository}, and name it here: `pretrained = "/path/to/{names[0]}"`. Or copy the folder '
+        f"models--{repository.replace('/', '--')} of that machine's hub cache into {hub.constants.HF_HUB_CACHE}.",
+    )
+
+
+def _check_text(text: Mapping[str, Any], name: str) -> None:
+    """Refuse from a model's settings, before anything large is built, a text tower that cannot be served."""
+    foreign = "hf_model_name" in text or "hf_tokenizer_name" in text
+    pooled = text.get("pool_type", "argmax") == "argmax" and not text.get("embed_cls")
+    if foreign or not pooled or text.get("no_causal_mask") or text.get("vocab_size") != VOCABULARY:
+        raise _unserved(name)
+
+
+def _unserved(name: str) -> InputError:
+    return InputError(
+        "gcsearch trains prompts of text towers that are causal, pooled at the end token, projected by a matrix "
+        "and read CLIP's tokens",
+        key="task.backbone",
+        received=name,
+        remedy="Choose a CLIP model such as ViT-B-16, ViT-B-32, ViT-L-14 or RN50.",
+    )
+
+
+def _build(settings: Mapping[str, Any]) -> nn.Module:
+    """A model of open_clip's with random weights, drawn aside from the global generator."""
+    library = import_module("open_clip.model")
+    settings = dict(settings)
+    kind = library.CustomTextCLIP if settings.pop("custom_text", False) else library.CLIP
+    if "timm_model_name" in settings["vision_cfg"]:
+        settings["vision_cfg"] = {**settings["vision_cfg"], "timm_model_pretrained": False}
+    with torch.random.fork_rng(devices=[]):
+        return kind(**settings)
+
+
+def _models_of(found: Sizes) -> list[str]:
+    """open_clip's models of these sizes."""
+    library = _open_clip()
+    return [name for name in library.list_models() if _sizes(library.get_model_config(name)) == found]
+
+
+def _sizes(settings: Mapping[str, Any]) -> Sizes | None:
+    image, text = settings["vision_cfg"], settings["text_cfg"]
+    if "timm_model_name" in image or "layers" not in text or settings.get("custom_text"):
+        return None
+    layers = image["layers"]
+    return Sizes(
+        embed=settings["embed_dim"],
+        image=image["image_size"],
+        patch=image.get("patch_size"),
+        vision_width=image["width"],
+        vision_layers=tuple(layers) if isinstance(layers, list) else layers,
+        text_width=text["width"],
+        text_layers=text["layers"],
+    )
 
 
 def mini_state_dict() -> dict[str, Tensor]:
@@ -163,8 +300,6 @@ def mini_architecture() -> dict[str, Any]:
 
 
 def _load_mini() -> nn.Module:
-    from importlib import import_module
-
     _open_clip()
     library = import_module("open_clip.model")
     sizes = mini_architecture()
@@ -184,13 +319,9 @@ def text_tower(model: Any, name: str) -> TextTower:
     mask = getattr(text, "attn_mask", None)
     pool = getattr(text, "text_pool_type", getattr(text, "pool_type", "argmax"))
     projection = getattr(text, "text_projection", None)
-    if mask is None or pool != "argmax" or not isinstance(projection, Tensor):
-        raise InputError(
-            "gcsearch trains prompts of text towers that are causal, pooled at the end token and projected by a matrix",
-            key="task.backbone",
-            received=name,
-            remedy="Choose a CLIP model such as ViT-B-16, ViT-B-32, ViT-L-14 or RN50.",
-        )
+    pooled = pool == "argmax" and getattr(text, "cls_emb", None) is None
+    if mask is None or not pooled or not isinstance(projection, Tensor) or text.vocab_size != VOCABULARY:
+        raise _unserved(name)
     scale, shift = text.ln_final.weight.detach().float(), text.ln_final.bias.detach().float()
     matrix = projection.detach().float()
     return TextTower(
@@ -226,8 +357,13 @@ def _block(block: Any, name: str) -> Block:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over names, shapes and bytes of all weights, first 16 hexadecimal digits."""
+    """SHA-256 over names, shapes and bytes of all weights, first 16 hexadecimal digits.
+
+    The same weights give other features with GELU than with QuickGELU: GELU counts as one more weight.
+    """
     digest = hashlib.sha256()
+    if any(isinstance(module, nn.GELU) for module in model.modules()):
+        digest.update(b"GELU")
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())

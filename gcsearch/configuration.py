@@ -35,12 +35,17 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    """Relative paths in a pipeline's file, of its data and its search space, start at the file's folder."""
-    for table, key in (("search", "space"), ("task", "root"), ("task", "other_names")):
+    """Relative paths in a pipeline's file, of its data, weights and search space, start at the file's folder."""
+    for table, key in (("search", "space"), ("task", "root"), ("task", "other_names"), ("task", "pretrained")):
         values = content.get(table)
         value = values.get(key) if isinstance(values, dict) else None
-        if isinstance(values, dict) and isinstance(value, str) and (folder / value).exists():
-            values[key] = str((folder / value).absolute())
+        if not isinstance(values, dict) or not isinstance(value, str):
+            continue
+        if key == "pretrained" and not files.is_path(value):
+            continue  # a tag stays a tag, whatever lies beside the pipeline
+        path = value.removeprefix(files.ARCHIVE)
+        if (folder / path).exists():
+            values[key] = value.removesuffix(path) + str((folder / path).absolute())
 
 
 def _override(content: dict[str, Any], key: str, value: str) -> None:
@@ -76,6 +81,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
             key="task.root",
             remedy='Add `root = "/path/to/data"` to [task].',
         )
+    _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
     _check_objective(pipeline, space)
@@ -85,6 +91,23 @@ def check(pipeline: Pipeline) -> SearchSpace:
         check_uri(pipeline.tracking.uri)
     references(pipeline, space)
     return space
+
+
+def _check_weights(backbone: str, pretrained: str | None) -> None:
+    """What can be said of a model's weights without loading them: named, and there if they are a file or a folder."""
+    if backbone == "mini":
+        return
+    if pretrained is None:
+        raise InputError(
+            "a backbone that is not bundled needs its weights",
+            key="task.pretrained",
+            remedy='Add a tag of open_clip, `pretrained = "openai"`, or a path, `pretrained = "./weights.pt"`.',
+        )
+    path = pretrained.removeprefix(files.ARCHIVE)
+    if files.is_path(pretrained) and not Path(path).expanduser().exists():
+        raise InputError(
+            "the checkpoint must exist", key="task.pretrained", received=pretrained, remedy="Check the path."
+        )
 
 
 def _check_space(space: SearchSpace, file: Path) -> None:

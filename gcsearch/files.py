@@ -40,6 +40,15 @@ def find(folder: str, name_or_path: str | Path, *, kind: str, key: str | None = 
     return path
 
 
+ARCHIVE = "jit:"
+"""Before the path of weights that are a TorchScript archive, which is opened only where that is asked for."""
+
+
+def is_path(text: str) -> bool:
+    """Whether a value that may be a name or a path is a path: it has a slash or a dot in it, or `jit:` before it."""
+    return text.startswith(ARCHIVE) or any(mark in text for mark in "./\\")
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. InputError, naming file and line, where it is missing or malformed."""
     try:

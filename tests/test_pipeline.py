@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ import torch
 from mlflow import MlflowClient
 
 import gcsearch
-from gcsearch import files, laboratory, open_sweep
+from gcsearch import files, laboratory, open_sweep, shapes
 from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
@@ -343,3 +344,47 @@ def test_a_plan_trains_nothing(tmp_path, _cache):
     assert plan["seeds"] == 3
     assert plan["step_seconds"] > 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, monkeypatch):
+    """Random weights: the numbers mean nothing, but every part is the one that real weights go through."""
+    from tests.test_backbone import random_model
+
+    split = shapes.write_dataset("shapes-sketch", tmp_path / "data") / shapes.WORLDS["shapes-sketch"].split_file
+    entries = json.loads(split.read_text())
+    few = {part: [item for item in items if item[1] < 8][::8] for part, items in entries.items()}
+    split.write_text(json.dumps(few))  # every eighth image of eight classes: a large model on a small processor
+    safetensors.torch.save_file(random_model("ViT-B-32").state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "local.toml").write_text(
+        """
+        [task]
+        backbone = "ViT-B-32"
+        pretrained = "weights.safetensors"
+        root = "data"
+        shots = 1
+        val_shots = 1
+        views = 1
+        folds = 2
+        seeds = [1]
+        [search]
+        space = "gcscoop-smoke"
+        trials = 1
+        pack = 1
+        generation = 1
+        [confirm]
+        seeds = [4]
+        references = ["zeroshot"]
+        """
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    package = Path(gcsearch.__file__).parent.parent
+    for command in (["run", "local.toml"], ["export", "local", "--out", "best"]):
+        words = [sys.executable, "-m", "gcsearch", *command, "--store", str(tmp_path / "store")]
+        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(package)})
+        assert done.returncode == 0, done.stderr
+    features = safetensors.torch.load_file(tmp_path / "best" / "text_features.safetensors")
+    assert {tensor.shape[-1] for tensor in features.values()} == {512}
+    config = tomllib.loads((tmp_path / "best" / "config.toml").read_text())
+    assert config["task"]["pretrained"] == str(tmp_path / "weights.safetensors")
