@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def settle(args: argparse.Namespace, quick: dict[str, Any]) -> Sizes:
     torch.set_num_threads(args.threads)
     if not args.quick:
         return B16
+    print("quick form: tiny sizes, to see that it is right; its times say nothing", file=sys.stderr)
     for name, value in quick.items():
         setattr(args, name, value)
     return TINY

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from gcsearch import methods
@@ -125,6 +126,8 @@ def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chose
     names = sweep.task.other_names if "nfl" in record.config.method.split("+") else None
     key = (_identity(record.config), record.seeds, names)
     title, tags = title_and_tags(record.config)
+    if names:
+        tags = (*tags, f"names of {Path(names).name}")
     known = rows.get(key) or Row(title if chosen else record.label or title, tags, record)
     better = known.record.outcome is not Outcome.COMPLETE and record.outcome is Outcome.COMPLETE
     chosen_by = (*known.sweeps, sweep.name) if chosen and sweep.name not in known.sweeps else known.sweeps

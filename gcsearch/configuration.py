@@ -124,9 +124,12 @@ def _check_space(space: SearchSpace, file: Path) -> None:
             try:
                 methods.build(TrialConfig(method=space.method, hyperparameters=hyperparameters))
             except InputError as error:
+                beside = (error.key or "").split(".")[-1]
+                if beside != name and beside in space.parameters:
+                    continue  # a relation to another parameter: whole settings are tried once the data is there
                 key = f"parameters.{name}"
                 raise InputError(
-                    error.rule, file=file, key=key, received=error.received, remedy="Narrow the range."
+                    error.rule, file=file, key=key, received=error.received, remedy="Change the range or the choices."
                 ) from None
 
 

@@ -347,11 +347,14 @@ def _lines(path: Path) -> list[str]:
         return [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         rule = "the list of other names must be a readable text file"
-        raise InputError(rule, file=path, key="task.other_names", received=str(error)) from None
+        remedy = "One name per line, in UTF-8."
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise InputError(rule, file=path, key="task.other_names", received=reason, remedy=remedy) from None
 
 
 def _plain(name: str) -> str:
-    return name.replace("_", " ").casefold().strip()
+    """The words of a name alone: `Yellow-Star.` is `yellow star`."""
+    return re.sub(r"[\W_]+", " ", name).casefold().strip()
 
 
 def of_labels(items: Iterable[Item], labels: Sequence[int]) -> list[int]:

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 
 from gcsearch import backbone as backbones
-from gcsearch import datasets, shapes
+from gcsearch import datasets, shapes, spaces
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
 from gcsearch.episodes import Episode, Half
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
-from gcsearch.methods import Trained
+from gcsearch.methods import NFL, Trained, build
 from gcsearch.prompts import initial_parameters, prompts
-from gcsearch.schema import Precision, Stage, Task
+from gcsearch.schema import Precision, Stage, Task, TrialConfig
+from gcsearch.spaces import SearchSpace
 from gcsearch.store import cache_folder
 
 
@@ -54,13 +55,42 @@ class Laboratory:
             rule = f"every fold needs two of the {len(self.halves[0])} base classes"
             raise InputError(rule, key="task.folds", received=self.task.folds, remedy=f"At most {most} folds fit.")
 
+    def check_settings(self, space: SearchSpace) -> None:
+        """InputError where a setting that `space` can propose does not fit in itself or its prompt the model.
+
+        Tried are its points, some settings drawn at random, and those with each end of what shapes a prompt.
+        """
+        drawn = space.sample(32, seed=0)
+        shaping = [name for name in ("n_ctx", "ctx_init", "position", "class_specific") if name in space.parameters]
+        ends = [{**drawn[0], name: end} for name in shaping for end in spaces.extremes(space.parameters[name])]
+        every = [*(point.values for point in space.points), *drawn, *ends]
+        built = [build(TrialConfig(method=space.method, hyperparameters=values)) for values in every]
+        trained = [method for method in built if isinstance(method, Trained)]
+        distinct = {(m.n_ctx, m.ctx_init, m.position, m.class_specific): m for m in trained}
+        for method in distinct.values():
+            try:
+                self.check_prompt(method)
+            except InputError as error:
+                key = "parameters.n_ctx" if error.key == "ctx_init" and "n_ctx" in shaping else error.key
+                raise InputError(error.rule, key=key, received=error.received, remedy=error.remedy) from None
+
     @torch.inference_mode()
     def check_prompt(self, method: Trained) -> None:
-        """InputError where context vectors and start words do not fit each other, or the longest name the model."""
-        names, tower = self.dataset.classes, self.backbone.tower
-        parameters = initial_parameters(self.backbone, method, len(names), torch.Generator())[None].to(tower.device)
+        """InputError where context vectors and start words do not fit each other, or a name the model."""
+        tower, classes = self.backbone.tower, len(self.dataset.classes)
+        parameters = initial_parameters(self.backbone, method, classes, torch.Generator())[None].to(tower.device)
         image = torch.zeros(1, 1, self.backbone.embedding_size, device=tower.device)
-        prompts(self.backbone, method, [names]).features(parameters, image)
+        others = self.others[: method.nfl_count] if isinstance(method, NFL) else ()
+        for names in (self.dataset.classes, others):
+            longest = max(names, key=lambda name: len(self.backbone.tokenize(name)), default=None)
+            if longest is None:
+                continue
+            table = prompts(self.backbone, method, [[longest] * classes if method.class_specific else [longest]])
+            try:
+                table.features(parameters, image)
+            except InputError as error:
+                received = f"{error.received} for the name {longest!r}"
+                raise InputError(error.rule, key=error.key, received=received, remedy=error.remedy) from None
 
     @cached_property
     def others(self) -> tuple[str, ...]:

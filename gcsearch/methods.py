@@ -193,7 +193,7 @@ class SubPT(Trained):
                 "probe_epochs must not exceed epochs",
                 key="probe_epochs",
                 received=f"probe_epochs={self.probe_epochs}, epochs={self.epochs}",
-                remedy=f"At most {self.epochs}.",
+                remedy=f"At most {self.epochs}, and a rank below that.",
             )
         if self.rank >= self.probe_epochs:
             raise InputError(
@@ -352,7 +352,7 @@ def find(name: str) -> type[Method]:
     parts = name.split("+")
     for part in parts:
         if part not in _SINGLE:
-            raise unknown_name("method", part, METHODS, key="method")
+            raise unknown_name("method", part or name, METHODS, key="method")
     if len(parts) == 1:
         return _SINGLE[name]
     _check_combination(name, parts)

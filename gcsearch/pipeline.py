@@ -17,7 +17,6 @@ from gcsearch.schema import (
     Pipeline,
     Proposal,
     Stage,
-    TrialConfig,
     TrialFile,
     TrialRecord,
     bytes_of,
@@ -83,8 +82,15 @@ def run(
     space = check(pipeline)
     located = Store.locate(store)
     with locked(located.root / "sweeps" / f".{pipeline.name}.lock", wait=False, what=f"the sweep {pipeline.name}"):
-        sweep = _open_or_begin(pipeline, located, fresh)
-        _Session(sweep, pipeline, space, watcher or Watcher()).run()
+        listener = watcher or Watcher()
+        texts = _texts(pipeline)
+        if not fresh:
+            _check_same(pipeline, located, texts)
+        if fresh or not is_finished(pipeline, store):
+            # Before anything is written: what is refused here leaves nothing behind.
+            _prepare(pipeline, space, listener)
+        sweep = _open_or_begin(pipeline, located, texts, fresh)
+        _Session(sweep, pipeline, space, listener).run()
     return Sweep(sweep.name, located, sweep.folder)
 
 
@@ -98,25 +104,64 @@ def _over(journal: Journal) -> bool:
     return bool(closed) and closed[-1]["why"] == "FINISHED"
 
 
-def _open_or_begin(pipeline: Pipeline, store: Store, fresh: bool) -> Sweep:
+def _texts(pipeline: Pipeline) -> dict[str, str]:
+    """The two files that say what a sweep was made from."""
+    return {
+        "space.toml": spaces.find(pipeline.search.space).read_text(encoding="utf-8"),
+        "pipeline.toml": files.to_toml(pipeline.to_dict(), f"Sweep {pipeline.name}: the pipeline as it was run."),
+    }
+
+
+def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
+    """InputError where a sweep of this name was begun from other files."""
+    folder = store.sweep(pipeline.name)
+    if (folder / "pipeline.toml").exists() and any((folder / name).read_text() != text for name, text in texts.items()):
+        raise InputError(
+            "a sweep goes on with the pipeline and space that it began with; these differ",
+            file=folder / "pipeline.toml",
+            key="name",
+            received=pipeline.name,
+            remedy="Begin another sweep with `--set name=OTHER`, or anew with --fresh (the old one is kept).",
+        )
+
+
+def _prepare(pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
+    """Check what needs the data and the model, and compute what trials read, so that workers only read it."""
+    from gcsearch import laboratory
+
+    watcher.stage("data")
+    laboratory.data_root(pipeline.task, watcher.progress)
+    lab = laboratory.of(pipeline.task)
+    check_loaded(pipeline, space, lab)
+    watcher.stage("features")
+    lab.episodes("search", pipeline.task.seeds, watcher.progress)
+    lab.episodes("test", pipeline.confirm.seeds, watcher.progress)
+
+
+def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> None:
+    """InputError for what shows only beside the data and the model: sizes, prompts, the memory limit."""
+    from gcsearch import memory
+
+    lab.check_sizes()
+    try:
+        lab.check_settings(space)
+    except InputError as error:
+        raise error.at(file=spaces.find(pipeline.search.space)) from None
+    if pipeline.resources.memory != "auto":
+        try:
+            memory.budget(bytes_of(pipeline.resources.memory), lab.backbone.tower.device)
+        except InputError as error:
+            key, received = "resources.memory", pipeline.resources.memory
+            raise InputError(error.rule, key=key, received=received, remedy=error.remedy) from None
+
+
+def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], fresh: bool) -> Sweep:
     folder = store.sweep(pipeline.name)
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
-    text = files.to_toml(pipeline.to_dict(), f"Sweep {pipeline.name}: the pipeline as it was run.")
-    space = spaces.find(pipeline.search.space).read_text(encoding="utf-8")
-    if (folder / "pipeline.toml").exists():
-        former = (folder / "pipeline.toml").read_text(), (folder / "space.toml").read_text()
-        if former != (text, space):
-            raise InputError(
-                "a sweep goes on with the pipeline and space that it began with; these differ",
-                file=folder / "pipeline.toml",
-                key="name",
-                received=pipeline.name,
-                remedy="Begin another sweep with `--set name=OTHER`, or anew with --fresh (the old one is kept).",
-            )
-    else:
-        files.write_whole(folder / "space.toml", space)
-        files.write_whole(folder / "pipeline.toml", text)
+    if not (folder / "pipeline.toml").exists():
+        for name, text in texts.items():
+            files.write_whole(folder / name, text)
     return Sweep(pipeline.name, store, folder)
 
 
@@ -142,7 +187,6 @@ class _Session:
             return
         self.journal.append("open", id=self.sweep.id, environment=environment())
         placement = self._place()
-        self._prepare()
         tracker = self._track()
         status: Status = "KILLED"
         try:
@@ -169,35 +213,6 @@ class _Session:
         return search.place(
             self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
         )
-
-    def _prepare(self) -> None:
-        """Everything that trials read is computed here once, so that workers only read it."""
-        from gcsearch import laboratory
-
-        task = self.pipeline.task
-        self.watcher.stage("data")
-        laboratory.data_root(task, self.watcher.progress)
-        lab = laboratory.of(task)
-        lab.check_sizes()
-        self._check_prompts(lab)
-        self.watcher.stage("features")
-        lab.episodes("search", task.seeds, self.watcher.progress)
-        lab.episodes("test", self.pipeline.confirm.seeds, self.watcher.progress)
-
-    def _check_prompts(self, lab: Laboratory) -> None:
-        """Every prompt that the space can propose must fit the model: found here, not in the first worker."""
-        values = [*(point.values for point in self.space.points), *self.space.sample(32, seed=0)]
-        built = [methods.build(TrialConfig(method=self.space.method, hyperparameters=v)) for v in values]
-        distinct = {
-            (type(m), m.n_ctx, m.ctx_init, m.position, m.class_specific): m
-            for m in built
-            if isinstance(m, methods.Trained)
-        }
-        for method in distinct.values():
-            try:
-                lab.check_prompt(method)
-            except InputError as error:
-                raise error.at(file=spaces.find(self.pipeline.search.space)) from None
 
     def _track(self) -> Tracker:
         from gcsearch.tracking import Tracker
@@ -350,7 +365,7 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, memory:
 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
     method, watcher = methods.build(trial.trial), watcher or Watcher()
-    limit = bytes_of(memory) if memory else None
+    limit = None if memory is None else _bytes_given(memory)
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:
@@ -372,3 +387,10 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, memory:
     finally:
         torch.set_num_threads(threads)
     return done.record
+
+
+def _bytes_given(memory: str) -> int:
+    try:
+        return bytes_of(memory)
+    except InputError as error:
+        raise error.at(key="--memory") from None

@@ -9,6 +9,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from gcsearch import configuration, datasets, methods
+from gcsearch.pipeline import check_loaded
 from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
 
@@ -54,9 +55,16 @@ class Plan:
             ("data", f"{self.images} images to encode once, {self.trained_classes} classes trained"),
             ("where", f"{self.workers} worker processes, {self.threads} threads each{share}"),
             ("length", f"{self.steps_per_setting} steps per setting of middling length"),
-            ("time", f"about {self.search_seconds / 60:.1f} minutes for the search"),
+            (
+                "time",
+                f"about {_duration(self.search_seconds)} of training in the search; start and confirmation beside",
+            ),
             ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),
         ]
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{math.ceil(seconds)} seconds"
 
 
 def make(chosen: Pipeline) -> Plan:
@@ -72,7 +80,7 @@ def make(chosen: Pipeline) -> Plan:
         chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation
     )
     lab = laboratory.of(chosen.task)
-    lab.check_sizes()
+    check_loaded(chosen, space, lab)
     dataset, (base, _) = lab.dataset, lab.halves
     trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
     settings = chosen.search.trials if space.searched else 1

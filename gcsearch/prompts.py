@@ -122,7 +122,7 @@ def initial_context(backbone: Backbone, n_ctx: int, words: str, generator: torch
             "ctx_init must not have more tokens than there are context vectors",
             key="ctx_init",
             received=f"{words!r} ({len(tokens)} tokens) with n_ctx={n_ctx}",
-            remedy=f"Set n_ctx={len(tokens)} or shorten the words.",
+            remedy=f'Set n_ctx={len(tokens)} or more, shorten the words, or start at random with ctx_init = "".',
         )
     context = torch.zeros(n_ctx, backbone.tower.width)
     context[n_ctx - len(tokens) :] = backbone.tower.embed(tokens).cpu()

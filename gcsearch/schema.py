@@ -294,7 +294,9 @@ def bytes_of(size: str) -> int:
     number = float(found[1]) * _UNITS.get(found[2], 0) if found else 0.0
     if number < 1:
         raise InputError(
-            "a memory size is a number above 0 with a unit", received=repr(size), remedy='For example "6 GiB".'
+            "a memory size is a number above 0 with a unit",
+            received=repr(size),
+            remedy='For example "6 GiB"; units: B, kB, MB, GB, KiB, MiB, GiB.',
         )
     return int(number)
 

@@ -91,7 +91,7 @@ def test_a_default_that_an_older_sweep_did_not_write_makes_no_other_setting():
 def test_another_list_of_names_is_another_setting_of_nfl_and_of_nothing_else():
     mine = Task(other_names="mine.txt")
     (group,) = compare([a_sweep("one", a_final("nfl")), a_sweep("two", a_final("nfl"), task=mine)])
-    assert [row.name for row in group.rows] == ["zero-shot CLIP", "CoOp", "NFL", "NFL"]
+    assert [row.name for row in group.rows] == ["zero-shot CLIP", "CoOp", "NFL", "NFL [names of mine.txt]"]
 
 
 def test_the_same_setting_with_other_seeds_is_another_row():

@@ -104,3 +104,28 @@ def test_unknown_and_absent_data_sets(tmp_path):
         datasets.load("tinny", tmp_path)
     with pytest.raises(InputError, match="split file of the data set must exist"):
         datasets.load("tiny", tmp_path)
+
+
+def test_other_names_are_no_class_however_they_are_written(tiny_dataset, tmp_path):
+    file = tmp_path / "names.txt"
+    file.write_text("Red-Dog\ngreen cat.\nzebra\nHORSE\nzebra\nyak\n", encoding="utf-8")
+    assert datasets.other_names(tiny_dataset, file) == ("zebra", "yak")
+    file.write_text("old_horse\n")
+    with pytest.raises(InputError, match=r"names\.txt, task\.other_names: the list must hold names that are no class"):
+        datasets.other_names(tiny_dataset, file)
+    file.write_bytes(b"\xff\xfe\xfa")
+    with pytest.raises(InputError, match=r"(?s)readable text file, got no UTF-8 text.*One name per line"):
+        datasets.other_names(tiny_dataset, file)
+    shipped = datasets.other_names(tiny_dataset)
+    assert len(shipped) >= 100
+    assert shipped == datasets.other_names(tiny_dataset)
+
+
+def test_an_embedded_set_takes_the_classes_of_the_others(tmp_path):
+    from gcsearch import shapes
+
+    world = shapes.WORLDS["shapes-sketch"]
+    dataset = datasets.Dataset("shapes-sketch", tmp_path, world.class_names, (), (), ())
+    names = datasets.other_names(dataset)
+    assert not set(names) & set(world.class_names)
+    assert set(names) <= {name for other in shapes.WORLDS.values() for name in other.class_names}

@@ -324,6 +324,36 @@ def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
     assert (tmp_path / "gcsearch-store" / "sweeps" / "lines" / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"resources": {"memory": "1 MiB"}}, r"resources\.memory: .*leave room beside the \d+ MiB.*got 1 MiB"),
+        (
+            {"space": "[parameters.n_ctx]\nlow = 1\nhigh = 16\ninteger = true"},
+            r"space\.toml, parameters\.n_ctx: .*Set n_ctx=4 or",
+        ),
+        (
+            {"space": "[parameters.epochs]\nlow = 5\nhigh = 9\ninteger = true\n[parameters.probe_epochs]\n"
+             "low = 4\nhigh = 9\ninteger = true\n[parameters.rank]\nvalue = 2", "method": "subpt"},
+            r"space\.toml, subpt\.probe_epochs: probe_epochs must not exceed epochs",
+        ),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_by_plan_and_run_and_leaves_nothing_behind(change, message, tmp_path, _cache):
+    settings = {**SMOKE, "confirm": {"seeds": [4], "references": []}}
+    if "space" in change:
+        space = tmp_path / "space.toml"
+        space.write_text(f'version = 1\nmethod = "{change.get("method", "coop")}"\n{change["space"]}\n')
+        settings["search"] = {**SMOKE["search"], "space": str(space)}
+    else:
+        settings |= change
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        plans.make(Pipeline.from_dict(settings))
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        pipelines.run(Pipeline.from_dict(settings), store=tmp_path / "store")
+    assert not (tmp_path / "store" / "sweeps" / "smoke").exists()
+
+
 @pytest.mark.parametrize("space", files.shipped("search_spaces"))
 def test_every_space_can_be_planned(space, _cache):
     chosen = {**SMOKE, "search": {**SMOKE["search"], "space": space}, "confirm": {"references": ["literature"]}}
