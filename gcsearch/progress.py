@@ -115,6 +115,8 @@ class ProgressWatcher(Watcher):
             self._say()
 
     def _say(self) -> None:
+        if self.console.quiet:
+            return
         self.spoke = time.monotonic()
         share = f"{100 * self.done / self.total:.0f} %" if self.total else ""
         print(
@@ -124,6 +126,6 @@ class ProgressWatcher(Watcher):
         )
 
     def _finish_stage(self) -> None:
-        if self.bars.disable and not self.console.quiet and self.name and self.total:
+        if self.bars.disable and self.name and self.total:
             self._say()
         self.name = ""

@@ -319,3 +319,16 @@ def test_a_reader_that_has_seen_enough_is_no_failure(tmp_path):
 def test_shipped_files_are_found():
     assert "demo" in files.shipped("pipelines")
     assert {"gcscoop", "sam", "coop", "zeroshot"} <= set(files.shipped("search_spaces"))
+
+
+def test_quiet_says_nothing_however_long_it_takes(capsys, monkeypatch):
+    from gcsearch import progress
+
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    for quiet, words in ((True, ""), (False, "encoding")):
+        with progress.ProgressWatcher("val_h", quiet=quiet) as watcher:
+            watcher.stage("features", 10)
+            watcher.progress(5, 10)
+            watcher.stage("search", 4)
+        assert (words in capsys.readouterr().err) if words else capsys.readouterr().err == ""
