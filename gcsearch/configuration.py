@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch import files, methods, shapes, spaces
+from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.schema import Pipeline, TrialConfig, TrialFile
 from gcsearch.spaces import SearchSpace
@@ -86,8 +87,6 @@ def check(pipeline: Pipeline) -> SearchSpace:
     _check_space(space, spaces.find(pipeline.search.space))
     _check_objective(pipeline, space)
     if pipeline.tracking.uri:
-        from gcsearch.tracking import check_uri
-
         check_uri(pipeline.tracking.uri)
     references(pipeline, space)
     return space

@@ -17,7 +17,6 @@ import tempfile
 import threading
 import time
 import urllib.error
-import urllib.parse
 import urllib.request
 import warnings
 from collections import deque
@@ -27,6 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from gcsearch.addresses import check_uri, shown
 from gcsearch.errors import InputError, RunError
 from gcsearch.methods import Trained, title_and_tags
 from gcsearch.provenance import environment
@@ -63,7 +63,6 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 OnRun = Callable[[int, str, str], None]
 """Told (trial number, stage, MLflow run id) when a record is written; called from the background thread."""
 
-_SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _CAPACITY = 4096  # records that may wait for a slow or absent store
@@ -184,7 +183,7 @@ class Tracker:
                 self.client.set_terminated(self.parent, status)
         except Exception as error:  # whatever a store, driver or proxy may raise: results must not depend on it
             self._error = _sentence(error)
-            return self._message() or f"The MLflow run at {_shown(self.uri)} could not be ended: {self._error}"
+            return self._message() or f"The MLflow run at {shown(self.uri)} could not be ended: {self._error}"
         return self._message()
 
     def _end_orphans(self) -> None:
@@ -199,7 +198,7 @@ class Tracker:
         if not missing:
             return ""
         return (
-            f"{missing} of {self._submitted} runs could not be written to {_shown(self.uri)}"
+            f"{missing} of {self._submitted} runs could not be written to {shown(self.uri)}"
             f"{': ' + self._error if self._error else ''}\nThe journal of the sweep holds them."
         )
 
@@ -383,54 +382,13 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
         raise InputError(
             "a browser is served over a database, and the runs are on a server",
             key="tracking.uri",
-            received=_shown(uri),
+            received=shown(uri),
             remedy="Open that address in a web browser.",
         )
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     if artifacts is not None:
         command += ["--default-artifact-root", artifacts.absolute().as_uri()]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-
-
-def check_uri(uri: str) -> None:
-    """Refuse a place where runs cannot be kept. Opens no connection and makes no file.
-
-    Raises:
-        InputError: a plain folder, an unknown kind of store, a server without a name, or a SQLite file whose
-            folder is not there.
-    """
-    scheme, slashes, place = uri.partition("://")
-    if not slashes or scheme == "file":
-        raise InputError(
-            "runs are kept in a database or on a server, not in a plain folder",
-            key="tracking.uri",
-            received=uri,
-            remedy="Write for example `sqlite:////path/to/mlflow.db`, or leave the key out.",
-        )
-    if scheme.partition("+")[0] not in (*_SERVERS, *_DATABASES):
-        rule = "a store must be of a known kind"
-        known = f"Known: {', '.join(f'{kind}://' for kind in (*_SERVERS, *_DATABASES))}."
-        raise InputError(rule, key="tracking.uri", received=_shown(uri), remedy=known)
-    if scheme in _SERVERS and not urllib.parse.urlsplit(uri).hostname:
-        rule = "the address of a server must name one"
-        raise InputError(rule, key="tracking.uri", received=uri, remedy="Write for example `http://127.0.0.1:5000`.")
-    if scheme.partition("+")[0] == "sqlite":
-        _check_sqlite(uri, place)
-
-
-def _check_sqlite(uri: str, place: str) -> None:
-    """MLflow would make a missing folder, so that a misspelt path begins an empty store without a word."""
-    file = Path(place.partition("?")[0].removeprefix("/"))
-    if not place.startswith("/") or str(file) in (".", ":memory:"):
-        rule = "a SQLite store must be a file, which outlives the process"
-        remedy = "Write `sqlite:///` and then the path: `sqlite:////path/to/mlflow.db`."
-        raise InputError(rule, key="tracking.uri", received=uri, remedy=remedy)
-    if file.is_dir():
-        remedy = f"Write for example `sqlite:///{file / 'mlflow.db'}`."
-        raise InputError("a SQLite store is a file, not a folder", key="tracking.uri", received=uri, remedy=remedy)
-    if not file.parent.is_dir():
-        remedy = "Make the folder, or correct the path: `sqlite:///` and then the path (four slashes if absolute)."
-        raise InputError(f"the folder {file.parent} must exist", key="tracking.uri", received=uri, remedy=remedy)
 
 
 def _connect(uri: str) -> MlflowClient:
@@ -449,7 +407,7 @@ def _probe(uri: str) -> None:
     except urllib.error.HTTPError:
         return  # something answers; whether it lets us in is for the client to find out
     except (OSError, ValueError) as error:
-        raise RunError(f"The MLflow server at {_shown(uri)} does not answer: {_sentence(error)}") from error
+        raise RunError(f"The MLflow server at {shown(uri)} does not answer: {_sentence(error)}") from error
 
 
 @contextmanager
@@ -463,12 +421,7 @@ def _speaking_of(uri: str) -> Iterator[None]:
     except (InputError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"The MLflow store {_shown(uri)} refused: {_shown(_sentence(error))}") from error
-
-
-def _shown(uri: str) -> str:
-    """`uri` without a password."""
-    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", uri)
+        raise RunError(f"The MLflow store {shown(uri)} refused: {shown(_sentence(error))}") from error
 
 
 def _sentence(error: Exception) -> str:
@@ -520,7 +473,7 @@ def _no_such_sweep(client: MlflowClient, experiments: Sequence[str], uri: str, s
     there = sorted({run.data.tags["gcsearch.sweep"] for run in parents}) if experiments else []
     return InputError(
         "there is no sweep of this name in the MLflow store",
-        file=_shown(uri),
+        file=shown(uri),
         received=sweep,
         remedy=f"Sweeps in it: {', '.join(there) or 'none'}.",
     )

@@ -14,9 +14,10 @@ import urllib.request
 import pytest
 
 from gcsearch import provenance, tracking
+from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, RunError
 from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
-from gcsearch.tracking import Tracker, check_uri, read_records, run_name, ui_command
+from gcsearch.tracking import Tracker, read_records, run_name, ui_command
 
 PIPELINE = Pipeline(name="pets")
 GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
