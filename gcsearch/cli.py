@@ -219,11 +219,17 @@ def train(
 
 def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None:
     from gcsearch import pipeline as pipelines
+    from gcsearch.errors import InputError
     from gcsearch.methods import title_and_tags
+    from gcsearch.schema import bytes_of
 
+    try:
+        limit = None if memory is None else bytes_of(memory)
+    except InputError as error:
+        raise error.at(key="--memory") from None
     title, _ = title_and_tags(file.trial)
     with _watch(quiet=quiet) as watcher:
-        record = pipelines.train(file, watcher, memory)
+        record = pipelines.train(file, watcher, limit)
     if as_json:
         print_json(record.to_dict() | {"curve": []})
     else:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from gcsearch import methods
 from gcsearch.errors import InputError
 from gcsearch.methods import title_and_tags, with_tags
-from gcsearch.metrics import Spread, spread
+from gcsearch.metrics import Spread, finite, spread
 from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
 
 Column = Literal["base", "new", "h"]
@@ -79,9 +79,9 @@ class Row:
     def _numbers(self, column: Column) -> dict[str, Any]:
         mean, deviation, _ = self.values(column)
         return {
-            "mean": _finite(mean),
-            "deviation": _finite(deviation),
-            "per_seed": {str(s): _finite(v) for s, v in zip(self.record.seeds, self.per_seed(column), strict=False)},
+            "mean": finite(mean),
+            "deviation": finite(deviation),
+            "per_seed": {str(s): finite(v) for s, v in zip(self.record.seeds, self.per_seed(column), strict=False)},
         }
 
 
@@ -156,10 +156,6 @@ def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
             if math.isfinite(mean) and round(mean, 2) == top:
                 best[index].add(column)
     return tuple(replace(row, best=frozenset(columns)) for row, columns in zip(rows, best, strict=True))
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 # --- Names ----------------------------------------------------------------------------------------------

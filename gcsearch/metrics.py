@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum, nan, sqrt
+from math import fsum, isfinite, nan, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -44,3 +44,8 @@ def spread(values: Sequence[float]) -> Spread:
     mean = fsum(values) / n if n else nan
     deviation = sqrt(fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else nan
     return Spread(mean, deviation, n)
+
+
+def finite(value: float) -> float | None:
+    """The value for JSON, which has no NaN and no infinity: None in their place."""
+    return value if isfinite(value) else None

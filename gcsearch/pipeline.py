@@ -353,10 +353,10 @@ def _failed(record: TrialRecord) -> bool:
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
-def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, memory: str | None = None) -> TrialRecord:
+def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: int | None = None) -> TrialRecord:
     """Train and measure one configuration in this process, with the threads that it states.
 
-    `memory` is what this process may take, such as "6 GiB"; None: what is free.
+    `limit` is what this process may take, in bytes; None: what is free.
     """
     import torch
 
@@ -365,7 +365,6 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, memory:
 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
     method, watcher = methods.build(trial.trial), watcher or Watcher()
-    limit = None if memory is None else _bytes_given(memory)
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:
@@ -387,10 +386,3 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, memory:
     finally:
         torch.set_num_threads(threads)
     return done.record
-
-
-def _bytes_given(memory: str) -> int:
-    try:
-        return bytes_of(memory)
-    except InputError as error:
-        raise error.at(key="--memory") from None

@@ -126,7 +126,7 @@ class Population:
         self.project = project and isinstance(self.method, SubPT)
         self.alive = torch.ones(len(members), dtype=torch.bool, device=backbone.tower.device)
         self.epoch = 0
-        self.knobs = {knob: self._vector(knob) for knob in _KNOBS}
+        self.knobs = {knob: _vector(members, knob, backbone.tower.device) for knob in _KNOBS}
         self.labels = torch.stack([m.episode.labels for m in members]).to(backbone.tower.device)
         self.objective = _objective(backbone, self.members)
         self._lay_out()
@@ -162,10 +162,6 @@ class Population:
         pieces = load.pieces(memory.budget(self.limit, tower.device))
         self.bytes = load.bytes(pieces)
         return pieces
-
-    def _vector(self, knob: str) -> Tensor:
-        values = [_number(member.method, knob) for member in self.members]
-        return torch.tensor(values, dtype=torch.float32, device=self.backbone.tower.device)
 
     def train_epoch(self) -> list[dict[str, float]]:
         """One epoch of all members; per member the epoch's mean loss, mean cosine and branch shares."""
@@ -302,9 +298,6 @@ def _objective(backbone: Backbone, members: Sequence[Member]) -> Objective:
     """The loss of the members, with the zero-shot features that its terms refer to."""
     method, device = members[0].method, backbone.tower.device
 
-    def vector(knob: str) -> Tensor:
-        return torch.tensor([_number(m.method, knob) for m in members], dtype=torch.float32, device=device)
-
     def zero_shot(names: Sequence[Sequence[str]], *, ensemble: bool) -> Tensor:
         template = members[0].episode.template
         known = list(dict.fromkeys(name for one in names for name in one))
@@ -315,14 +308,15 @@ def _objective(backbone: Backbone, members: Sequence[Member]) -> Objective:
     bases = [member.episode.named(member.episode.base) for member in members]
     objective = Objective(backbone.tower.logit_scale, classes=len(bases[0]))
     if isinstance(method, KgCoOp):
-        guidance = Anchored(vector("kg_lambda"), zero_shot(bases, ensemble=False))
+        guidance = Anchored(_vector(members, "kg_lambda", device), zero_shot(bases, ensemble=False))
         objective = replace(objective, guidance=guidance)
     if isinstance(method, ProGrad):
-        teacher = Teacher(vector("temperature"), zero_shot(bases, ensemble=False), objective.scale)
+        teacher = Teacher(_vector(members, "temperature", device), zero_shot(bases, ensemble=False), objective.scale)
         objective = replace(objective, teacher=teacher)
     if isinstance(method, NFL):
         names = [_others(member) for member in members]
-        objective = replace(objective, novel=Anchored(vector("nfl_lambda"), zero_shot(names, ensemble=True)))
+        novel = Anchored(_vector(members, "nfl_lambda", device), zero_shot(names, ensemble=True))
+        objective = replace(objective, novel=novel)
     return objective
 
 
@@ -394,6 +388,11 @@ def _number(method: Trained, knob: str) -> float:
     if value is None:
         value = getattr(method, "rho", 0.0)
     return 0.0 if value == "off" else float(value)
+
+
+def _vector(members: Sequence[Member], knob: str, device: torch.device) -> Tensor:
+    """A knob of all members, [P]."""
+    return torch.tensor([_number(m.method, knob) for m in members], dtype=torch.float32, device=device)
 
 
 def _rate(method: Trained, epoch: int) -> float:

@@ -150,13 +150,16 @@ class Pieces:
 class Prompts:
     """The prompts of a population: which method, and each member's class names as packed suffixes."""
 
-    tower: TextTower
     backbone: Backbone
     method: Trained
     suffixes: tuple[Suffix, ...]
     """One per piece of the classes, in their order."""
     images: int | None = None
     """Images of a batch that go through the tower at once, where the prompt depends on them."""
+
+    @property
+    def tower(self) -> TextTower:
+        return self.backbone.tower
 
     @property
     def conditional(self) -> bool:
@@ -236,7 +239,7 @@ def prompts(backbone: Backbone, method: Trained, names: Sequence[Sequence[str]],
         backbone.tower.pack([_rows(backbone, method, one, range(start, start + size)) for one in distinct])
         for start in starts
     ]
-    return Prompts(backbone.tower, backbone, method, tuple(suffixes), pieces.images)
+    return Prompts(backbone, method, tuple(suffixes), pieces.images)
 
 
 def suffix_tokens(backbone: Backbone, method: Trained, names: Sequence[str]) -> int:

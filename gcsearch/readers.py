@@ -238,6 +238,7 @@ def _matlab(path: Path, variable: str) -> Any:
     except FileNotFoundError:
         remedy = "Complete the download, or put the data set's split JSON in its place."
         raise InputError("the file is part of the data set and must exist", file=path, remedy=remedy) from None
+    # What scipy raises on a file that is damaged, of a newer format, or another variable's.
     except (MatReadError, zlib.error, KeyError, ValueError, OSError, TypeError, NotImplementedError) as error:
         rule = f"the file must be a MATLAB file with the variable {variable}"
         raise InputError(rule, file=path, received=str(error)) from None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcsearch.errors import RunError
-from gcsearch.metrics import Spread, spread
+from gcsearch.metrics import Spread, finite, spread
 from gcsearch.schema import Outcome, TrialRecord
 
 _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
@@ -39,19 +39,15 @@ class Ranked:
             "config": record.config.to_dict(),
             "objective": {
                 "name": self.objective,
-                "mean": _number(mean),
-                "deviation": _number(deviation),
-                "per_seed": {str(s): _number(v) for s, v in zip(record.seeds, per_seed, strict=False)},
+                "mean": finite(mean),
+                "deviation": finite(deviation),
+                "per_seed": {str(s): finite(v) for s, v in zip(record.seeds, per_seed, strict=False)},
             },
             "outcome": record.outcome.value,
             "reason": record.reason,
             "epochs": record.epochs,
             "run_id": record.run_id,
         }
-
-
-def _number(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:

@@ -162,21 +162,15 @@ def _result_row(row: Row) -> str:
 def _scatter_sections(
     records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None
 ) -> list[Section]:
-    points = scatter_points(records)
-    points = points if len(points) >= _LEAST_PICTURED else []
+    measured = scatter_points(records)
+    points = measured if len(measured) >= _LEAST_PICTURED else []
     figures = [draw_scatter(points, champion)] if points else []
     one_sided = [r for r in finals if not (r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc"))]
     if len(one_sided) < len(finals):
         figures.append(draw_confirmation(finals))
     if not figures:
-        return [
-            Section(
-                "Base against new",
-                "No setting has accuracies on both sides."
-                if not scatter_points(records)
-                else "Only one setting to show.",
-            )
-        ]
+        why = "Only one setting to show." if measured else "No setting has accuracies on both sides."
+        return [Section("Base against new", why)]
     parts = []
     if points:
         parts.append(
