@@ -17,6 +17,7 @@ import typer
 
 from gcsearch.tables import (
     near,
+    print_beside,
     print_csv,
     print_finals,
     print_group,
@@ -28,7 +29,8 @@ from gcsearch.tables import (
 )
 
 if TYPE_CHECKING:
-    from gcsearch.comparison import Finished
+    from gcsearch.beside import Beside
+    from gcsearch.comparison import Finished, Group
     from gcsearch.progress import ProgressWatcher
 
 app = typer.Typer(
@@ -263,6 +265,9 @@ def compare(
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Put published numbers of the same data set, model and shots beside.")
+    ] = False,
 ) -> None:
     """All methods of finished sweeps in one table: base, new, H on test images, a part per task."""
     from gcsearch import comparison
@@ -271,14 +276,27 @@ def compare(
     if as_json + as_markdown + as_csv > 1:
         raise InputError("one output has one form", remedy="Of --json, --markdown and --csv, name one.")
     groups = comparison.compare([_finished(name, store) for name in sweeps])
+    found = _beside(groups) if published else None
     if as_json:
-        print_json([group.to_dict() for group in groups])
+        documents = [group.to_dict() for group in groups]
+        print_json(
+            [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)] if found else documents
+        )
     elif as_csv:
-        print_csv(groups)
+        print_csv(groups, found)
     else:
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
             print_group(group, groups, markdown=as_markdown)
+            if found:
+                print_beside(found[index], markdown=as_markdown)
+
+
+def _beside(groups: list[Group]) -> list[Beside]:
+    """What was published for each group."""
+    from gcsearch.beside import beside
+
+    return [beside(group) for group in groups]
 
 
 def _finished(name: str, store: Path | None) -> Finished:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gcsearch.beside import Beside, Line
     from gcsearch.comparison import Group, Row
     from gcsearch.inventory import Finding
     from gcsearch.schema import TrialRecord
     from gcsearch.sweep import Sweep
 
 
-_WORDS = ("configuration", "searched in", "seeds")  # columns that are no numbers
+_WORDS = ("configuration", "searched in", "seeds", "published in", "beside")  # columns that are no numbers
 
 
 def near(path: Path) -> str:
@@ -142,6 +143,30 @@ def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
     draw(title, [*words, "base", "new", "H"], rows, lambda line, i: [*words, *COLUMNS][i] in group.rows[line].best)
 
 
+def print_beside(found: Beside, *, markdown: bool) -> None:
+    """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
+    columns = ["", "published in", "beside"]
+    for column in found.columns:
+        columns += [column.replace("h", "H"), "ours"]
+    rows = []
+    for line in found.lines:
+        cells = [line.result.title, line.source, line.row.name if line.row else "-"]
+        for column in found.columns:
+            value, certainty = line.cells[column]
+            cells += [f"{value:.2f}" + "?" * (certainty == "recalled"), _plus_minus(line.ours(column))]
+        rows.append(cells)
+    print()
+    if rows:
+        draw = _print_markdown if markdown else _table
+        draw("published accuracy in %, and ours", columns, rows, lambda line, column: False)
+    recalled = any(cell.certainty == "recalled" for line in found.lines for cell in line.cells.values())
+    words = ["? recalled and not found in a text: provisional"] if recalled else []
+    words += [f"Mind: {found.caution}."] if found.caution else []
+    words += [f"Not beside published numbers: {found.difference}."] if found.difference else []
+    for line_of_words in words:
+        print("\n" * (markdown and bool(rows)) + line_of_words)
+
+
 def _commas(seeds: tuple[int, ...]) -> str:
     return ", ".join(map(str, seeds))
 
@@ -155,8 +180,12 @@ def _print_markdown(title: str, columns: list[str], rows: list[list[str]], stron
         print("| " + " | ".join(f"**{cell}**" if strong(line, i) else cell for i, cell in enumerate(safe)) + " |")
 
 
-def print_csv(groups: list[Group]) -> None:
-    """One line per row, with its task; an empty field where there is no number."""
+def print_csv(groups: list[Group], published: list[Beside] | None = None) -> None:
+    """One line per row, with its task; an empty field where there is no number.
+
+    With `published`, one per group, their lines follow those of the group; two further columns say where a number
+    was published and which of its numbers are only recalled.
+    """
     import csv
 
     from gcsearch.comparison import COLUMNS
@@ -164,12 +193,35 @@ def print_csv(groups: list[Group]) -> None:
     keys = list(dict.fromkeys(key for group in groups for key in group.task))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     numbers = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "sd")]
-    writer.writerow([*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers])
-    for group in groups:
+    further = [] if published is None else ["published_in", "recalled"]
+    header = [*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers, *further]
+    writer.writerow(header)
+    for index, group in enumerate(groups):
         for row in group.rows:
             words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
-            words += [row.record.outcome.value, row.record.config.describe()]
-            writer.writerow([*(group.task.get(key, "") for key in keys), *words, *_mean_and_sd(row)])
+            words += [
+                row.record.outcome.value,
+                row.record.config.describe(),
+                *_mean_and_sd(row),
+                *("" for _ in further),
+            ]
+            writer.writerow([*(group.task.get(key, "") for key in keys), *words])
+        for line in published[index].once if published else ():
+            fields = _published_fields(group, line)
+            writer.writerow([fields.get(name, "") for name in header])
+
+
+def _published_fields(group: Group, line: Line) -> dict[str, object]:
+    """A published result as fields of the CSV: of the task only what fits."""
+    return {
+        "dataset": group.task["dataset"],
+        "backbone": line.result.backbone,
+        "shots": line.result.shots or "",
+        "name": line.result.title,
+        **{f"{column}_mean": f"{cell.value:.2f}" for column, cell in line.cells.items()},
+        "published_in": line.source,
+        "recalled": ";".join(column for column, cell in line.cells.items() if cell.certainty == "recalled"),
+    }
 
 
 def _mean_and_sd(row: Row) -> list[str]:
