@@ -284,6 +284,8 @@ def compare(
         )
     elif as_csv:
         print_csv(groups, found)
+        for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
+            print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
     else:
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")

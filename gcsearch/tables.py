@@ -147,7 +147,7 @@ def print_beside(found: Beside, *, markdown: bool) -> None:
     """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
     columns = ["", "published in", "beside"]
     for column in found.columns:
-        columns += [column.replace("h", "H"), "ours"]
+        columns += ["H" if column == "h" else column, "ours"]
     rows = []
     for line in found.lines:
         cells = [line.result.title, line.source, line.row.name if line.row else "-"]
@@ -163,8 +163,8 @@ def print_beside(found: Beside, *, markdown: bool) -> None:
     words = ["? recalled and not found in a text: provisional"] if recalled else []
     words += [f"Mind: {found.caution}."] if found.caution else []
     words += [f"Not beside published numbers: {found.difference}."] if found.difference else []
-    for line_of_words in words:
-        print("\n" * (markdown and bool(rows)) + line_of_words)
+    for sentence in words:
+        print("\n" * (markdown and bool(rows)) + sentence)
 
 
 def _commas(seeds: tuple[int, ...]) -> str:
@@ -199,16 +199,12 @@ def print_csv(groups: list[Group], published: list[Beside] | None = None) -> Non
     for index, group in enumerate(groups):
         for row in group.rows:
             words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
-            words += [
-                row.record.outcome.value,
-                row.record.config.describe(),
-                *_mean_and_sd(row),
-                *("" for _ in further),
-            ]
-            writer.writerow([*(group.task.get(key, "") for key in keys), *words])
+            words += [row.record.outcome.value, row.record.config.describe()]
+            fields = [*(group.task.get(key, "") for key in keys), *words, *_mean_and_sd(row)]
+            writer.writerow([*fields, *("" for _ in further)])
         for line in published[index].once if published else ():
-            fields = _published_fields(group, line)
-            writer.writerow([fields.get(name, "") for name in header])
+            known = _published_fields(group, line)
+            writer.writerow([known.get(name, "") for name in header])
 
 
 def _published_fields(group: Group, line: Line) -> dict[str, object]:

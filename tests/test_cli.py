@@ -274,8 +274,9 @@ def test_published_numbers_stand_in_every_form_of_output(pets):
     assert kgcoop["ours"] == {"name": "KgCoOp", "base": 81.0, "new": 61.0, "h": 69.0}
     assert embedded["published"]["results"] == []
     assert "shapes-sketch here" in embedded["published"]["difference"]
-    text = gcsearch("compare", "pets", "kg", "--published", "--csv", "--store", pets).stdout
-    rows = list(csv.DictReader(text.splitlines()))
+    done = gcsearch("compare", "pets", "kg", "--published", "--csv", "--store", pets)
+    assert "not beside published numbers: the published tables have another data set" in done.stderr
+    rows = list(csv.DictReader(done.stdout.splitlines()))
     published = [row for row in rows if row["published_in"]]
     assert [row["dataset"] for row in rows if not row["published_in"]] == ["OxfordPets"] * 2 + ["shapes-sketch"] * 2
     assert len(published) == 10
