@@ -185,7 +185,7 @@ def trial(
     quiet: Quiet = False,
 ) -> None:
     """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
-    from gcsearch.configuration import parse_value
+    from gcsearch.configuration import check_setting, parse_value
     from gcsearch.errors import InputError
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
@@ -201,6 +201,7 @@ def trial(
     content = {"seeds": numbers, "threads": threads, "task": {"dataset": dataset, **task}, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
+    check_setting(file.task, file.trial)
     _train(file, memory, as_json=as_json, quiet=quiet)
 
 

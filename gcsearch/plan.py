@@ -93,6 +93,7 @@ def make(chosen: Pipeline) -> Plan:
     rounds = math.ceil(packs / placement.workers)
     shots = len(base) * chosen.task.shots * chosen.task.views
     seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
+    tests = {one.name: one.test for one in (dataset, *lab.targets)}
     return Plan(
         name=chosen.name,
         dataset=chosen.task.dataset,
@@ -105,7 +106,7 @@ def make(chosen: Pipeline) -> Plan:
         threads=placement.threads,
         gpus_per_worker=placement.gpus_per_worker,
         trained_classes=len(trained),
-        images=shots * len(seeds) + len(dataset.test) + len(dataset.val),
+        images=shots * len(seeds) + len(dataset.val) + sum(map(len, tests.values())),
         steps_per_setting=round(epochs * iterations),
         step_seconds=seconds,
         search_seconds=rounds * epochs * iterations * seconds,
