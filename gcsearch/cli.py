@@ -234,7 +234,7 @@ def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None
     if as_json:
         print_json(record.to_dict() | {"curve": []})
     else:
-        print_results([record.model_copy(update={"label": title})])
+        print_results([record.model_copy(update={"label": title})], file.task)
     if record.outcome.value != "complete":
         print(f"gcsearch: {record.outcome.value}: {record.reason}", file=sys.stderr)
         sys.exit(1)
@@ -265,7 +265,7 @@ def compare(
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
 ) -> None:
-    """All methods of finished sweeps in one table: base, new, H on test images, a part per task."""
+    """All methods of finished sweeps in one table: accuracies on test images, a part per task."""
     from gcsearch import comparison
     from gcsearch.errors import InputError
 
