@@ -22,41 +22,85 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
 
     Raises InputError with file, key, rule, value and remedy for whatever is wrong in it or in its space.
     """
+    path, content = read(name_or_path, overrides)
+    if "matrix" in content:
+        raise InputError(
+            "this file is a matrix of several sweeps, and one pipeline is wanted",
+            file=path,
+            key="matrix",
+            remedy="Run them all with `gcsearch run` or `gcsearch.run_matrix`, or remove the table.",
+        )
+    return complete(content, path)
+
+
+def read(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
+    """The file of a pipeline and its content: named, relative paths made whole, overrides put in; not checked."""
     path = files.find("pipelines", name_or_path, kind="pipeline")
     content = files.read_toml(path)
     content.setdefault("name", path.stem)
     _resolve_paths(content, path.parent)
-    for key, value in (overrides or {}).items():
-        _override(content, key, value)
-    pipeline = Pipeline.from_dict(content, file=path)
+    try:
+        for key, value in (overrides or {}).items():
+            put(content, key, parse_value(value))
+    except InputError as error:
+        raise error.at(file="--set") from None
+    return path, content
+
+
+def complete(content: dict[str, Any], file: Path) -> Pipeline:
+    """The checked pipeline of what `read` gave; errors name `file`."""
+    if isinstance(content.get("task"), dict):
+        content = {**content, "task": own_template(content["task"])}
+    pipeline = Pipeline.from_dict(content, file=file)
     try:
         check(pipeline)
     except InputError as error:
-        raise error.at(file=path) from None
+        raise error.at(file=file) from None
     return pipeline
+
+
+OWN = "own"
+"""As `task.template`: the zero-shot form that the field uses on the data set."""
+
+
+def own_template(task: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a task, with the data set's own template in place of "own"."""
+    if task.get("template") != OWN:
+        return task
+    from gcsearch import datasets
+
+    return {**task, "template": datasets.template_of(str(task.get("dataset", Task.model_fields["dataset"].default)))}
+
+
+PATHS = ("search.space", "task.root", "task.other_names", "task.pretrained")
+"""Keys whose values are paths, or may be."""
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     """Relative paths in a pipeline's file, of its data, weights and search space, start at the file's folder."""
-    for table, key in (("search", "space"), ("task", "root"), ("task", "other_names"), ("task", "pretrained")):
+    for dotted in PATHS:
+        table, key = dotted.split(".")
         values = content.get(table)
-        value = values.get(key) if isinstance(values, dict) else None
-        if not isinstance(values, dict) or not isinstance(value, str):
-            continue
-        if key == "pretrained" and not files.is_path(value):
-            continue  # a tag stays a tag, whatever lies beside the pipeline
-        path = value.removeprefix(files.ARCHIVE)
-        if (folder / path).exists():
-            values[key] = value.removesuffix(path) + str((folder / path).absolute())
+        if isinstance(values, dict) and key in values:
+            values[key] = resolved(dotted, values[key], folder)
 
 
-def _override(content: dict[str, Any], key: str, value: str) -> None:
+def resolved(key: str, value: Any, folder: Path) -> Any:
+    """The value of one of the keys `PATHS`, whole where it is the path of something below `folder`."""
+    if not isinstance(value, str) or (key == "task.pretrained" and not files.is_path(value)):
+        return value  # a tag stays a tag, whatever lies beside the pipeline
+    path = value.removeprefix(files.ARCHIVE)
+    return value.removesuffix(path) + str((folder / path).absolute()) if (folder / path).exists() else value
+
+
+def put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key. InputError where it does not lead through tables."""
     *tables, last = key.split(".")
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
-            raise InputError("a dotted key must lead through tables", file="--set", key=key)
-    content[last] = parse_value(value)
+            raise InputError("a dotted key must lead through tables", key=key)
+    content[last] = value
 
 
 def parse_value(text: str) -> Any:

@@ -57,13 +57,14 @@ class Plan:
             ("length", f"{self.steps_per_setting} steps per setting of middling length"),
             (
                 "time",
-                f"about {_duration(self.search_seconds)} of training in the search; start and confirmation beside",
+                f"about {duration(self.search_seconds)} of training in the search; start and confirmation beside",
             ),
             ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),
         ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{math.ceil(seconds)} seconds"
 
 

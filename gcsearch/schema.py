@@ -180,7 +180,8 @@ class Task(Model):
     `val_shots` validation images per class score the search (`"all"`: every one that the data set has); unset, the
     published min(shots, 4). `folds`: in the search stage the seed at index i trains on the base classes without fold
     i mod `folds`, which plays "new"; 1 holds nothing out, and nothing else goes with all classes. `precision` is that
-    of the frozen text tower; what is trained is float32 always.
+    of the frozen text tower; what is trained is float32 always. `template` is that of zero-shot CLIP and of losses
+    that refer to it; in a pipeline's file "own" stands for the data set's.
     `other_names`: a text file with one name per line for NFL, in place of the embedded list.
     """
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcsearch.comparison import Group, Row
     from gcsearch.inventory import Finding
+    from gcsearch.plan import Plan
     from gcsearch.schema import Task, TrialRecord
     from gcsearch.sweep import Sweep
 
@@ -143,6 +144,26 @@ def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
     keys = [*words, *(column.key for column in group.columns)]
     titles = [*words, *(column.title for column in group.columns)]
     draw(title, titles, rows, lambda line, i: keys[i] in group.rows[line].best)
+
+
+def print_plans(plans: list[Plan]) -> None:
+    """What the sweeps of a matrix would do, a row each, and how long all of them take one after another."""
+    from gcsearch.plan import duration
+
+    rows = [
+        [
+            plan.name,
+            f"{plan.settings} x {plan.seeds} seeds",
+            str(plan.trained_classes),
+            str(plan.images),
+            duration(plan.search_seconds),
+            f"{plan.peak_bytes / 2**20:.0f} MiB",
+        ]
+        for plan in plans
+    ]
+    _table("", ["sweep", "settings", "classes trained", "images", "search", "memory"], rows, lambda *_: False)
+    total = duration(sum(plan.search_seconds for plan in plans))
+    print(f"{len(plans)} sweeps, about {total} of training in the search; start and confirmation beside")
 
 
 def _commas(seeds: tuple[int, ...]) -> str:
