@@ -127,7 +127,7 @@ def _value(content: dict[str, Any], key: str) -> Any:
 def _slug(key: str, value: Any) -> str:
     """A value as a part of a sweep's name: of a path its file's name, of a list its parts."""
     if isinstance(value, list):
-        return "-".join(_slug(key, part) for part in value)
+        return "-".join(_slug(key, part) for part in value) or "none"
     text = str(value).lower() if isinstance(value, bool) else str(value)
     if key in configuration.PATHS and files.is_path(text):
         text = Path(text).stem

@@ -78,6 +78,10 @@ def test_values_become_names_of_folders(write, tmp_path):
     found = matrix.load(write(HEAD + content))
     assert names(found) == ["many-1-2-sam", "many-1-2-so-ein", "many-7-sam", "many-7-so-ein"]
     assert found.pipelines[1].search.space == str(tmp_path / "my spaces" / "so ein.toml")
+    assert names(matrix.load(write(HEAD + '[matrix]\n"task.targets" = [[], ["shapes-neon"]]\n'))) == [
+        "many-none",
+        "many-shapes-neon",
+    ]
     (one,) = matrix.load(write(HEAD + '[matrix]\n"task.template" = ["own"]\n')).pipelines
     assert one.task.template == "a photo of a {}."
 

@@ -295,6 +295,15 @@ def test_what_does_not_fit_the_protocol_is_refused(content, message, tmp_path, m
         configuration.check(Pipeline.from_dict({"name": "x", **content}))
 
 
+def test_the_template_of_the_data_set_is_had_by_a_word():
+    assert configuration.own_template({"template": "own"})["template"] == "a photo of a {}."
+    assert configuration.own_template({"dataset": "Food101", "template": "own"}) == {
+        "dataset": "Food101",
+        "template": "a photo of {}, a type of food.",
+    }
+    assert configuration.own_template({"dataset": "Food101", "template": "a {}."})["template"] == "a {}."
+
+
 def test_one_setting_is_held_to_the_protocol_too():
     own = TrialConfig(method="coop", hyperparameters={"class_specific": True})
     seen = TrialConfig(method="nfl", hyperparameters={"nfl_names": "transductive"})
