@@ -62,12 +62,12 @@ def check_objective(task: Task, objective: Objective) -> None:
         return
     if task.classes == "all":
         rule = "where all classes are trained (task.classes), there is neither base nor H, but `val_acc`"
+        other = '`classes = "base"`'
     elif objective == "val_acc":
         rule = "where base classes are trained (task.classes), accuracy on them is called `val_base_acc`"
+        other = '`classes = "all"`'
     else:
         rule = "where nothing is held out (task.folds = 1), there is no H to search by"
-    remedy = f'Set `objective = "{fitting[0]}"` in [search]' + (
-        ', or `classes = "base"`.' if task.classes == "all" else ', or `classes = "all"`.' if objective == "val_acc"
-        else ", or two folds or more."
-    )  # fmt: skip
+        other = "two folds or more"
+    remedy = f'Set `objective = "{fitting[0]}"` in [search], or {other} in [task].'
     raise InputError(rule, key="search.objective", received=objective, remedy=remedy)
