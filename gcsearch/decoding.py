@@ -28,7 +28,7 @@ INLINE = 1024
 
 
 def processes(wanted: int | str, rows: int, cores: int, *, gpu: bool) -> int:
-    """How many processes open the images of `rows` rows; 0: this one does it between two batches.
+    """How many processes open the images of `rows` rows; 0: a thread of this one does.
 
     "auto": none for a small job; beside a GPU all cores but one, at most 16; beside an encoder that computes on
     these cores itself one in eight, as a photograph costs it some ten times what opening it does.
@@ -46,15 +46,13 @@ def prepared(jobs: Iterable[Job], decoders: int, ahead: int) -> Iterator[Prepare
     Raises:
         RunError: a process died.
     """
-    if not decoders:
-        yield from map(prepare, jobs)
-        return
     with ExitStack() as stack:
         pipes = [Pipe() for _ in range(decoders)]
         for ours, _ in pipes:
             stack.enter_context(ours)
-        # One thread per process waits for it: what is done is taken off the socket at once.
-        threads = stack.enter_context(ThreadPoolExecutor(decoders, thread_name_prefix="decoder"))
+        # One thread per process waits for it: what is done is taken off the socket at once. Without a process
+        # one thread prepares the images itself; most of that frees the interpreter.
+        threads = stack.enter_context(ThreadPoolExecutor(max(decoders, 1), thread_name_prefix="decoder"))
         # Entered last and so ended first: threads that wait for a process then wait no longer.
         idle: queue.SimpleQueue[_Decoder] = queue.SimpleQueue()
         for ours, theirs in pipes:
@@ -62,7 +60,7 @@ def prepared(jobs: Iterable[Job], decoders: int, ahead: int) -> Iterator[Prepare
         waiting: deque[Future[Prepared]] = deque()
         stack.callback(lambda: [future.cancel() for future in waiting])
         for job in jobs:
-            waiting.append(threads.submit(_ask, idle, job))
+            waiting.append(threads.submit(_ask, idle, job) if decoders else threads.submit(prepare, job))
             if len(waiting) > ahead:
                 yield waiting.popleft().result()
         while waiting:

@@ -316,7 +316,7 @@ class Resources(Model):
     memory: Annotated[str, AfterValidator(_memory)] = "auto"
     """What one worker process may take, such as "6 GiB": the engine then works in smaller pieces."""
     decoders: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Processes that open image files ahead of the encoder; 0: it opens them itself."""
+    """Processes that open image files ahead of the encoder; 0: a thread of this process."""
 
 
 class Tracking(Model):

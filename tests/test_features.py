@@ -362,5 +362,5 @@ def test_a_folder_inside_another_file_system_serves_too(cache, tiny_dataset, tmp
 
 
 def test_an_address_that_nobody_knows_is_refused():
-    with pytest.raises(InputError, match="GCSEARCH_CACHE: .*address that pyarrow opens, got nowhere://x"):
+    with pytest.raises(InputError, match=r"GCSEARCH_CACHE: .*address that pyarrow opens, got nowhere://x"):
         Shelf.of_uri("nowhere://x")
