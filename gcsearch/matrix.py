@@ -208,7 +208,7 @@ def run_matrix(
                 sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
         ended.append(Ended(chosen.name, sweep, error))
         on_end(ended[-1])
-        laboratory.of.cache_clear()  # lists of images of large data sets would add up
+        laboratory.forget()
     return ended
 
 
@@ -240,5 +240,5 @@ def plan(matrix: Matrix) -> list[Plan]:
             raise InputError(
                 rule, file=error.file, key=error.key, received=error.received, remedy=error.remedy
             ) from None
-        laboratory.of.cache_clear()
+        laboratory.forget()
     return made

@@ -173,9 +173,9 @@ class Population:
         device = self.parameters.device
         self.epoch += 1
         order = torch.stack([torch.randperm(self.labels.shape[1], generator=g) for g in self.generators]).to(device)
-        # Members that share a draw share its views: one stack per epoch, no copy per step.
+        # Members that share a draw share its views: one stack per epoch, no copy per step. The cache keeps float16.
         views = torch.stack([m.episode.views[(self.epoch - 1) % len(m.episode.views)] for m in self.members])
-        views = views.to(device)
+        views = views.to(device).float()
         rates = [_rate(member.method, self.epoch) for member in self.members]
         rate = torch.tensor(rates, device=device)
         shares = [one / member.method.lr for one, member in zip(rates, self.members, strict=True)]
