@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
 from gcsearch.configuration import check, load, load_trial, references
-from gcsearch.errors import InputError, RunError, TooManyFailures
+from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
 from gcsearch.journal import Journal
+from gcsearch.lease import Driver, Seen, Wish, ask, driving
 from gcsearch.placement import Placement, place
 from gcsearch.provenance import cores, environment, process_name
 from gcsearch.schema import (
@@ -23,12 +24,12 @@ from gcsearch.schema import (
     bytes_of,
 )
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store, cache_folder, locked
-from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.store import Store, cache_folder
+from gcsearch.sweep import CHAMPION, Sweep, open_sweep
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
-    from gcsearch.tracking import Status, Tracker
+    from gcsearch.mirror import Mirror
     from gcsearch.worker import PackRunner
 
 
@@ -52,6 +53,9 @@ class Watcher:
 
     def warn(self, text: str) -> None:
         """Something that the user should know, and that did not stop the work."""
+
+    def mended(self, text: str) -> None:
+        """Something that an earlier session left broken was put right."""
 
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -80,28 +84,64 @@ def run(
     """
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
     space = check(pipeline)
-    located = Store.locate(store)
-    with locked(located.root / "sweeps" / f".{pipeline.name}.lock", wait=False, what=f"the sweep {pipeline.name}"):
-        listener = watcher or Watcher()
+    located, listener = Store.locate(store), watcher or Watcher()
+    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}") as driver:
         texts = _texts(pipeline)
         if not fresh:
             _check_same(pipeline, located, texts)
+            _check_not_cancelled(pipeline.name, located)
         if fresh or not is_finished(pipeline, store):
             # Before anything is written: what is refused here leaves nothing behind.
             _prepare(pipeline, space, listener)
         sweep = _open_or_begin(pipeline, located, texts, fresh)
-        _Session(sweep, pipeline, space, listener).run()
+        _Session(sweep, pipeline, space, listener, driver).run()
     return Sweep(sweep.name, located, sweep.folder)
+
+
+def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+    """Go on with the sweep `name`, from what its folder states alone; one that is over is returned.
+
+    Also a cancelled one: who names it here wants it after all.
+
+    Raises:
+        InputError: there is no such sweep, somebody drives it, or what it was begun from does not hold here.
+        RunError, TooManyFailures: as `run`.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    if over(found.journal):
+        return found
+    pipeline = found.as_begun
+    try:
+        space = check(pipeline)
+    except InputError as error:
+        raise error.at(file=found.folder / "pipeline.toml") from None
+    with driving(found.store.lease(name), f"the sweep {name}") as driver:
+        _prepare(pipeline, space, listener)
+        sweep = Sweep(name, found.store, found.folder)
+        _Session(sweep, pipeline, space, listener, driver).run()
+    return Sweep(name, found.store, found.folder)
 
 
 def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
     """Whether the sweep of this name has been through all stages."""
-    return _over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
+    return over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
 
 
-def _over(journal: Journal) -> bool:
-    closed = journal.events("close")
-    return bool(closed) and closed[-1]["why"] == "FINISHED"
+def over(journal: Journal) -> bool:
+    """Whether the journal's sweep has been through all stages."""
+    return journal.ended() == "FINISHED"
+
+
+def _check_not_cancelled(name: str, store: Store) -> None:
+    """A job that is submitted again must not undo what a person has decided."""
+    if Journal(store.sweep(name) / "journal.jsonl").ended() == "CANCELLED":
+        raise InputError(
+            "a cancelled sweep goes on only where that is asked for",
+            file=store.sweep(name),
+            key="name",
+            received=name,
+            remedy=f"It goes on with `gcsearch resume {name}`, or begins anew with --fresh.",
+        )
 
 
 def _texts(pipeline: Pipeline) -> dict[str, str]:
@@ -175,37 +215,78 @@ def _free_name(folder: Path) -> Path:
 class _Session:
     """One driver's work on a sweep."""
 
-    def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
-        self.sweep, self.pipeline, self.space, self.watcher = sweep, pipeline, space, watcher
-        self.journal = sweep.journal
+    def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher, driver: Driver) -> None:
+        self.sweep, self.pipeline, self.space, self.watcher, self.driver = sweep, pipeline, space, watcher, driver
+        self.journal = Journal(sweep.journal.path, before=driver.lease.check)
 
     def run(self) -> None:
         """All stages; those that the journal shows as done are skipped."""
         from gcsearch.raysession import session
 
-        if _over(self.journal):
+        if over(self.journal):
             return
-        self.journal.append("open", id=self.sweep.id, environment=environment())
+        self._mend()
+        trials = self.pipeline.search.trials if self.space.searched else 1
+        self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
         placement = self._place()
-        tracker = self._track()
-        status: Status = "KILLED"
+        mirror = self._mirror()
+        why = "KILLED"
         try:
+            self._check_wishes()
             if not self.journal.final():
                 with session(placement):
-                    self._search(tracker, placement)
-                    self._confirm(tracker, placement)
-            tracker.log_artifact(self.sweep.report())
-            status = "FINISHED"
+                    self._search(placement)
+                    self._check_wishes()
+                    self._confirm(placement)
+            self.journal.append("artifact", file=self.sweep.report().name)
+            why = "FINISHED"
+        except Interrupted:
+            why = self._interrupted()
+            raise
         except Exception:
-            status = "FAILED"
+            why = "FAILED"
+            raise
+        except KeyboardInterrupt:
+            why = self._interrupted()
             raise
         finally:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
-            trouble = tracker.close(status)
-            if trouble:
-                self.watcher.warn(trouble)
-            self.journal.append("close", why=status)
+            self._close(why, mirror)
         judge(self.sweep)
+
+    def _check_wishes(self) -> None:
+        """Interrupted, or RunError, where somebody asked for the end or has taken over."""
+        self.driver.check()
+        if self.driver.stopping():
+            raise Interrupted(
+                f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
+                f"`gcsearch resume {self.sweep.name}` goes on."
+            )
+
+    def _interrupted(self) -> str:
+        return {Wish.STOP: "STOPPED", Wish.CANCEL: "CANCELLED", None: "KILLED"}[self.driver.wish]
+
+    def _mend(self) -> None:
+        """Put right what the last session left, and say so. All else follows from the journal as it is."""
+        former = self.driver.lease.former
+        if former:
+            self.watcher.mended(f"{former.gone}; this process drives the sweep from now on")
+        if torn := self.journal.mend():
+            self.watcher.mended(
+                f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
+            )
+        if unfinished := self.journal.unfinished():
+            self.watcher.mended(f"settings that had begun and not ended run again: {', '.join(map(str, unfinished))}")
+
+    def _close(self, why: str, mirror: Mirror) -> None:
+        try:
+            self.journal.append("close", why=why)
+        except RunError as error:
+            if why == "FINISHED":
+                raise
+            self.watcher.warn(str(error))  # beside what ended the session, which is on its way
+        if trouble := mirror.close():
+            self.watcher.warn(trouble)
 
     def _place(self) -> Placement:
         from gcsearch import laboratory
@@ -214,29 +295,14 @@ class _Session:
             self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
         )
 
-    def _track(self) -> Tracker:
-        from gcsearch.tracking import Tracker
+    def _mirror(self) -> Mirror:
+        from gcsearch.mirror import Mirror
 
-        chosen, store = self.pipeline.tracking, self.sweep.store
-        store.root.mkdir(parents=True, exist_ok=True)
-        # Two processes that set up one fresh SQLite database at the same time break it.
-        with locked(store.root / ".mlflow.lock", wait=True):
-            tracker = Tracker(
-                chosen.uri or store.mlflow_uri,
-                chosen.experiment or self.pipeline.name,
-                None if chosen.uri else store.artifacts,
-                on_run=lambda number, stage, run_id: self.journal.append(
-                    "run", number=number, stage=stage, run_id=run_id
-                ),
-            )
-        tracker.start_sweep(
-            self.sweep.id,
-            pipeline=self.pipeline,
-            files={name: self.sweep.folder / name for name in ("pipeline.toml", "space.toml")},
-        )
-        return tracker
+        mirror = Mirror(self.sweep, self.journal, self.watcher.warn, self.watcher.mended)
+        mirror.start()
+        return mirror
 
-    def _search(self, tracker: Tracker, placement: Placement) -> None:
+    def _search(self, placement: Placement) -> None:
         from gcsearch import search
 
         task = self.pipeline.task
@@ -244,7 +310,6 @@ class _Session:
         known = self.journal.records()
         for record in {record.number: record for record in known}.values():
             self.watcher.record(record)
-            tracker.submit(record)
 
         def on_proposal(proposal: Proposal, label: str) -> None:
             self.journal.append("proposal", number=proposal.number, config=proposal.config, label=label)
@@ -252,8 +317,11 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("record", record=record)
-            tracker.submit(record)
             self.watcher.record(record)
+
+        def on_reports(reports: list[EpochReport]) -> None:
+            self.driver.check()
+            self.watcher.reports(reports)
 
         search.run_search(
             self.space,
@@ -263,8 +331,9 @@ class _Session:
             folder=self.sweep.folder,
             known=known,
             on_proposal=on_proposal,
-            on_reports=self.watcher.reports,
+            on_reports=on_reports,
             on_record=on_record,
+            stopping=self.driver.stopping,
         )
 
     def _runner(
@@ -275,7 +344,7 @@ class _Session:
         every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
         return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
 
-    def _confirm(self, tracker: Tracker, placement: Placement) -> None:
+    def _confirm(self, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
 
         Each runs by itself, as `gcsearch train` runs it, so that both give the same digits.
@@ -296,12 +365,12 @@ class _Session:
             self.watcher.record(record)
 
         runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)
-        for record in search.run_settings(missing, placement, runner, stage="test", on_record=on_record):
-            done[record.number, record.config.digest] = record
+        ran = search.run_settings(
+            missing, placement, runner, stage="test", on_record=on_record, stopping=self.driver.stopping
+        )
+        self._check_wishes()
+        done |= {(record.number, record.config.digest): record for record in ran}
         finals = [done[p.number, p.config.digest].model_copy(update={"label": label}) for p, label in settings]
-        for record in finals:
-            tracker.submit(record)
-        tracker.flush()
         self.journal.append("final", records=finals, threads=placement.threads)
 
     def _final_settings(self) -> list[tuple[Proposal, str]]:
@@ -326,6 +395,42 @@ def _limit(pipeline: Pipeline, placement: Placement) -> int:
     share = min(placement.gpus_per_worker, 1.0) or 1 / placement.workers
     device = torch.device("cuda" if placement.gpus_per_worker else "cpu")
     return int(memory.free_bytes(device) * memory.SHARE_OF_FREE * share)
+
+
+def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
+    """End the sweep `name` now; `run` does not go on with it any more, `resume` does.
+
+    Returns the driver that was asked to do so; None where nobody drives the sweep and it is marked at once.
+
+    Raises:
+        InputError: there is no such sweep, or it is finished.
+    """
+    sweep = open_sweep(name, store)
+    lease = sweep.store.lease(name)
+    if asked := ask(lease, Wish.CANCEL):
+        return asked
+    if over(sweep.journal):
+        raise InputError("a finished sweep cannot be cancelled", file=sweep.folder, received=name)
+    with driving(lease, f"the sweep {name}") as driver:
+        journal = Journal(sweep.journal.path, before=driver.lease.check)
+        if journal.ended() != "CANCELLED":
+            journal.append("close", why="CANCELLED")
+    return None
+
+
+def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> int:
+    """Write to MLflow what it lacks of the sweep `name`; returns how many runs were written.
+
+    Raises:
+        InputError: there is no such sweep, or it is running: its driver does this itself.
+        RunError: MLflow does not answer.
+    """
+    from gcsearch.mirror import Mirror
+
+    sweep, listener = open_sweep(name, store), watcher or Watcher()
+    with driving(sweep.store.lease(name), f"the sweep {name}") as driver:
+        journal = Journal(sweep.journal.path, before=driver.lease.check)
+        return Mirror(sweep, journal, listener.warn, listener.mended).sync()
 
 
 def judge(sweep: Sweep) -> None:

@@ -100,7 +100,10 @@ class ProgressWatcher(Watcher):
         self._show_settings()
 
     def warn(self, text: str) -> None:
-        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False)
+        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+    def mended(self, text: str) -> None:
+        self.console.print(f"gcsearch: mended: {text}", highlight=False, soft_wrap=True)
 
     def _show_settings(self) -> None:
         # A running setting counts with the share of its epochs, so that the bar moves between two packs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler
 from gcsearch.placement import Placement
 from gcsearch.raysession import session
 from gcsearch.schema import EpochReport, OnReports, Proposal, SearchSettings, Stage, TrialRecord
-from gcsearch.searcher import PackSearcher, failed, nothing
+from gcsearch.searcher import PackSearcher, failed, never, nothing
 from gcsearch.spaces import SearchSpace
 
 Evaluate = Callable[[list[Proposal], OnReports], list[TrialRecord]]
@@ -107,6 +108,7 @@ def run_search(
     on_proposal: Callable[[Proposal, str], None] = nothing,
     on_reports: OnReports = nothing,
     on_record: Callable[[TrialRecord], None] = nothing,
+    stopping: Callable[[], bool] = never,
 ) -> list[TrialRecord]:
     """Search `space`: one record for each of `settings.trials` settings, by number.
 
@@ -124,7 +126,13 @@ def run_search(
         RunError: the known records belong to other settings, or see `session`.
     """
     searcher = PackSearcher(
-        space, settings, known=known, on_proposal=on_proposal, on_reports=on_reports, on_record=on_record
+        space,
+        settings,
+        known=known,
+        on_proposal=on_proposal,
+        on_reports=on_reports,
+        on_record=on_record,
+        stopping=stopping,
     )
     if searcher.advance():
         with session(placement):
@@ -139,11 +147,13 @@ def run_settings(
     *,
     stage: Stage,
     on_record: Callable[[TrialRecord], None] = nothing,
+    stopping: Callable[[], bool] = never,
 ) -> list[TrialRecord]:
     """Run given settings, each by itself, and return their records in the order of `proposals`.
 
     Where it ran, and beside what, cannot change a digit of a setting that runs by itself; a pack can, in the
     last one. A setting whose evaluation raises, or whose process dies more than RETRIES times, is FAILED.
+    Once `stopping` says True none is begun, what runs comes to its end, and the others have no record.
     It runs in the `session` that is open, or in one of its own.
     """
     if not proposals:
@@ -153,18 +163,23 @@ def run_settings(
             _run_alone
         )
         shared = ray.put(evaluate)
-        waiting = {alone.remote(shared, placement.threads, p.to_dict()): p for p in proposals}
-        records = {}
-        while waiting:
-            (done,), _ = ray.wait(list(waiting), num_returns=1)
-            proposal = waiting.pop(done)
+        queue, records = deque(proposals), {}
+        running: dict[ray.ObjectRef, Proposal] = {}
+        while queue or running:
+            while queue and len(running) < placement.workers and not stopping():
+                proposal = queue.popleft()
+                running[alone.remote(shared, placement.threads, proposal.to_dict())] = proposal
+            if not running:
+                break
+            (done,), _ = ray.wait(list(running), num_returns=1)
+            proposal = running.pop(done)
             try:
                 record = TrialRecord.from_dict(ray.get(done))
             except ray.exceptions.RayError as error:
                 record = failed(proposal, str(error).strip(), stage)
             records[proposal.number] = record
             on_record(record)
-    return [records[proposal.number] for proposal in proposals]
+    return [records[proposal.number] for proposal in proposals if proposal.number in records]
 
 
 def _run_alone(evaluate: Evaluate, threads: int, setting: dict[str, Any]) -> dict[str, Any]:

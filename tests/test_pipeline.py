@@ -21,8 +21,9 @@ from gcsearch import files, laboratory, open_sweep, shapes
 from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
+from gcsearch.lease import driving
 from gcsearch.schema import Outcome, Pipeline
-from gcsearch.store import Store, locked
+from gcsearch.store import Store
 from gcsearch.sweep import Sweep
 
 SMOKE = {
@@ -207,14 +208,17 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_first_trial(tmp_path):
 
 
 def test_a_sweep_is_run_by_one_process_at_a_time(sweep, store):
-    lock = store / "sweeps" / ".smoke.lock"
-    with (
-        locked(lock, wait=False),
-        pytest.raises(
-            InputError, match=f"the sweep smoke can be run by one process at a time, got process {os.getpid()}"
-        ),
-    ):
-        pipelines.run(Pipeline.from_dict(SMOKE), store=store)
+    lease = Store.locate(store).lease("smoke")
+    with driving(lease, "the sweep smoke"):
+        for begin in (
+            lambda: pipelines.run(Pipeline.from_dict(SMOKE), store=store),
+            lambda: pipelines.sync("smoke", store=store),
+        ):
+            with pytest.raises(
+                InputError, match=f"the sweep smoke is driven by one process at a time, got .*:{os.getpid()}"
+            ):
+                begin()
+    assert not lease.exists()
     assert pipelines.run(Pipeline.from_dict(SMOKE), store=store).records == sweep.records
 
 
