@@ -32,7 +32,23 @@ def gcsearch(*words, cwd=None, **environment):
     )
 
 
-COMMANDS = ["run", "plan", "trial", "train", "best", "compare", "export", "report", "ui", "doctor"]
+COMMANDS = [
+    "run",
+    "resume",
+    "status",
+    "stop",
+    "cancel",
+    "sync",
+    "plan",
+    "trial",
+    "train",
+    "best",
+    "compare",
+    "export",
+    "report",
+    "ui",
+    "doctor",
+]
 COMMANDS += ["data list", "data write", "data check"]
 
 

@@ -123,6 +123,16 @@ def test_given_settings_run_one_by_one_and_come_back_in_their_order(local_ray, t
     assert sorted(heard, key=lambda record: record.number) == sorted(records, key=lambda record: record.number)
 
 
+def test_given_settings_that_are_to_stop_end_what_runs_and_begin_no_other(local_ray):
+    wanted = [Proposal(number=number, config=record.config) for number, record in enumerate(search()[:5])]
+    heard = []
+    records = run_settings(
+        wanted, Placement(2, 1), Bowl(), stage="test", on_record=heard.append, stopping=lambda: len(heard) > 0
+    )
+    assert [record.number for record in records] == [0, 1]
+    assert sorted(record.number for record in heard) == [0, 1]
+
+
 def test_what_ray_would_print_is_logged_while_a_session_is_open(local_ray, capsys, caplog):
     message = {"lines": ["a worker died"], "pid": "raylet", "is_err": False}
     with caplog.at_level(logging.INFO, "gcsearch.raysession"), session(Placement(1, 1)):

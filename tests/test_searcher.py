@@ -10,7 +10,7 @@ from ray.tune.search import Searcher
 
 from gcsearch.errors import RunError
 from gcsearch.samplers import SAMPLERS
-from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.schema import Outcome, Proposal, TrialRecord
 from gcsearch.searcher import PackSearcher
 from gcsearch.spaces import SearchSpace
 
@@ -211,3 +211,27 @@ def test_a_gap_in_the_records_is_refused():
     records = search()
     with pytest.raises(RunError, match="settings after number 2 have records, but it has none"):
         run_again([record for record in records if record.number != 2])
+
+
+def test_a_search_that_is_to_stop_begins_nothing_more_and_what_runs_counts():
+    asked_to_stop: list[bool] = []
+    searcher = PackSearcher(SPACE, SETTINGS, stopping=lambda: bool(asked_to_stop))
+    pack = json.loads(searcher.suggest("t")["pack"])
+    asked_to_stop.append(True)
+    assert searcher.suggest("u") == Searcher.FINISHED
+    records = Bowl()([Proposal.from_dict(one) for one in pack], lambda reports: None)
+    searcher.on_trial_result("t", {"records": [record.to_dict() for record in records]})
+    searcher.on_trial_complete("t")
+    assert searcher.suggest("u") == Searcher.FINISHED
+    assert [record.number for record in searcher.records] == [0, 1, 2]
+    again, ran = run_again(searcher.records)
+    assert again == search()
+    assert ran == list(range(3, 22))
+
+
+def test_a_replayed_study_has_no_trial_that_runs():
+    undisturbed = search()
+    searcher = PackSearcher(SPACE, SETTINGS, known=undisturbed[:7])
+    drive(searcher)
+    assert {trial.state for trial in searcher.study.get_trials()} == {optuna.trial.TrialState.COMPLETE}
+    assert len(searcher.study.get_trials()) == 22
