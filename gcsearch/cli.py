@@ -369,7 +369,7 @@ def _finished(name: str, store: Path | None) -> Finished:
     sweep = open_sweep(name, store)
     champions = [record for record in sweep.finals if record.label == CHAMPION]
     if not champions:
-        command = ["gcsearch", "run", near(sweep.folder / "pipeline.toml"), "--store", near(sweep.store.root)]
+        command = ["gcsearch", "resume", name, "--store", near(sweep.store.root)]
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
             file=sweep.folder,

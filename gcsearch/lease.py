@@ -236,7 +236,7 @@ class Driver:
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
         self.wish: Wish | None = None
-        self._lost: RunError | None = None
+        self.lost: RunError | None = None
         self._ended = threading.Event()
         self._main = threading.current_thread() is threading.main_thread()
         self._thread = threading.Thread(target=self._work, name="gcsearch-lease", daemon=True)
@@ -244,14 +244,14 @@ class Driver:
 
     def stopping(self) -> bool:
         """Whether nothing new is to be begun."""
-        return self.wish is not None or self._lost is not None
+        return self.wish is not None or self.lost is not None
 
     def check(self) -> None:
         """Raise where the work has to end at once: Interrupted after a cancel, RunError where the lease is lost."""
-        if self._lost:
-            raise self._lost
+        if self.lost:
+            raise self.lost
         if self.wish is Wish.CANCEL:
-            raise Interrupted(f"{self.lease.what} was cancelled on request.")
+            raise Interrupted(f"{self.lease.what} was cancelled on request; `gcsearch resume` goes on all the same.")
 
     def end(self) -> None:
         """Give the lease back."""
@@ -269,7 +269,7 @@ class Driver:
                     due = time.monotonic() + BEAT
                 self._hear(self.lease.wish())
             except RunError as error:
-                self._lost = error
+                self.lost = error
                 self._interrupt()
                 return
             except (OSError, ValueError, KeyError):

@@ -284,7 +284,8 @@ class _Session:
         except RunError as error:
             if why == "FINISHED":
                 raise
-            self.watcher.warn(str(error))  # beside what ended the session, which is on its way
+            if not self.driver.lost:  # then this is what ended the session, and is on its way
+                self.watcher.warn(str(error))
         if trouble := mirror.close():
             self.watcher.warn(trouble)
 

@@ -20,6 +20,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -63,7 +64,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
-_PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
+_PARAMS_PER_BATCH, _ENTRIES_PER_BATCH = 100, 1000
 
 _SHORT = {"rho": "rho", "beta1": "b1_", "beta2": "b2_"}  # first in the name of a run
 
@@ -73,6 +74,20 @@ _STATUS: dict[Outcome, Status] = {
     Outcome.DIVERGED: "FAILED",
     Outcome.FAILED: "FAILED",
 }
+
+
+@dataclass(frozen=True)
+class _Child:
+    """What the tracker needs to know of a child run; a whole `Run` for each of thousands is too much to keep."""
+
+    run_id: str
+    record: str  # digest of the record in it
+    status: str
+    began: int  # in milliseconds of Unix time
+
+    @classmethod
+    def of(cls, run: Run) -> _Child:
+        return cls(run.info.run_id, run.data.tags.get("gcsearch.record", ""), run.info.status, run.info.start_time)
 
 
 class Tracker:
@@ -101,7 +116,7 @@ class Tracker:
         self.parent = ""
         self.written = 0
         self._sweep = ""
-        self._runs: dict[tuple[str, ...], Run] = {}
+        self._children: dict[tuple[str, ...], _Child] = {}
 
     # The parent run
 
@@ -138,7 +153,8 @@ class Tracker:
                 self._batches(self.parent, _pipeline_params(pipeline), [])
                 self.client.log_inputs(self.parent, [_dataset_input(pipeline)])
             self._sweep = name
-            self._runs = {_key_of(run): run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"}
+            trials = [run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"]
+            self._children = {_key_of(run): _Child.of(run) for run in trials}
             self._put(self.parent, "environment.json", json.dumps(about, indent=2))
             for file, content in (files or {}).items():
                 self._put(self.parent, file, content)
@@ -159,10 +175,10 @@ class Tracker:
 
         Returns how many there were.
         """
-        orphans = [key for key, run in self._runs.items() if run.info.status == "RUNNING"]
+        orphans = [key for key, child in self._children.items() if child.status == "RUNNING"]
         with _speaking_of(self.uri):
             for key in orphans:
-                run_id = self._runs.pop(key).info.run_id
+                run_id = self._children.pop(key).run_id
                 self.client.set_tag(run_id, "gcsearch.reason", "orphaned: the driver ended while writing")
                 self.client.set_terminated(run_id, "KILLED")
         return len(orphans)
@@ -186,22 +202,24 @@ class Tracker:
         """
         key = (str(record.number), record.stage, record.label, record.config.digest)
         digest = _digest(record)
-        run = self._runs.get(key)
-        if run and run.data.tags.get("gcsearch.record") == digest and run.info.status in ("FINISHED", "FAILED"):
-            return str(run.info.run_id)
+        child = self._children.get(key)
+        if child and child.record == digest and child.status in ("FINISHED", "FAILED"):
+            return child.run_id
+        ended = ended or time.time()
         with _speaking_of(self.uri):
-            if run and run.data.tags.get("gcsearch.record") != digest:
-                self.client.delete_run(run.info.run_id)
-                run = None
-            ended = ended or time.time()
-            began = ended - record.seconds
-            run_id = run.info.run_id if run else self._create(run_name(record), self._record_tags(record), began)
-            self._batches(run_id, _record_params(record), _metrics(record, self.client.get_run(run_id)))
-            self._put(run_id, "record.json", json.dumps(_content(record), indent=1))
-            self.client.set_terminated(run_id, _STATUS[record.outcome], int(1000 * ended))
-            self._runs[key] = self.client.get_run(run_id)
+            if child and child.record != digest:
+                self.client.delete_run(child.run_id)
+                child = None
+            if child is None:
+                began = int(1000 * (ended - record.seconds))
+                run_id = self._create(run_name(record), self._record_tags(record), began / 1000)
+                child = _Child(run_id, digest, "RUNNING", began)
+            self._batches(child.run_id, _record_params(record), _metrics(record, child.began))
+            self._put(child.run_id, "record.json", json.dumps(_content(record), indent=1))
+            self.client.set_terminated(child.run_id, _STATUS[record.outcome], int(1000 * ended))
+        self._children[key] = replace(child, status=_STATUS[record.outcome])
         self.written += 1
-        return str(run_id)
+        return child.run_id
 
     def _record_tags(self, record: TrialRecord) -> dict[str, str]:
         tags = {
@@ -227,11 +245,14 @@ class Tracker:
         return str(run.info.run_id)
 
     def _batches(self, run_id: str, params: Mapping[str, object], metrics: Sequence[Metric]) -> None:
+        """Write everything in as few requests as the store's limits allow; most often one."""
         entries = [Param(key, _cut(str(value), _PARAM_LENGTH)) for key, value in params.items()]
-        for start in range(0, len(entries), _PARAMS_PER_BATCH):
-            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH], synchronous=True)
-        for start in range(0, len(metrics), _METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH], synchronous=True)
+        points = list(metrics)
+        while entries or points:
+            some, entries = entries[:_PARAMS_PER_BATCH], entries[_PARAMS_PER_BATCH:]
+            room = _ENTRIES_PER_BATCH - len(some)
+            self.client.log_batch(run_id, params=some, metrics=points[:room], synchronous=True)
+            points = points[room:]
 
     def _put(self, run_id: str, name: str, content: Path | str) -> None:
         """Store a file, or text, as the artifact `name` (may contain folders) of a run."""
@@ -456,16 +477,17 @@ def _dataset_input(pipeline: Pipeline) -> DatasetInput:
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])
 
 
-def _metrics(record: TrialRecord, run: Run) -> list[Metric]:
+def _metrics(record: TrialRecord, began: int) -> list[Metric]:
     """Every point of the curve: the mean over seeds under its plain name, each seed under `name/seed_S`.
 
-    Times are spread over the run's own duration, so that writing the same record again changes nothing.
+    Times are spread over the setting's duration from `began` on (milliseconds), so that writing the same record
+    again changes nothing.
     """
     last = EpochReport(number=record.number, epoch=record.epochs, metrics=record.metrics)
     curve = record.curve or ((last,) if record.metrics else ())
     metrics = []
     for index, report in enumerate(curve, start=1):
-        at = int(run.info.start_time + 1000 * record.seconds * index / len(curve))
+        at = int(began + 1000 * record.seconds * index / len(curve))
         for name, values in report.metrics.items():
             if not values:
                 continue
