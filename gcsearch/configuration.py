@@ -86,6 +86,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
     _check_objective(pipeline, space)
+    _check_pruner(pipeline)
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
     references(pipeline, space)
@@ -141,6 +142,17 @@ def _check_objective(pipeline: Pipeline, space: SearchSpace) -> None:
             key="search.objective",
             received=pipeline.search.objective,
             remedy='Set `objective = "val_base_acc"`, or leave class_specific = false.',
+        )
+
+
+def _check_pruner(pipeline: Pipeline) -> None:
+    pruner, pack = pipeline.search.pruner, pipeline.search.pack
+    if pruner in ("halving", "hyperband") and pack == 1:
+        raise InputError(
+            f"{pruner} compares the settings of a pack, so a pack must have two or more",
+            key="search.pruner",
+            received=f"{pruner} with pack = {pack}",
+            remedy='Raise `pack`, or set `pruner = "asha"`, which compares with earlier settings.',
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -178,6 +179,7 @@ class _Session:
     def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
         self.sweep, self.pipeline, self.space, self.watcher = sweep, pipeline, space, watcher
         self.journal = sweep.journal
+        self.checkpoints = sweep.folder.absolute() / "packs"
 
     def run(self) -> None:
         """All stages; those that the journal shows as done are skipped."""
@@ -195,6 +197,7 @@ class _Session:
                     self._search(tracker, placement)
                     self._confirm(tracker, placement)
             tracker.log_artifact(self.sweep.report())
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
             status = "FINISHED"
         except Exception:
             status = "FAILED"
@@ -255,16 +258,18 @@ class _Session:
             tracker.submit(record)
             self.watcher.record(record)
 
+        runner = self._runner("search", task.seeds, placement)
         search.run_search(
             self.space,
             self.pipeline.search,
             placement,
-            self._runner("search", task.seeds, placement),
+            runner,
             folder=self.sweep.folder,
             known=known,
             on_proposal=on_proposal,
             on_reports=self.watcher.reports,
             on_record=on_record,
+            on_pack=runner.forget,
         )
 
     def _runner(
@@ -273,7 +278,17 @@ class _Session:
         from gcsearch.worker import PackRunner
 
         every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
-        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
+        return PackRunner(
+            self.pipeline.task,
+            stage,
+            seeds,
+            every,
+            str(cache_folder()),
+            kept,
+            limit,
+            checkpoints=self.checkpoints,
+            checkpoint_every=self.pipeline.search.checkpoint_every,
+        )
 
     def _confirm(self, tracker: Tracker, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
@@ -293,6 +308,7 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("confirmed", record=record)
+            runner.forget([Proposal(number=record.number, config=record.config)])
             self.watcher.record(record)
 
         runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)

@@ -107,6 +107,7 @@ def run_search(
     on_proposal: Callable[[Proposal, str], None] = nothing,
     on_reports: OnReports = nothing,
     on_record: Callable[[TrialRecord], None] = nothing,
+    on_pack: Callable[[Sequence[Proposal]], None] = nothing,
 ) -> list[TrialRecord]:
     """Search `space`: one record for each of `settings.trials` settings, by number.
 
@@ -124,7 +125,13 @@ def run_search(
         RunError: the known records belong to other settings, or see `session`.
     """
     searcher = PackSearcher(
-        space, settings, known=known, on_proposal=on_proposal, on_reports=on_reports, on_record=on_record
+        space,
+        settings,
+        known=known,
+        on_proposal=on_proposal,
+        on_reports=on_reports,
+        on_record=on_record,
+        on_pack=on_pack,
     )
     if searcher.advance():
         with session(placement):

@@ -23,6 +23,7 @@ from typing import Any, NoReturn
 import optuna
 from ray.tune.search import Searcher
 
+from gcsearch import halving, methods
 from gcsearch.errors import RunError
 from gcsearch.provenance import process_name
 from gcsearch.samplers import SAMPLERS
@@ -31,6 +32,7 @@ from gcsearch.schema import (
     OnReports,
     Outcome,
     Proposal,
+    Rung,
     SearchSettings,
     Stage,
     TrialConfig,
@@ -59,6 +61,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
         on_reports: called with the epoch reports of running settings.
         on_record: called with each record as its pack ends.
+        on_pack: called with the settings of a pack once all of them have their records.
 
     Raises:
         RunError: a known record is of another setting than the one proposed under its number.
@@ -73,6 +76,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_proposal: Callable[[Proposal, str], None] = nothing,
         on_reports: OnReports = nothing,
         on_record: Callable[[TrialRecord], None] = nothing,
+        on_pack: Callable[[Sequence[Proposal]], None] = nothing,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -84,9 +88,12 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             self.study.enqueue_trial(space.internal(point.values))
         self.error: Exception | None = None
         self._history = tuple(known)
-        self._on_proposal, self._on_reports, self._on_record = on_proposal, on_reports, on_record
+        self._on_proposal, self._on_reports, self._on_record, self._on_pack = (
+            on_proposal, on_reports, on_record, on_pack,
+        )  # fmt: skip
         self._asked: list[_Asked] = []
         self._told = 0
+        self._standing: list[TrialRecord] = []
         self._answers: dict[int, TrialRecord] = {}
         self._records: dict[int, TrialRecord] = {}
         self._packs: deque[list[Proposal]] = deque()
@@ -153,6 +160,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
                 if proposal.number not in self._records:
                     reason = f"the worker process ended (tries: {len(deaths)}): {deaths[-1]}"
                     self._accept(failed(proposal, reason))
+            self._on_pack(pack)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what Tune would restore from is never read."""
@@ -237,11 +245,26 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def _add_packs(self, proposals: Sequence[Proposal]) -> None:
         for start in range(0, len(proposals), self.settings.pack):
-            pack = list(proposals[start : start + self.settings.pack])
+            pack = self._with_rungs(proposals[start : start + self.settings.pack])
             for proposal in pack:
                 self._records.pop(proposal.number, None)
                 self._on_proposal(proposal, self._asked[proposal.number].label)
             self._packs.append(pack)
+
+    def _with_rungs(self, pack: Sequence[Proposal]) -> list[Proposal]:
+        """The settings of a pack with their rungs, and what others had there.
+
+        Others of the same pack have records where an earlier session was interrupted between two of them.
+        """
+        first = pack[0].number // self.settings.pack * self.settings.pack
+        numbers = set(range(first, first + self.settings.pack)) - {proposal.number for proposal in pack}
+        rivals = [self._records[number] for number in sorted(numbers & self._records.keys())]
+        if self.settings.pruner in halving.ACROSS:
+            rivals = [*self._standing, *rivals]
+        rungs = halving.rungs(self.settings, first // self.settings.pack)
+        if rivals:
+            rungs = tuple(_with_rivals(rung, rivals) for rung in rungs)
+        return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
 
     def _accept(self, record: TrialRecord) -> None:
         self._records[record.number] = self._labelled(record)
@@ -255,7 +278,9 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Tell the study what has become of every setting asked for, in order of number."""
         for asked in self._asked[self._told :]:
             number = asked.proposal.number
-            self._tell(asked.trial, self._answers.get(number) or self._records[number])
+            record = self._answers.get(number) or self._records[number]
+            self._tell(asked.trial, record)
+            self._standing.append(record)
         self._told = len(self._asked)
 
     def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -263,8 +288,11 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         if record.outcome is Outcome.COMPLETE and math.isfinite(value):
             self.study.tell(trial, value)
         elif record.outcome is Outcome.PRUNED and math.isfinite(value):
-            # Told as complete, a value of few epochs would pose as a final one.
-            trial.report(value, step=record.epochs)
+            # Told as complete, a value of few epochs would pose as a final one.  TPE ranks those that left by how
+            # far they came: of their own schedules, or a long one that left early would outrank a short one that
+            # left late.
+            trial.report(value, step=halving.percent_done(self.settings, record.epochs, _epochs(record)))
+            trial.set_user_attr("epochs", record.epochs)
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             reason = record.reason or f"{self.settings.objective} is {value}"
@@ -279,6 +307,16 @@ class _Asked:
     trial: optuna.Trial
     proposal: Proposal
     label: str
+
+
+def _with_rivals(rung: Rung, records: Iterable[TrialRecord]) -> Rung:
+    values = [halving.value_at(rung, record, _epochs(record)) for record in records]
+    return rung.model_copy(update={"rivals": tuple(value for value in values if value is not None)})
+
+
+def _epochs(record: TrialRecord) -> int:
+    """How many epochs the setting of a record has in all; at least the one that its record is of."""
+    return getattr(methods.build(record.config), "epochs", 0) or max(record.epochs, 1)
 
 
 def failed(proposal: Proposal, reason: str, stage: Stage = "search") -> TrialRecord:

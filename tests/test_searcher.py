@@ -5,7 +5,7 @@ import math
 
 import optuna
 import pytest
-from bowl import SETTINGS, SPACE, Bowl, configs, drive, search
+from bowl import SETTINGS, SPACE, Bowl, Curved, configs, drive, search
 from ray.tune.search import Searcher
 
 from gcsearch.errors import RunError
@@ -71,9 +71,41 @@ def test_a_space_with_nothing_to_search_is_one_trial():
     space = SearchSpace.from_dict({"version": 1, "method": "zeroshot"})
     searcher = PackSearcher(space, SETTINGS)
     pack = json.loads(searcher.suggest("t")["pack"])
-    assert pack == [{"number": 0, "config": {"method": "zeroshot", "hyperparameters": {}}}]
+    assert pack == [{"number": 0, "config": {"method": "zeroshot", "hyperparameters": {}}, "rungs": []}]
     searcher.on_trial_complete("t")
     assert searcher.suggest("u") == Searcher.FINISHED
+
+
+PRUNERS = ["halving", "hyperband", "asha", "median"]
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("pack", [1, 3])
+def test_settings_that_leave_early_change_nothing_about_going_on(pruner, pack):
+    """Wherever a session ended, also between two records of a pack: the same decisions, the same proposals."""
+    settings = SETTINGS.model_copy(update={"pruner": pruner, "pack": pack, "generation": 2})
+    undisturbed = search(settings, evaluate=Curved())
+    assert search(settings, evaluate=Curved(), backwards=True) == undisturbed
+    outcomes = [record.outcome for record in undisturbed]
+    assert outcomes.count(Outcome.PRUNED) > (3 if pack > 1 or pruner in ("asha", "median") else -1)
+    assert Outcome.COMPLETE in outcomes[-6:]
+    for cut in (1, 2, 7, 10, 21):
+        again, _ = run_again(undisturbed[:cut], settings, Curved())
+        assert again == undisturbed, cut
+
+
+def test_rivals_come_from_earlier_generations_only():
+    settings = SETTINGS.model_copy(update={"pruner": "asha", "pack": 1, "generation": 3, "rungs": 1})
+    heard = []
+    search(settings, evaluate=Curved(), on_proposal=lambda proposal, label: heard.append(proposal.rungs))
+    assert [len(rungs[0].rivals) for rungs in heard[:9]] == [0, 0, 0, 3, 3, 3, 6, 6, 6]
+
+
+def test_brackets_take_turns():
+    settings = SETTINGS.model_copy(update={"pruner": "hyperband"})
+    heard = []
+    search(settings, evaluate=Curved(), on_proposal=lambda proposal, label: heard.append(len(proposal.rungs)))
+    assert heard == [2] * 3 + [1] * 3 + [0] * 3 + [2] * 3 + [1] * 3 + [0] * 3 + [2] * 3 + [1]
 
 
 # What the study is told
@@ -89,11 +121,12 @@ class Mixed(Bowl):
     def record(self, proposal):
         record = super().record(proposal)
         bad = {"metrics": {"val_h": (math.nan, 1.0)}} if proposal.number == 4 else {}
+        bad |= {"epochs": math.ceil(record.epochs / 2)} if proposal.number == 1 else {}
         return record.model_copy(update=bad | {"reason": "why" if proposal.number in (2, 3) else ""})
 
 
 def test_outcomes_are_told_as_they_are():
-    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 6}))
+    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 6, "pruner": "median", "rungs": 3}))
     records = drive(searcher, Mixed())
     told = searcher.study.get_trials()
     assert [trial.user_attrs["number"] for trial in told] == list(range(6))
@@ -102,7 +135,9 @@ def test_outcomes_are_told_as_they_are():
         state.COMPLETE, state.PRUNED, state.FAIL, state.FAIL, state.FAIL, state.COMPLETE,
     ]  # fmt: skip
     assert told[0].value == records[0].mean("val_h")
-    assert told[1].intermediate_values == {records[1].epochs: records[1].mean("val_h")}
+    # It left at the middle one of three rungs, after half of its own schedule: that is how far it came.
+    assert told[1].intermediate_values == {50: records[1].mean("val_h")}
+    assert told[1].user_attrs["epochs"] == records[1].epochs
     reasons = [trial.user_attrs["reason"] for trial in told[2:5]]
     assert reasons == ["diverged: why", "failed: why", "complete: val_h is nan"]
 
