@@ -12,7 +12,7 @@ from typing import Any
 from gcsearch import files, methods, shapes, spaces
 from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.schema import Pipeline, TrialConfig, TrialFile
+from gcsearch.schema import Pipeline, SearchSettings, TrialConfig, TrialFile
 from gcsearch.spaces import SearchSpace
 
 
@@ -87,6 +87,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     _check_space(space, spaces.find(pipeline.search.space))
     _check_objective(pipeline, space)
     _check_pruner(pipeline)
+    _check_sampler(pipeline.search, space)
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
     references(pipeline, space)
@@ -154,6 +155,14 @@ def _check_pruner(pipeline: Pipeline) -> None:
             received=f"{pruner} with pack = {pack}",
             remedy='Raise `pack`, or set `pruner = "asha"`, which compares with earlier settings.',
         )
+
+
+def _check_sampler(settings: SearchSettings, space: SearchSpace) -> None:
+    # TPE and random search everything; what must be looked at needs Optuna, which is slow to import.
+    if settings.sampler not in ("tpe", "random") or settings.grid:
+        from gcsearch import samplers
+
+        samplers.check(settings, space)
 
 
 LITERATURE = "literature"

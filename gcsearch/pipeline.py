@@ -241,9 +241,10 @@ class _Session:
 
     def _search(self, tracker: Tracker, placement: Placement) -> None:
         from gcsearch import search
+        from gcsearch.samplers import total
 
         task = self.pipeline.task
-        self.watcher.stage("search", self.pipeline.search.trials if self.space.searched else 1)
+        self.watcher.stage("search", total(self.pipeline.search, self.space))
         known = self.journal.records()
         for record in {record.number: record for record in known}.values():
             self.watcher.record(record)

@@ -292,12 +292,14 @@ class SearchSettings(Model):
     `pack` settings are trained at once in one process. `generation` packs are proposed from the same
     knowledge and told together, in order: so a sweep repeats exactly, whichever worker finishes first.
 
+    `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
     `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each
     keeps one in `eta`. `checkpoint_every`: epochs of a pack that are lost at most when its process is killed.
     """
 
     space: str = "gcscoop"
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
+    grid: dict[str, Annotated[int, Field(ge=1)]] = {}
     objective: Objective = "val_h"
     trials: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 0

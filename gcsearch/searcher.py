@@ -26,7 +26,7 @@ from ray.tune.search import Searcher
 from gcsearch import halving, methods
 from gcsearch.errors import RunError
 from gcsearch.provenance import process_name
-from gcsearch.samplers import SAMPLERS
+from gcsearch.samplers import grid, make, total
 from gcsearch.schema import (
     EpochReport,
     OnReports,
@@ -55,7 +55,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     Args:
         space: what is searched. Its points come first; without anything to search there is one trial.
-        settings: exactly `settings.trials` settings are proposed, the last generation and pack being smaller.
+        settings: exactly `samplers.total` settings are proposed, the last generation and pack being smaller.
         known: records of earlier sessions in the order in which they were written. A setting that has one
             is not run again, unless it FAILED.
         on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
@@ -82,10 +82,13 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.settings = settings
-        self.total = settings.trials if space.searched else 1
-        self.study = optuna.create_study(direction="maximize", sampler=SAMPLERS[settings.sampler](settings))
+        self.total = total(settings, space)
+        self.study = optuna.create_study(direction="maximize", sampler=make(settings))
         for point in space.points[: self.total]:
             self.study.enqueue_trial(space.internal(point.values))
+        if settings.sampler == "grid":
+            for place in grid(settings, space)[: self.total - len(space.points)]:
+                self.study.enqueue_trial(place)
         self.error: Exception | None = None
         self._history = tuple(known)
         self._on_proposal, self._on_reports, self._on_record, self._on_pack = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -13,14 +14,29 @@ import pytest
 
 from gcsearch import files, halving
 from gcsearch import pipeline as pipelines
-from gcsearch.schema import Outcome, Pipeline
+from gcsearch.schema import Outcome
+
+SPACE = """
+version = 1
+method = "gcscoop"
+[parameters.rho]
+low = 0.01
+high = 1.0
+log = true
+[parameters.epochs]
+low = 40
+high = 80
+integer = true
+[parameters.batch_size]
+value = 8
+"""
 
 HALVED = {
     "name": "halved",
     "evaluate_every": 4,
-    "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1, 2], "folds": 2},
+    "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1], "folds": 2},
     "search": {
-        "space": "gcscoop-smoke", "trials": 8, "pack": 4, "generation": 2, "pruner": "halving", "checkpoint_every": 1,
+        "space": "space.toml", "trials": 8, "pack": 4, "generation": 1, "pruner": "halving", "checkpoint_every": 1,
     },
     "confirm": {"seeds": [4], "references": []},
 }  # fmt: skip
@@ -46,33 +62,39 @@ def workers_of(driver: int) -> list[int]:
     return found
 
 
+def wait_for_checkpoint(packs: Path, name: str, driver: subprocess.Popen, after: int = 0) -> int:
+    """Wait until there is a checkpoint `name` that is newer than the time `after`; its own time."""
+    deadline = time.monotonic() + 300
+    while True:
+        for path in (packs / "search").glob(name):
+            with contextlib.suppress(FileNotFoundError):  # its pack has just ended
+                if (written := path.stat()).st_mtime_ns > after:
+                    assert written.st_size < 2**20
+                    return written.st_mtime_ns
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(tmp_path):
     """A worker is killed once, then the driver; what comes out equals a sweep that was left alone."""
-    (tmp_path / "halved.toml").write_text(files.to_toml(Pipeline.from_dict(HALVED).to_dict()))
-    folder = tmp_path / "store" / "sweeps" / "halved"
+    (tmp_path / "space.toml").write_text(SPACE)
+    (tmp_path / "halved.toml").write_text(files.to_toml(HALVED))
+    packs = tmp_path / "store" / "sweeps" / "halved" / "packs"
     words = [sys.executable, "-m", "gcsearch", "run", str(tmp_path / "halved.toml"), "--store", str(tmp_path / "store")]
     with (tmp_path / "log").open("w") as log:
         driver = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-
-    def kept() -> list[Path]:
-        return [path for path in (folder / "packs" / "search").glob("*.safetensors") if path.name[0] != "."]
-
-    def wait_for(condition) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert driver.poll() is None, (tmp_path / "log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-
-    wait_for(lambda: len(kept()) == 2)
-    first = {path: path.stat().st_mtime_ns for path in kept()}
-    os.kill(workers_of(driver.pid)[0], signal.SIGKILL)
-    wait_for(lambda: all(path.exists() and path.stat().st_mtime_ns > first[path] for path in first))
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    assert sum(path.stat().st_size for path in kept()) < 2 * 2**20
+    try:
+        first = wait_for_checkpoint(packs, "0-*.safetensors", driver)
+        (worker,) = workers_of(driver.pid)
+        os.kill(worker, signal.SIGKILL)
+        wait_for_checkpoint(packs, "0-*.safetensors", driver, after=first)
+        wait_for_checkpoint(packs, "4-*.safetensors", driver)
+    finally:
+        driver.kill()
+        driver.wait()
 
     done = pipelines.run(tmp_path / "halved.toml", store=tmp_path / "store")
     alone = pipelines.run(tmp_path / "halved.toml", store=tmp_path / "other")
@@ -80,7 +102,7 @@ def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(t
         (r.outcome, r.epochs, r.metrics, r.curve) for r in alone.records
     ]
     assert [r.metrics for r in done.finals] == [r.metrics for r in alone.finals]
-    assert not (folder / "packs").exists()
+    assert not packs.exists()
 
     for start in (0, 4):
         pack = done.records[start : start + 4]
