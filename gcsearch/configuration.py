@@ -12,7 +12,7 @@ from typing import Any
 from gcsearch import files, methods, shapes, spaces
 from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.schema import Pipeline, TrialConfig, TrialFile
+from gcsearch.schema import Pipeline, SearchSettings, TrialConfig, TrialFile
 from gcsearch.spaces import SearchSpace
 
 
@@ -86,6 +86,8 @@ def check(pipeline: Pipeline) -> SearchSpace:
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
     _check_objective(pipeline, space)
+    _check_pruner(pipeline)
+    _check_sampler(pipeline.search, space)
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
     references(pipeline, space)
@@ -142,6 +144,25 @@ def _check_objective(pipeline: Pipeline, space: SearchSpace) -> None:
             received=pipeline.search.objective,
             remedy='Set `objective = "val_base_acc"`, or leave class_specific = false.',
         )
+
+
+def _check_pruner(pipeline: Pipeline) -> None:
+    pruner, pack = pipeline.search.pruner, pipeline.search.pack
+    if pruner in ("halving", "hyperband") and pack == 1:
+        raise InputError(
+            f"{pruner} compares the settings of a pack, so a pack must have two or more",
+            key="search.pruner",
+            received=f"{pruner} with pack = {pack}",
+            remedy='Raise `pack`, or set `pruner = "asha"`, which compares with earlier settings.',
+        )
+
+
+def _check_sampler(settings: SearchSettings, space: SearchSpace) -> None:
+    # TPE and random search everything; what must be looked at needs Optuna, which is slow to import.
+    if settings.sampler not in ("tpe", "random") or settings.grid:
+        from gcsearch import samplers
+
+        samplers.check(settings, space)
 
 
 LITERATURE = "literature"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -218,15 +219,17 @@ class _Session:
     def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher, driver: Driver) -> None:
         self.sweep, self.pipeline, self.space, self.watcher, self.driver = sweep, pipeline, space, watcher, driver
         self.journal = Journal(sweep.journal.path, before=driver.lease.check)
+        self.checkpoints = sweep.folder.absolute() / "packs"
 
     def run(self) -> None:
         """All stages; those that the journal shows as done are skipped."""
         from gcsearch.raysession import session
+        from gcsearch.samplers import total
 
         if over(self.journal):
             return
         self._mend()
-        trials = self.pipeline.search.trials if self.space.searched else 1
+        trials = total(self.pipeline.search, self.space)
         self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
         placement = self._place()
         mirror = self._mirror()
@@ -239,6 +242,7 @@ class _Session:
                     self._check_wishes()
                     self._confirm(placement)
             self.journal.append("artifact", file=self.sweep.report().name)
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
             why = "FINISHED"
         except Interrupted:
             why = self._interrupted()
@@ -276,7 +280,7 @@ class _Session:
                 f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
             )
         if unfinished := self.journal.unfinished():
-            self.watcher.mended(f"settings that had begun and not ended run again: {', '.join(map(str, unfinished))}")
+            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, unfinished))}")
 
     def _close(self, why: str, mirror: Mirror) -> None:
         try:
@@ -305,9 +309,10 @@ class _Session:
 
     def _search(self, placement: Placement) -> None:
         from gcsearch import search
+        from gcsearch.samplers import total
 
         task = self.pipeline.task
-        self.watcher.stage("search", self.pipeline.search.trials if self.space.searched else 1)
+        self.watcher.stage("search", total(self.pipeline.search, self.space))
         known = self.journal.records()
         for record in {record.number: record for record in known}.values():
             self.watcher.record(record)
@@ -324,16 +329,18 @@ class _Session:
             self.driver.check()
             self.watcher.reports(reports)
 
+        runner = self._runner("search", task.seeds, placement)
         search.run_search(
             self.space,
             self.pipeline.search,
             placement,
-            self._runner("search", task.seeds, placement),
+            runner,
             folder=self.sweep.folder,
             known=known,
             on_proposal=on_proposal,
             on_reports=on_reports,
             on_record=on_record,
+            on_pack=runner.forget,
             stopping=self.driver.stopping,
         )
 
@@ -343,7 +350,17 @@ class _Session:
         from gcsearch.worker import PackRunner
 
         every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
-        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
+        return PackRunner(
+            self.pipeline.task,
+            stage,
+            seeds,
+            every,
+            str(cache_folder()),
+            kept,
+            limit,
+            checkpoints=self.checkpoints,
+            checkpoint_every=self.pipeline.search.checkpoint_every,
+        )
 
     def _confirm(self, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
@@ -363,6 +380,7 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("confirmed", record=record)
+            runner.forget([Proposal(number=record.number, config=record.config)])
             self.watcher.record(record)
 
         runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)

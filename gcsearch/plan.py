@@ -75,6 +75,7 @@ def make(chosen: Pipeline) -> Plan:
     with the mean of the sampled epochs.
     """
     from gcsearch import laboratory
+    from gcsearch.samplers import total
 
     space = configuration.check(chosen)
     placement = place(chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation)
@@ -82,7 +83,7 @@ def make(chosen: Pipeline) -> Plan:
     check_loaded(chosen, space, lab)
     dataset, (base, _) = lab.dataset, lab.halves
     trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
-    settings = chosen.search.trials if space.searched else 1
+    settings = total(chosen.search, space)
     packs = math.ceil(settings / chosen.search.pack)
     method, epochs = _typical(space)
     iterations = max(1, len(trained) * chosen.task.shots // getattr(method, "batch_size", 1))

@@ -210,11 +210,25 @@ class TrialConfig(Model):
         return " ".join((self.method, *values))
 
 
+class Rung(Model):
+    """A place on the way of a setting from which only the better part goes on, see `gcsearch.halving`.
+
+    It lies at `share` of a setting's own epochs. `keep` is the share of those that came there which goes on, by
+    `metric`; `rivals` are the values of those that came there in other packs.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    keep: Annotated[float, Field(gt=0, le=1)]
+    metric: str
+    rivals: tuple[float, ...] = ()
+
+
 class Proposal(Model):
-    """A numbered setting that waits to be tried in a sweep."""
+    """A numbered setting that waits to be tried in a sweep; all of a pack have the same `rungs`."""
 
     number: int
     config: TrialConfig
+    rungs: tuple[Rung, ...] = ()
 
 
 class EpochReport(Model):
@@ -229,6 +243,11 @@ class EpochReport(Model):
     number: int
     epoch: int
     metrics: dict[str, tuple[float, ...]]
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds; NaN where the metric was not measured."""
+        values = self.metrics.get(metric, ())
+        return fmean(values) if values else float("nan")
 
 
 OnReports = Callable[[list[EpochReport]], None]
@@ -272,16 +291,25 @@ class SearchSettings(Model):
 
     `pack` settings are trained at once in one process. `generation` packs are proposed from the same
     knowledge and told together, in order: so a sweep repeats exactly, whichever worker finishes first.
+
+    `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
+    `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each
+    keeps one in `eta`. `checkpoint_every`: epochs of a pack that are lost at most when its process is killed.
     """
 
     space: str = "gcscoop"
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
+    grid: dict[str, Annotated[int, Field(ge=1)]] = {}
     objective: Objective = "val_h"
     trials: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
     pack: Annotated[int, Field(ge=1)] = 4
     generation: Annotated[int, Field(ge=1)] = 2
     startup: Annotated[int, Field(ge=0)] = 10
+    pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
+    eta: Annotated[int, Field(ge=2)] = 2
+    rungs: Annotated[int, Field(ge=1)] = 2
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
     max_failed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -108,6 +108,7 @@ def run_search(
     on_proposal: Callable[[Proposal, str], None] = nothing,
     on_reports: OnReports = nothing,
     on_record: Callable[[TrialRecord], None] = nothing,
+    on_pack: Callable[[Sequence[Proposal]], None] = nothing,
     stopping: Callable[[], bool] = never,
 ) -> list[TrialRecord]:
     """Search `space`: one record for each of `settings.trials` settings, by number.
@@ -132,6 +133,7 @@ def run_search(
         on_proposal=on_proposal,
         on_reports=on_reports,
         on_record=on_record,
+        on_pack=on_pack,
         stopping=stopping,
     )
     if searcher.advance():

@@ -23,14 +23,16 @@ from typing import Any, NoReturn
 import optuna
 from ray.tune.search import Searcher
 
+from gcsearch import halving, methods
 from gcsearch.errors import RunError
 from gcsearch.provenance import process_name
-from gcsearch.samplers import SAMPLERS
+from gcsearch.samplers import grid, make, total
 from gcsearch.schema import (
     EpochReport,
     OnReports,
     Outcome,
     Proposal,
+    Rung,
     SearchSettings,
     Stage,
     TrialConfig,
@@ -58,12 +60,13 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     Args:
         space: what is searched. Its points come first; without anything to search there is one trial.
-        settings: exactly `settings.trials` settings are proposed, the last generation and pack being smaller.
+        settings: exactly `samplers.total` settings are proposed, the last generation and pack being smaller.
         known: records of earlier sessions in the order in which they were written. A setting that has one
             is not run again, unless it FAILED.
         on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
         on_reports: called with the epoch reports of running settings.
         on_record: called with each record as its pack ends.
+        on_pack: called with the settings of a pack once all of them have their records.
         stopping: asked before a pack begins; once it says True none does, and what runs comes to its end.
 
     Raises:
@@ -79,22 +82,29 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_proposal: Callable[[Proposal, str], None] = nothing,
         on_reports: OnReports = nothing,
         on_record: Callable[[TrialRecord], None] = nothing,
+        on_pack: Callable[[Sequence[Proposal]], None] = nothing,
         stopping: Callable[[], bool] = never,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.settings = settings
-        self.total = settings.trials if space.searched else 1
-        self.study = optuna.create_study(direction="maximize", sampler=SAMPLERS[settings.sampler](settings))
+        self.total = total(settings, space)
+        self.study = optuna.create_study(direction="maximize", sampler=make(settings))
         for point in space.points[: self.total]:
             self.study.enqueue_trial(space.internal(point.values))
+        if settings.sampler == "grid":
+            for place in grid(settings, space)[: self.total - len(space.points)]:
+                self.study.enqueue_trial(place)
         self.error: Exception | None = None
         self._history = tuple(known)
-        self._on_proposal, self._on_reports, self._on_record = on_proposal, on_reports, on_record
+        self._on_proposal, self._on_reports, self._on_record, self._on_pack = (
+            on_proposal, on_reports, on_record, on_pack,
+        )  # fmt: skip
         self._on_suggest = stopping
         self._asked: list[_Asked] = []
         self._told = 0
+        self._standing: list[TrialRecord] = []
         self._answers: dict[int, TrialRecord] = {}
         self._records: dict[int, TrialRecord] = {}
         self._packs: deque[list[Proposal]] = deque()
@@ -161,6 +171,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
                 if proposal.number not in self._records:
                     reason = f"the worker process ended (tries: {len(deaths)}): {deaths[-1]}"
                     self._accept(failed(proposal, reason))
+            self._on_pack(pack)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what Tune would restore from is never read."""
@@ -245,11 +256,26 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def _add_packs(self, proposals: Sequence[Proposal]) -> None:
         for start in range(0, len(proposals), self.settings.pack):
-            pack = list(proposals[start : start + self.settings.pack])
+            pack = self._with_rungs(proposals[start : start + self.settings.pack])
             for proposal in pack:
                 self._records.pop(proposal.number, None)
                 self._on_proposal(proposal, self._asked[proposal.number].label)
             self._packs.append(pack)
+
+    def _with_rungs(self, pack: Sequence[Proposal]) -> list[Proposal]:
+        """The settings of a pack with their rungs, and what others had there.
+
+        Others of the same pack have records where an earlier session was interrupted between two of them.
+        """
+        first = pack[0].number // self.settings.pack * self.settings.pack
+        numbers = set(range(first, first + self.settings.pack)) - {proposal.number for proposal in pack}
+        rivals = [self._records[number] for number in sorted(numbers & self._records.keys())]
+        if self.settings.pruner in halving.ACROSS:
+            rivals = [*self._standing, *rivals]
+        rungs = halving.rungs(self.settings, first // self.settings.pack)
+        if rivals:
+            rungs = tuple(_with_rivals(rung, rivals) for rung in rungs)
+        return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
 
     def _accept(self, record: TrialRecord) -> None:
         self._records[record.number] = self._labelled(record)
@@ -263,7 +289,9 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Tell the study what has become of every setting asked for, in order of number."""
         for asked in self._asked[self._told :]:
             number = asked.proposal.number
-            self._tell(asked.trial, self._answers.get(number) or self._records[number])
+            record = self._answers.get(number) or self._records[number]
+            self._tell(asked.trial, record)
+            self._standing.append(record)
         self._told = len(self._asked)
 
     def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
@@ -271,8 +299,11 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         if record.outcome is Outcome.COMPLETE and math.isfinite(value):
             self.study.tell(trial, value)
         elif record.outcome is Outcome.PRUNED and math.isfinite(value):
-            # Told as complete, a value of few epochs would pose as a final one.
-            trial.report(value, step=record.epochs)
+            # Told as complete, a value of few epochs would pose as a final one.  TPE ranks those that left by how
+            # far they came: of their own schedules, or a long one that left early would outrank a short one that
+            # left late.
+            trial.report(value, step=halving.percent_done(self.settings, record.epochs, _epochs(record)))
+            trial.set_user_attr("epochs", record.epochs)
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
             reason = record.reason or f"{self.settings.objective} is {value}"
@@ -287,6 +318,16 @@ class _Asked:
     trial: optuna.Trial
     proposal: Proposal
     label: str
+
+
+def _with_rivals(rung: Rung, records: Iterable[TrialRecord]) -> Rung:
+    values = [halving.value_at(rung, record, _epochs(record)) for record in records]
+    return rung.model_copy(update={"rivals": tuple(value for value in values if value is not None)})
+
+
+def _epochs(record: TrialRecord) -> int:
+    """How many epochs the setting of a record has in all; at least the one that its record is of."""
+    return getattr(methods.build(record.config), "epochs", 0) or max(record.epochs, 1)
 
 
 def failed(proposal: Proposal, reason: str, stage: Stage = "search") -> TrialRecord:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from gcsearch import laboratory
+from gcsearch.checkpoint import Checkpoint, name_of
 from gcsearch.episodes import Episode
 from gcsearch.provenance import process_name
 from gcsearch.schema import OnReports, Proposal, Stage, Task, TrialRecord
@@ -32,9 +34,14 @@ class PackRunner:
     cache: str
     kept: Path | None = None
     limit: int | None = None
+    checkpoints: Path | None = None
+    checkpoint_every: int = 10
 
     def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
-        """Train the settings; what they trained goes to the folder `kept` where one is named."""
+        """Train the settings; what they trained goes to the folder `kept` where one is named.
+
+        A checkpoint goes to the folder `checkpoints`; `forget` removes it once the records are safe.
+        """
         os.environ["GCSEARCH_CACHE"] = self.cache
         trials = run_pack(
             laboratory.of(self.task),
@@ -44,8 +51,19 @@ class PackRunner:
             on_reports=report,
             worker=process_name(),
             limit=self.limit,
+            checkpoint=self._checkpoint(proposals),
         )
         if self.kept:
             for trial in trials:
                 save_parameters(self.kept, trial.record, trial.parameters)
         return [trial.record for trial in trials]
+
+    def forget(self, proposals: Sequence[Proposal]) -> None:
+        """Remove the checkpoint of a pack."""
+        if checkpoint := self._checkpoint(proposals):
+            checkpoint.remove()
+
+    def _checkpoint(self, proposals: Sequence[Proposal]) -> Checkpoint | None:
+        if not self.checkpoints:
+            return None
+        return Checkpoint(self.checkpoints / self.stage / name_of(proposals), self.checkpoint_every)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import ray
 from ray.tune.search import Searcher
 
+from gcsearch import halving
 from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
 from gcsearch.searcher import PackSearcher
 from gcsearch.spaces import load
@@ -50,6 +51,27 @@ class Bowl:
 
     def outcome(self, proposal: Proposal) -> Outcome:
         return Outcome.COMPLETE
+
+
+class Curved(Bowl):
+    """Settings with a curve that rises to their value, at their own pace; who has to leave at a rung leaves."""
+
+    def __call__(self, proposals, report):
+        whole = {proposal.number: self.record(proposal) for proposal in proposals}
+        left: dict[int, TrialRecord] = {}
+        for rung in halving.agreed(proposals):
+            values = {}
+            for number, record in whole.items():
+                at = halving.epoch_of(rung, record.epochs)
+                value = record.mean("val_h") - 2 * math.sin(7 * record.mean("val_h")) * (1 - rung.share)
+                reports = (*record.curve, EpochReport(number=number, epoch=at, metrics={"val_h": (value, value)}))
+                whole[number] = record.model_copy(update={"curve": reports})
+                values |= {number: value} if number not in left else {}
+            for number in values.keys() - halving.staying(rung, values):
+                *_, last = whole[number].curve
+                changes = {"outcome": Outcome.PRUNED, "epochs": last.epoch, "metrics": last.metrics}
+                left[number] = whole[number].model_copy(update=changes)
+        return [left.get(number, record) for number, record in whole.items()]
 
 
 def drive(searcher: PackSearcher, evaluate=None, *, backwards: bool = False) -> list[TrialRecord]:

@@ -5,7 +5,7 @@ import math
 
 import optuna
 import pytest
-from bowl import SETTINGS, SPACE, Bowl, configs, drive, search
+from bowl import SETTINGS, SPACE, Bowl, Curved, configs, drive, search
 from ray.tune.search import Searcher
 
 from gcsearch.errors import RunError
@@ -48,13 +48,30 @@ def test_the_joint_model_keeps_every_box():
     assert all(set(json.loads(trial.system_attrs["tpe:relative_params:0"])) == boxes for trial in trials[6:])
 
 
+# CMA-ES has no choices, so beta1 cannot be off there.
+NUMBERS = SearchSpace.from_dict(
+    {
+        "version": 1,
+        "method": "gcscoop",
+        "parameters": {
+            name: {key: value for key, value in parameter.to_dict().items() if key != "off"}
+            for name, parameter in SPACE.parameters.items()
+        },
+        "points": [point.model_dump() for point in SPACE.points],
+    }
+)
+
+
 @pytest.mark.parametrize("sampler", sorted(SAMPLERS))
-def test_a_seed_repeats_the_sequence_and_another_does_not(sampler):
-    settings = SETTINGS.model_copy(update={"sampler": sampler})
-    first = search(settings)
-    assert search(settings) == first
-    assert search(settings, backwards=True) == first
-    assert configs(search(settings.model_copy(update={"seed": 2})))[1:] != configs(first)[1:]
+def test_a_seed_repeats_the_sequence_and_another_does_not_and_any_session_goes_on(sampler):
+    # The Gaussian process takes its time over each proposal: one, after the startup, will do.
+    changes = {"sampler": sampler, **({"trials": 7, "startup": 4} if sampler == "gp" else {})}
+    settings, space = SETTINGS.model_copy(update=changes), NUMBERS if sampler == "cmaes" else SPACE
+    first = search(settings, space)
+    assert search(settings, space, backwards=True) == first
+    assert configs(search(settings.model_copy(update={"seed": 2}), space))[1:] != configs(first)[1:]
+    for cut in (1, 6):
+        assert run_again(first[:cut], settings, space=space) == (first, list(range(cut, settings.trials)))
 
 
 def test_results_matter_to_what_is_proposed_later():
@@ -71,9 +88,41 @@ def test_a_space_with_nothing_to_search_is_one_trial():
     space = SearchSpace.from_dict({"version": 1, "method": "zeroshot"})
     searcher = PackSearcher(space, SETTINGS)
     pack = json.loads(searcher.suggest("t")["pack"])
-    assert pack == [{"number": 0, "config": {"method": "zeroshot", "hyperparameters": {}}}]
+    assert pack == [{"number": 0, "config": {"method": "zeroshot", "hyperparameters": {}}, "rungs": []}]
     searcher.on_trial_complete("t")
     assert searcher.suggest("u") == Searcher.FINISHED
+
+
+PRUNERS = ["halving", "hyperband", "asha", "median"]
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("pack", [1, 3])
+def test_settings_that_leave_early_change_nothing_about_going_on(pruner, pack):
+    """Wherever a session ended, also between two records of a pack: the same decisions, the same proposals."""
+    settings = SETTINGS.model_copy(update={"pruner": pruner, "pack": pack, "generation": 2})
+    undisturbed = search(settings, evaluate=Curved())
+    assert search(settings, evaluate=Curved(), backwards=True) == undisturbed
+    outcomes = [record.outcome for record in undisturbed]
+    assert outcomes.count(Outcome.PRUNED) > (3 if pack > 1 or pruner in ("asha", "median") else -1)
+    assert Outcome.COMPLETE in outcomes[-6:]
+    for cut in (1, 2, 7, 10, 21):
+        again, _ = run_again(undisturbed[:cut], settings, Curved())
+        assert again == undisturbed, cut
+
+
+def test_rivals_come_from_earlier_generations_only():
+    settings = SETTINGS.model_copy(update={"pruner": "asha", "pack": 1, "generation": 3, "rungs": 1})
+    heard = []
+    search(settings, evaluate=Curved(), on_proposal=lambda proposal, label: heard.append(proposal.rungs))
+    assert [len(rungs[0].rivals) for rungs in heard[:9]] == [0, 0, 0, 3, 3, 3, 6, 6, 6]
+
+
+def test_brackets_take_turns():
+    settings = SETTINGS.model_copy(update={"pruner": "hyperband"})
+    heard = []
+    search(settings, evaluate=Curved(), on_proposal=lambda proposal, label: heard.append(len(proposal.rungs)))
+    assert heard == [2] * 3 + [1] * 3 + [0] * 3 + [2] * 3 + [1] * 3 + [0] * 3 + [2] * 3 + [1]
 
 
 # What the study is told
@@ -89,11 +138,12 @@ class Mixed(Bowl):
     def record(self, proposal):
         record = super().record(proposal)
         bad = {"metrics": {"val_h": (math.nan, 1.0)}} if proposal.number == 4 else {}
+        bad |= {"epochs": math.ceil(record.epochs / 2)} if proposal.number == 1 else {}
         return record.model_copy(update=bad | {"reason": "why" if proposal.number in (2, 3) else ""})
 
 
 def test_outcomes_are_told_as_they_are():
-    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 6}))
+    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 6, "pruner": "median", "rungs": 3}))
     records = drive(searcher, Mixed())
     told = searcher.study.get_trials()
     assert [trial.user_attrs["number"] for trial in told] == list(range(6))
@@ -102,7 +152,9 @@ def test_outcomes_are_told_as_they_are():
         state.COMPLETE, state.PRUNED, state.FAIL, state.FAIL, state.FAIL, state.COMPLETE,
     ]  # fmt: skip
     assert told[0].value == records[0].mean("val_h")
-    assert told[1].intermediate_values == {records[1].epochs: records[1].mean("val_h")}
+    # It left at the middle one of three rungs, after half of its own schedule: that is how far it came.
+    assert told[1].intermediate_values == {50: records[1].mean("val_h")}
+    assert told[1].user_attrs["epochs"] == records[1].epochs
     reasons = [trial.user_attrs["reason"] for trial in told[2:5]]
     assert reasons == ["diverged: why", "failed: why", "complete: val_h is nan"]
 
@@ -132,7 +184,9 @@ def test_what_a_callback_raises_ends_the_search():
 # Going on with a sweep
 
 
-def run_again(known: list[TrialRecord], settings=SETTINGS, evaluate=None) -> tuple[list[TrialRecord], list[int]]:
+def run_again(
+    known: list[TrialRecord], settings=SETTINGS, evaluate=None, space=SPACE
+) -> tuple[list[TrialRecord], list[int]]:
     """The records of a session that knows some already, and the numbers that it ran."""
     ran: list[int] = []
     evaluate = evaluate or Bowl()
@@ -141,7 +195,7 @@ def run_again(known: list[TrialRecord], settings=SETTINGS, evaluate=None) -> tup
         ran.extend(proposal.number for proposal in proposals)
         return evaluate(proposals, report)
 
-    return search(settings, known=known, evaluate=counting), ran
+    return search(settings, space, known=known, evaluate=counting), ran
 
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 6, 14, 22])
