@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
+from gcsearch import where as grounds
 from gcsearch.configuration import check, load, load_trial, references
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.journal import Journal
-from gcsearch.placement import Placement, place
-from gcsearch.provenance import cores, environment, process_name
+from gcsearch.placement import Placement
+from gcsearch.provenance import environment, process_name
 from gcsearch.schema import (
     EpochReport,
     Outcome,
@@ -25,6 +27,7 @@ from gcsearch.schema import (
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder, locked
 from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.where import Where
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -40,6 +43,9 @@ class Watcher:
 
     def progress(self, done: int, total: int) -> None:
         """The present stage has come to `done` of `total`."""
+
+    def cluster(self, description: str) -> None:
+        """A Ray cluster has been joined, with this address and size."""
 
     def proposal(self, proposal: Proposal) -> None:
         """A setting is about to run."""
@@ -86,11 +92,14 @@ def run(
         texts = _texts(pipeline)
         if not fresh:
             _check_same(pipeline, located, texts)
-        if fresh or not is_finished(pipeline, store):
+        if not fresh and is_finished(pipeline, store):
+            return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+        where = grounds.find(pipeline)
+        with grounds.joined(where):
             # Before anything is written: what is refused here leaves nothing behind.
-            _prepare(pipeline, space, listener)
-        sweep = _open_or_begin(pipeline, located, texts, fresh)
-        _Session(sweep, pipeline, space, listener).run()
+            _prepare(pipeline, space, located, where, listener)
+            sweep = _open_or_begin(pipeline, located, texts, fresh)
+            _Session(sweep, pipeline, space, where, listener).run()
     return Sweep(sweep.name, located, sweep.folder)
 
 
@@ -115,7 +124,10 @@ def _texts(pipeline: Pipeline) -> dict[str, str]:
 def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
     """InputError where a sweep of this name was begun from other files."""
     folder = store.sweep(pipeline.name)
-    if (folder / "pipeline.toml").exists() and any((folder / name).read_text() != text for name, text in texts.items()):
+    if not (folder / "pipeline.toml").exists():
+        return
+    began = Pipeline.from_dict(files.read_toml(folder / "pipeline.toml"), file=folder / "pipeline.toml")
+    if _anywhere(began) != _anywhere(pipeline) or (folder / "space.toml").read_text() != texts["space.toml"]:
         raise InputError(
             "a sweep goes on with the pipeline and space that it began with; these differ",
             file=folder / "pipeline.toml",
@@ -125,15 +137,30 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
         )
 
 
-def _prepare(pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
-    """Check what needs the data and the model, and compute what trials read, so that workers only read it."""
+def _anywhere(pipeline: Pipeline) -> Pipeline:
+    """The pipeline without the cluster that it runs on: a sweep may go on elsewhere."""
+    return pipeline.model_copy(update={"resources": pipeline.resources.model_copy(update={"address": None})})
+
+
+def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where, watcher: Watcher) -> None:
+    """Check what needs the data and the model, and compute what trials read, so that workers only read it.
+
+    On a cluster its nodes do that, each for itself.
+    """
     from gcsearch import laboratory
 
+    if where.cluster:
+        watcher.cluster(where.cluster.describe())
+        watcher.stage("nodes")
+        one_cache = grounds.check_nodes(where, store.root, cache_folder())
     watcher.stage("data")
     laboratory.data_root(pipeline.task, watcher.progress)
     lab = laboratory.of(pipeline.task)
     check_loaded(pipeline, space, lab)
     watcher.stage("features")
+    if where.cluster:
+        grounds.prepare_nodes(where, pipeline, cache_folder(), one_cache=one_cache, progress=watcher.progress)
+        return
     lab.episodes("search", pipeline.task.seeds, watcher.progress)
     lab.episodes("test", pipeline.confirm.seeds, watcher.progress)
 
@@ -159,8 +186,8 @@ def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], f
     folder = store.sweep(pipeline.name)
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
-    if not (folder / "pipeline.toml").exists():
-        for name, text in texts.items():
+    for name, text in texts.items():
+        if not (folder / name).exists() or (folder / name).read_text() != text:  # it may go on at another address
             files.write_whole(folder / name, text)
     return Sweep(pipeline.name, store, folder)
 
@@ -175,8 +202,8 @@ def _free_name(folder: Path) -> Path:
 class _Session:
     """One driver's work on a sweep."""
 
-    def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
-        self.sweep, self.pipeline, self.space, self.watcher = sweep, pipeline, space, watcher
+    def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, where: Where, watcher: Watcher) -> None:
+        self.sweep, self.pipeline, self.space, self.where, self.watcher = sweep, pipeline, space, where, watcher
         self.journal = sweep.journal
 
     def run(self) -> None:
@@ -186,7 +213,7 @@ class _Session:
         if _over(self.journal):
             return
         self.journal.append("open", id=self.sweep.id, environment=environment())
-        placement = self._place()
+        placement = self.where.placement
         tracker = self._track()
         status: Status = "KILLED"
         try:
@@ -206,13 +233,6 @@ class _Session:
                 self.watcher.warn(trouble)
             self.journal.append("close", why=status)
         judge(self.sweep)
-
-    def _place(self) -> Placement:
-        from gcsearch import laboratory
-
-        return place(
-            self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
-        )
 
     def _track(self) -> Tracker:
         from gcsearch.tracking import Tracker
@@ -272,8 +292,9 @@ class _Session:
     ) -> PackRunner:
         from gcsearch.worker import PackRunner
 
-        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
-        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
+        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
+        runner = PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
+        return replace(runner, share=self.where.share) if self.where.cluster else runner
 
     def _confirm(self, tracker: Tracker, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
@@ -315,17 +336,18 @@ class _Session:
         return [*settings, (chosen, CHAMPION)]
 
 
-def _limit(pipeline: Pipeline, placement: Placement) -> int:
-    """Bytes that one worker process may take."""
+def _limit(pipeline: Pipeline, where: Where) -> int | None:
+    """Bytes that one worker process may take; on a cluster each worker looks what its node has."""
     import torch
 
     from gcsearch import memory
 
     if pipeline.resources.memory != "auto":
         return bytes_of(pipeline.resources.memory)
-    share = min(placement.gpus_per_worker, 1.0) or 1 / placement.workers
-    device = torch.device("cuda" if placement.gpus_per_worker else "cpu")
-    return int(memory.free_bytes(device) * memory.SHARE_OF_FREE * share)
+    if where.cluster:
+        return None
+    device = torch.device("cuda" if where.placement.gpus_per_worker else "cpu")
+    return memory.share_of_free(where.share, device)
 
 
 def judge(sweep: Sweep) -> None:
