@@ -49,20 +49,19 @@ def spread(resources: Resources, machines: Sequence[Machine], *, generation: int
     Raises InputError for a share of a GPU that does not divide 1, or GPUs where there are none.
     """
     share = resources.gpus_per_worker
-    fixed = 0.0 if share == "auto" else _checked_share(share, machines)
-    used = [one for one in machines if one.gpus] if share == "auto" or fixed else []
+    gpu_share = 0.0 if share == "auto" else _checked_share(share, machines)
+    used = [one for one in machines if one.gpus] if share == "auto" or gpu_share else []
     used = used or list(machines)
-    threads = resources.threads if isinstance(resources.threads, int) else 0
+    threads = resources.threads if isinstance(resources.threads, int) else 1
     if isinstance(resources.workers, int):
         workers = resources.workers
     else:
-        workers = min(max(_room(used, threads or 1, fixed), 1), generation)
-    threads = threads or _most_threads(used, workers, fixed)
+        workers = min(max(_room(used, threads, gpu_share), 1), generation)
     if share == "auto":
-        fixed = _even_share(used, workers)
-    if resources.workers == "auto":  # where cores and GPUs lie apart, fewer find both
-        workers = min(workers, max(_room(used, threads, fixed), 1))
-    return Placement(workers, threads, fixed)
+        gpu_share = _even_share(used, threads, workers)
+    if resources.threads == "auto":
+        threads = _most_threads(used, workers, gpu_share)
+    return Placement(workers, threads, gpu_share)
 
 
 def _room(machines: Sequence[Machine], threads: int, gpu_share: float) -> int:
@@ -75,9 +74,14 @@ def _most_threads(machines: Sequence[Machine], workers: int, gpu_share: float) -
     return next((n for n in range(most, 1, -1) if _room(machines, n, gpu_share) >= workers), 1)
 
 
-def _even_share(machines: Sequence[Machine], workers: int) -> float:
+def _even_share(machines: Sequence[Machine], threads: int, workers: int) -> float:
+    """The largest share of a GPU with which all `workers` have room; as few to a GPU as can be where none has."""
     gpus = sum(one.gpus for one in machines)
-    return _gpu_share(math.ceil(workers / gpus)) if gpus else 0.0
+    if not gpus:
+        return 0.0
+    fewest = math.ceil(workers / gpus)
+    shares = [_gpu_share(sharers) for sharers in range(fewest, workers + 1)]
+    return next((share for share in shares if _room(machines, threads, share) >= workers), shares[0])
 
 
 def _gpu_share(sharers: int) -> float:

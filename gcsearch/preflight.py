@@ -201,9 +201,7 @@ def _faults(node: Node, answer: dict[str, Any], store: Path, cache: Path) -> lis
         there = answer["versions"].get(name)
         if there != own[name]:
             found = f"{name} {there}" if there else f"no {name}"
-            remedy = (
-                "Install there what the driver has." if name == "python" else f"There: pip install {name}=={own[name]}"
-            )
+            remedy = f"There: pip install {name}=={own[name]}" if name != "python" else "Install the same one there."
             faults.append(Fault(node.name, f"it has {found}, and the driver {own[name]}", remedy))
     return faults
 
@@ -215,9 +213,7 @@ def versions() -> dict[str, str | None]:
 
 def _other_data(node: Node, answer: dict[str, Any], here: dict[str, str], task: Task) -> list[Fault]:
     if "failed" in answer:
-        remedy = (
-            f"The driver's node can; data root: {task.root or 'embedded'}, weights: {task.pretrained or 'bundled'}."
-        )
+        remedy = f"The driver can; data: {task.root or 'embedded'}, weights: {task.pretrained or 'bundled'}."
         return [Fault(node.name, f"it cannot prepare the task: {answer['failed']}", remedy)]
     faults = []
     if answer["data"] != here["data"]:
