@@ -447,11 +447,16 @@ def ui(
 
 
 @app.command(epilog="Example: gcsearch doctor")
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    address: Annotated[
+        str | None, typer.Option(help="Also look at every node of this Ray cluster. [default: $RAY_ADDRESS]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What is installed, which devices there are, what is wrong and how to mend it."""
     from gcsearch import doctor as doctors
 
-    findings = doctors.examine()
+    findings = doctors.examine(address)
     print_json([finding.to_dict() for finding in findings]) if as_json else print_pairs(
         [(f"{'ok ' if f.ok else 'BAD'} {f.what}", f.found + (f"\n{f.remedy}" if f.remedy else "")) for f in findings]
     )

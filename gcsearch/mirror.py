@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files
-from gcsearch.addresses import shown
+from gcsearch.addresses import is_server, shown
 from gcsearch.errors import GcsearchError
 from gcsearch.journal import Event, Journal
 from gcsearch.schema import TrialRecord
@@ -144,11 +144,11 @@ class Mirror:
             return self._tracker
         chosen, store = self.sweep.pipeline.tracking, self.sweep.store
         store.root.mkdir(parents=True, exist_ok=True)
+        # A server has a place of its own for files; a database has none, and MLflow would take the working folder.
+        artifacts = None if is_server(self.uri) else store.artifacts
         # Two processes that set up one fresh SQLite database at the same time break it.
         with locked(store.root / ".mlflow.lock", wait=True):
-            tracker = self._tracking.Tracker(
-                self.uri, chosen.experiment or self.sweep.pipeline.name, None if chosen.uri else store.artifacts
-            )
+            tracker = self._tracking.Tracker(self.uri, chosen.experiment or self.sweep.pipeline.name, artifacts)
         begun = next((event for _, _, event in self.journal.since() if event["kind"] == "open"), None)
         tracker.start_sweep(
             self.sweep.id,

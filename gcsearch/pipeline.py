@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
+from gcsearch import where as grounds
 from gcsearch.configuration import check, load, load_trial, references
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
 from gcsearch.journal import Journal
 from gcsearch.lease import Driver, Seen, Wish, ask, driving
-from gcsearch.placement import Placement, place
-from gcsearch.provenance import cores, environment, process_name
+from gcsearch.placement import Placement
+from gcsearch.provenance import environment, process_name
 from gcsearch.schema import (
     EpochReport,
     Outcome,
@@ -27,6 +29,7 @@ from gcsearch.schema import (
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder
 from gcsearch.sweep import CHAMPION, Sweep, open_sweep
+from gcsearch.where import Where
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -42,6 +45,9 @@ class Watcher:
 
     def progress(self, done: int, total: int) -> None:
         """The present stage has come to `done` of `total`."""
+
+    def cluster(self, description: str) -> None:
+        """A Ray cluster has been joined, with this address and size."""
 
     def proposal(self, proposal: Proposal) -> None:
         """A setting is about to run."""
@@ -91,12 +97,26 @@ def run(
         if not fresh:
             _check_same(pipeline, located, texts)
             _check_not_cancelled(pipeline.name, located)
-        if fresh or not is_finished(pipeline, store):
-            # Before anything is written: what is refused here leaves nothing behind.
-            _prepare(pipeline, space, listener)
-        sweep = _open_or_begin(pipeline, located, texts, fresh)
-        _Session(sweep, pipeline, space, listener, driver).run()
-    return Sweep(sweep.name, located, sweep.folder)
+            if is_finished(pipeline, store):
+                return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+        _drive(driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener)
+    return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+
+
+def _drive(
+    driver: Driver,
+    pipeline: Pipeline,
+    space: SearchSpace,
+    store: Store,
+    begin: Callable[[], Sweep],
+    watcher: Watcher,
+) -> None:
+    """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages."""
+    where = grounds.find(pipeline)
+    with grounds.joined(where):
+        # Before anything is written: what is refused here leaves nothing behind.
+        _prepare(pipeline, space, store, where, watcher)
+        _Session(begin(), pipeline, space, where, watcher, driver).run()
 
 
 def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
@@ -117,9 +137,7 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
     except InputError as error:
         raise error.at(file=found.folder / "pipeline.toml") from None
     with driving(found.store.lease(name), f"the sweep {name}") as driver:
-        _prepare(pipeline, space, listener)
-        sweep = Sweep(name, found.store, found.folder)
-        _Session(sweep, pipeline, space, listener, driver).run()
+        _drive(driver, pipeline, space, found.store, lambda: Sweep(name, found.store, found.folder), listener)
     return Sweep(name, found.store, found.folder)
 
 
@@ -156,7 +174,10 @@ def _texts(pipeline: Pipeline) -> dict[str, str]:
 def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
     """InputError where a sweep of this name was begun from other files."""
     folder = store.sweep(pipeline.name)
-    if (folder / "pipeline.toml").exists() and any((folder / name).read_text() != text for name, text in texts.items()):
+    if not (folder / "pipeline.toml").exists():
+        return
+    began = Pipeline.from_dict(files.read_toml(folder / "pipeline.toml"), file=folder / "pipeline.toml")
+    if _anywhere(began) != _anywhere(pipeline) or (folder / "space.toml").read_text() != texts["space.toml"]:
         raise InputError(
             "a sweep goes on with the pipeline and space that it began with; these differ",
             file=folder / "pipeline.toml",
@@ -166,15 +187,30 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
         )
 
 
-def _prepare(pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
-    """Check what needs the data and the model, and compute what trials read, so that workers only read it."""
+def _anywhere(pipeline: Pipeline) -> Pipeline:
+    """The pipeline without the cluster that it runs on: a sweep may go on elsewhere."""
+    return pipeline.model_copy(update={"resources": pipeline.resources.model_copy(update={"address": None})})
+
+
+def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where, watcher: Watcher) -> None:
+    """Check what needs the data and the model, and compute what trials read, so that workers only read it.
+
+    On a cluster its nodes do that, each for itself.
+    """
     from gcsearch import laboratory
 
+    if where.cluster:
+        watcher.cluster(where.cluster.describe())
+        watcher.stage("nodes")
+        one_cache = grounds.check_nodes(where, store.root, cache_folder())
     watcher.stage("data")
     laboratory.data_root(pipeline.task, watcher.progress)
     lab = laboratory.of(pipeline.task)
     check_loaded(pipeline, space, lab)
     watcher.stage("features")
+    if where.cluster:
+        grounds.prepare_nodes(where, pipeline, cache_folder(), one_cache=one_cache, progress=watcher.progress)
+        return
     lab.episodes("search", pipeline.task.seeds, watcher.progress)
     lab.episodes("test", pipeline.confirm.seeds, watcher.progress)
 
@@ -200,8 +236,8 @@ def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], f
     folder = store.sweep(pipeline.name)
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
-    if not (folder / "pipeline.toml").exists():
-        for name, text in texts.items():
+    for name, text in texts.items():
+        if not (folder / name).exists() or (folder / name).read_text() != text:  # it may go on at another address
             files.write_whole(folder / name, text)
     return Sweep(pipeline.name, store, folder)
 
@@ -216,8 +252,11 @@ def _free_name(folder: Path) -> Path:
 class _Session:
     """One driver's work on a sweep."""
 
-    def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher, driver: Driver) -> None:
-        self.sweep, self.pipeline, self.space, self.watcher, self.driver = sweep, pipeline, space, watcher, driver
+    def __init__(
+        self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, where: Where, watcher: Watcher, driver: Driver
+    ) -> None:
+        self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
+        self.watcher, self.driver = watcher, driver
         self.journal = Journal(sweep.journal.path, before=driver.lease.check)
         self.checkpoints = sweep.folder.absolute() / "packs"
 
@@ -231,7 +270,7 @@ class _Session:
         self._mend()
         trials = total(self.pipeline.search, self.space)
         self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
-        placement = self._place()
+        placement = self.where.placement
         mirror = self._mirror()
         why = "KILLED"
         try:
@@ -293,13 +332,6 @@ class _Session:
         if trouble := mirror.close():
             self.watcher.warn(trouble)
 
-    def _place(self) -> Placement:
-        from gcsearch import laboratory
-
-        return place(
-            self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
-        )
-
     def _mirror(self) -> Mirror:
         from gcsearch.mirror import Mirror
 
@@ -349,8 +381,8 @@ class _Session:
     ) -> PackRunner:
         from gcsearch.worker import PackRunner
 
-        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
-        return PackRunner(
+        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
+        runner = PackRunner(
             self.pipeline.task,
             stage,
             seeds,
@@ -361,6 +393,7 @@ class _Session:
             checkpoints=self.checkpoints,
             checkpoint_every=self.pipeline.search.checkpoint_every,
         )
+        return replace(runner, share=self.where.share) if self.where.cluster else runner
 
     def _confirm(self, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
@@ -403,17 +436,18 @@ class _Session:
         return [*settings, (chosen, CHAMPION)]
 
 
-def _limit(pipeline: Pipeline, placement: Placement) -> int:
-    """Bytes that one worker process may take."""
+def _limit(pipeline: Pipeline, where: Where) -> int | None:
+    """Bytes that one worker process may take; on a cluster each worker looks what its node has."""
     import torch
 
     from gcsearch import memory
 
     if pipeline.resources.memory != "auto":
         return bytes_of(pipeline.resources.memory)
-    share = min(placement.gpus_per_worker, 1.0) or 1 / placement.workers
-    device = torch.device("cuda" if placement.gpus_per_worker else "cpu")
-    return int(memory.free_bytes(device) * memory.SHARE_OF_FREE * share)
+    if where.cluster:
+        return None
+    device = torch.device("cuda" if where.placement.gpus_per_worker else "cpu")
+    return memory.share_of_free(where.share, device)
 
 
 def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gcsearch import configuration, datasets, methods
 from gcsearch.pipeline import check_loaded
-from gcsearch.placement import place
-from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
+from gcsearch.where import find
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -37,6 +36,7 @@ class Plan:
     workers: int
     threads: int
     gpus_per_worker: float
+    cluster: str
     trained_classes: int
     images: int
     steps_per_setting: int
@@ -50,11 +50,12 @@ class Plan:
     def lines(self) -> list[tuple[str, str]]:
         """For people."""
         share = f", {self.gpus_per_worker:g} GPU each" if self.gpus_per_worker else ""
+        on = f", on the cluster {self.cluster}" if self.cluster else ""
         return [
             ("sweep", f"{self.name}: {self.method} on {self.dataset} with {self.backbone}"),
             ("settings", f"{self.settings} x {self.seeds} seeds, in {self.packs} packs"),
             ("data", f"{self.images} images to encode once, {self.trained_classes} classes trained"),
-            ("where", f"{self.workers} worker processes, {self.threads} threads each{share}"),
+            ("where", f"{self.workers} worker processes, {self.threads} threads each{share}{on}"),
             ("length", f"{self.steps_per_setting} steps per setting of middling length"),
             (
                 "time",
@@ -78,7 +79,8 @@ def make(chosen: Pipeline) -> Plan:
     from gcsearch.samplers import total
 
     space = configuration.check(chosen)
-    placement = place(chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation)
+    where = find(chosen)
+    placement = where.placement
     lab = laboratory.of(chosen.task)
     check_loaded(chosen, space, lab)
     dataset, (base, _) = lab.dataset, lab.halves
@@ -104,6 +106,7 @@ def make(chosen: Pipeline) -> Plan:
         workers=placement.workers,
         threads=placement.threads,
         gpus_per_worker=placement.gpus_per_worker,
+        cluster=where.cluster.describe() if where.cluster else "",
         trained_classes=len(trained),
         images=shots * len(seeds) + len(dataset.test) + len(dataset.val),
         steps_per_setting=round(epochs * iterations),

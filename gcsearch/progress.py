@@ -26,6 +26,7 @@ from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
 TITLES = {
     "data": "writing the data set",
     "check": "opening images",
+    "nodes": "looking at the nodes",
     "features": "encoding images",
     "search": "searching",
     "confirm": "confirming on test images",
@@ -98,6 +99,9 @@ class ProgressWatcher(Watcher):
             self.best = value
             self.note = f"best {self.objective} {value:.2f} (t{record.number:04d})"
         self._show_settings()
+
+    def cluster(self, description: str) -> None:
+        self.console.print(f"gcsearch: on the cluster {description}", highlight=False)
 
     def warn(self, text: str) -> None:
         self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True)

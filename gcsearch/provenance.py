@@ -57,9 +57,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+NODE = "GCSEARCH_NODE"
+"""Set in a worker process: the first eight digits of its Ray node's id, for several nodes may be on one host."""
+
+
 def process_name() -> str:
-    """Host and process id: which worker made a record."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+    """Which process made a record: `host:pid`, in a worker `host:pid@node`."""
+    node = os.environ.get(NODE)
+    return f"{socket.gethostname()}:{os.getpid()}" + (f"@{node}" if node else "")
 
 
 class Process(Model):

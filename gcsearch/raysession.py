@@ -12,6 +12,7 @@ from typing import Any
 
 import ray
 
+from gcsearch.cluster import Cluster, find, token_mode
 from gcsearch.errors import RunError
 from gcsearch.placement import Placement
 
@@ -37,14 +38,15 @@ LOG_LEVELS = {
 
 
 @contextlib.contextmanager
-def session(placement: Placement) -> Iterator[None]:
+def session(placement: Placement, cluster: Cluster | None = None) -> Iterator[None]:
     """A quiet Ray to run searches in; opening one around several of them saves starting it anew.
 
-    A Ray that runs already (`ray.init` was called, or RAY_ADDRESS names a cluster) is used and left running;
+    A Ray that runs already (`ray.init` was called, `cluster` or RAY_ADDRESS names one) is used and left running;
     else a local one is started for `placement` and ended with all its processes, also on SIGINT and SIGTERM.
     These two take effect as ever (KeyboardInterrupt, the caller's handler) when all has been put away.
 
     Raises:
+        InputError: the cluster of RAY_ADDRESS cannot be joined, see `cluster.find`.
         RunError: Ray has too few resources for a worker.
     """
     with contextlib.ExitStack() as stack:
@@ -53,23 +55,26 @@ def session(placement: Placement) -> Iterator[None]:
         stack.enter_context(_ray_messages_logged())
         stack.enter_context(_interruptible())
         if not ray.is_initialized():
-            stack.enter_context(_started_ray(placement))
+            stack.enter_context(_started_ray(placement, cluster or find()))
         _check_capacity(placement)
         yield
 
 
 @contextlib.contextmanager
-def _started_ray(placement: Placement) -> Iterator[None]:
-    try:
-        with _sigterm_kept():
-            if os.environ.get("RAY_ADDRESS"):
-                ray.init(log_to_driver=False, logging_level=logging.WARNING)
-            else:
-                _start_local_ray(placement)
-        yield
-    finally:
-        _ignore_interrupts()  # a second Ctrl-C must not leave processes behind; this takes a second or two
-        ray.shutdown()
+def _started_ray(placement: Placement, cluster: Cluster | None) -> Iterator[None]:
+    with token_mode() if cluster else contextlib.nullcontext():
+        try:
+            with _sigterm_kept():
+                _join(cluster) if cluster else _start_local_ray(placement)
+            yield
+        finally:
+            _ignore_interrupts()  # a second Ctrl-C must not leave processes behind; this takes a second or two
+            ray.shutdown()
+
+
+def _join(cluster: Cluster) -> None:
+    # What the packages of this process are to the workers is for `preflight` to say: no runtime environment.
+    ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.WARNING)
 
 
 def _start_local_ray(placement: Placement) -> None:
@@ -88,13 +93,21 @@ def _start_local_ray(placement: Placement) -> None:
 
 def _check_capacity(placement: Placement) -> None:
     # Tune would wait for ever.
-    there = ray.cluster_resources()
-    for name, needed in (("CPU", placement.threads), ("GPU", placement.gpus_per_worker)):
-        if there.get(name, 0) < needed:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    needed = {"CPU": placement.threads, "GPU": placement.gpus_per_worker}
+    if any(all(node.get(name, 0) >= count for name, count in needed.items()) for node in nodes):
+        return
+    for name, count in needed.items():
+        most = max((node.get(name, 0) for node in nodes), default=0)
+        if most < count:
+            there = f"Ray has {most:g} in all" if len(nodes) == 1 else f"no node of the cluster has more than {most:g}"
             raise RunError(
-                f"A worker needs {needed:g} {name}, but Ray has {there.get(name, 0):g} in all.\n"
-                "Lower resources.threads or resources.gpus_per_worker."
+                f"A worker needs {count:g} {name}, but {there}.\nLower resources.threads or resources.gpus_per_worker."
             )
+    raise RunError(
+        f"A worker needs {needed['CPU']:g} CPU and {needed['GPU']:g} GPU of one node, and no node has both.\n"
+        "Lower resources.threads or resources.gpus_per_worker."
+    )
 
 
 @contextlib.contextmanager

@@ -335,8 +335,32 @@ def _memory(size: str) -> str:
     return size
 
 
+def cluster_address(address: str) -> str:
+    """`address` when a sweep can run on the Ray cluster it names. InputError, saying why, when not."""
+    found = re.fullmatch(r"[^:/\s@]+:(\d+)|\[[0-9a-fA-F:]+\]:(\d+)", address)
+    if address in ("auto", "local") or (found and 0 < int(found[1] or found[2]) < 65536):
+        return address
+    rule, remedy = (
+        "an address of a Ray cluster is host:port of its head",
+        "Write for example `10.0.0.5:6379`, or `auto`.",
+    )
+    if address.startswith("ray://"):
+        rule = "a sweep joins its cluster from one of its nodes: Ray Tune does not run over a Ray Client connection"
+        remedy = (
+            "Run it on the head with `auto`, or hand it in: ray job submit --address http://HEAD:8265 -- gcsearch run"
+        )
+    elif address.startswith(("http://", "https://")):
+        rule = "this is the address of a job server, which takes whole jobs"
+        remedy = f"Hand the command in: ray job submit --address {address} -- gcsearch run"
+    raise InputError(rule, received=repr(address), remedy=remedy)
+
+
 class Resources(Model):
     """What a worker process may use; what is `auto` is filled in for the machine by `placement.place`."""
+
+    address: Annotated[str, AfterValidator(cluster_address)] | None = None
+    """A Ray cluster to run on: `auto` (that of this machine), or host:port of its head. RAY_ADDRESS comes first;
+    `local`, or neither: a Ray of its own on this machine."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

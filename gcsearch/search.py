@@ -16,6 +16,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 
 from gcsearch.placement import Placement
+from gcsearch.provenance import NODE
 from gcsearch.raysession import session
 from gcsearch.schema import EpochReport, OnReports, Proposal, SearchSettings, Stage, TrialRecord
 from gcsearch.searcher import PackSearcher, failed, never, nothing
@@ -32,7 +33,7 @@ RETRIES = 2
 
 def _run_pack(evaluate: Evaluate, threads: int, pack: str) -> None:
     """What a worker process does with a pack. Its last report carries a record for every setting."""
-    _limit_threads(threads)
+    _take_place(threads)
     proposals = [Proposal.from_dict(proposal) for proposal in json.loads(pack)]
 
     def report(reports: list[EpochReport]) -> None:
@@ -186,16 +187,18 @@ def run_settings(
 
 def _run_alone(evaluate: Evaluate, threads: int, setting: dict[str, Any]) -> dict[str, Any]:
     """What a worker process does with one setting."""
-    _limit_threads(threads)
+    _take_place(threads)
     (record,) = evaluate([Proposal.from_dict(setting)], nothing)
     return record.to_dict()
 
 
-def _limit_threads(threads: int) -> None:
+def _take_place(threads: int) -> None:
+    """Keep to the threads that a worker was given, and know the node that it is on."""
     import torch
 
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
+    os.environ[NODE] = ray.get_runtime_context().get_node_id()[:8]
 
 
 def _tune(searcher: PackSearcher, placement: Placement, evaluate: Evaluate, folder: Path) -> None:

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gcsearch.addresses import check_uri, shown
+from gcsearch.addresses import check_uri, is_server, shown
 from gcsearch.errors import InputError, RunError
 from gcsearch.methods import Trained, title_and_tags
 from gcsearch.provenance import environment
@@ -315,7 +315,7 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
     Raises:
         InputError: `uri` is a server already.
     """
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         raise InputError(
             "a browser is served over a database, and the runs are on a server",
             key="tracking.uri",
@@ -331,7 +331,7 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
 def _connect(uri: str) -> MlflowClient:
     """A client for `uri`, once it is of a usable kind and, if a server, answers."""
     check_uri(uri)
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         _probe(uri)
     with _speaking_of(uri):
         return MlflowClient(uri)

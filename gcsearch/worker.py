@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from gcsearch import laboratory
+import torch
+
+from gcsearch import laboratory, memory
 from gcsearch.checkpoint import Checkpoint, name_of
 from gcsearch.episodes import Episode
 from gcsearch.provenance import process_name
@@ -23,6 +25,12 @@ def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...]) -> list[Episode]
     return laboratory.of(task).episodes(stage, seeds)
 
 
+@cache
+def _limit(share: float, device: torch.device) -> int:
+    """Looked up once in the life of a process, before it takes any of it."""
+    return memory.share_of_free(share, device)
+
+
 @dataclass(frozen=True)
 class PackRunner:
     """Trains packs of settings; small, because it travels to the worker."""
@@ -34,6 +42,8 @@ class PackRunner:
     cache: str
     kept: Path | None = None
     limit: int | None = None
+    share: float | None = None
+    """With no `limit`: how much of what is free on its machine is for one process."""
     checkpoints: Path | None = None
     checkpoint_every: int = 10
 
@@ -43,14 +53,16 @@ class PackRunner:
         A checkpoint goes to the folder `checkpoints`; `forget` removes it once the records are safe.
         """
         os.environ["GCSEARCH_CACHE"] = self.cache
+        lab = laboratory.of(self.task)
+        limit = _limit(self.share, lab.backbone.tower.device) if self.share and self.limit is None else self.limit
         trials = run_pack(
-            laboratory.of(self.task),
+            lab,
             _episodes(self.task, self.stage, self.seeds),
             proposals,
             evaluate_every=self.evaluate_every,
             on_reports=report,
             worker=process_name(),
-            limit=self.limit,
+            limit=limit,
             checkpoint=self._checkpoint(proposals),
         )
         if self.kept:

@@ -168,7 +168,7 @@ def test_the_mlflow_server_comes_and_goes_and_a_worker_is_killed(undisturbed, tm
         process = start(command("run", path, store=store), log)  # while no server answers
         journal = store / "sweeps" / "smoke" / "journal.jsonl"
         journal_has(journal, "record", 2, seconds=PATIENCE)
-        worker = int(open_sweep("smoke", store).records[0].worker.rpartition(":")[2])
+        worker = int(open_sweep("smoke", store).records[0].worker.rpartition(":")[2].partition("@")[0])
         os.kill(worker, signal.SIGSTOP)  # the sweep waits, so that there is one while the server starts
         server.start()
         journal_has(journal, "run", 2, seconds=PATIENCE)  # caught up by itself, not at the end

@@ -20,8 +20,9 @@ from tests.test_tracking import a_record, free_port
 @pytest.fixture(scope="module")
 def database(tmp_path_factory):
     """One database for the module, made before two threads would make it at once."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store')}/mlflow.db"
-    tracking.Tracker(uri, "mirrors")
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    tracking.Tracker(uri, "mirrors", folder / "artifacts")
     return uri
 
 
