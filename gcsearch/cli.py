@@ -17,6 +17,7 @@ import typer
 
 from gcsearch.tables import (
     near,
+    print_cache,
     print_csv,
     print_finals,
     print_group,
@@ -43,6 +44,22 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Data sets: the embedded ones, and what lies in a folder.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+
+
+class _BuildByDefault(typer.core.TyperGroup):
+    """`gcsearch cache my.toml` is `gcsearch cache build my.toml`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["build", *args])
+
+
+cache_app = typer.Typer(
+    cls=_BuildByDefault,
+    help="Encoded images: computed for a pipeline (gcsearch cache my.toml), listed, checked, removed.",
+    no_args_is_help=True,
+)
+app.add_typer(cache_app, name="cache")
 
 Store = Annotated[
     Path | None,
@@ -509,6 +526,74 @@ def data_check(
             findings.append(inventory.examine(root, name, verify=verify, progress=watcher.progress))
     print_json([finding.to_dict() for finding in findings]) if as_json else print_inventory(findings)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@cache_app.command("build", epilog="Example: gcsearch cache my.toml --set task.views=16")
+def cache_build(
+    pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
+    sets: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on."""
+    from gcsearch import configuration
+    from gcsearch import pipeline as pipelines
+    from gcsearch.store import cache_place
+
+    with _watch(quiet=quiet) as watcher:
+        pipelines.cache(configuration.load(pipeline, _overrides(sets)), watcher=watcher)
+    print(f"every image that {pipeline} reads is encoded, in {cache_place()}")
+
+
+@cache_app.command("ls", epilog="Example: gcsearch cache ls --json")
+def cache_ls(as_json: Json = False) -> None:
+    """Every entry: data set, transform, images, model, size, age."""
+    from gcsearch.laboratory import shelves
+
+    found = [one for shelf in shelves() for one in (*shelf.entries(), *shelf.leftovers())]
+    print_json([one.to_dict() for one in found]) if as_json else print_cache(found)
+
+
+@cache_app.command("verify", epilog="Example: gcsearch cache verify")
+def cache_verify(as_json: Json = False) -> None:
+    """Read every byte of every entry and compare its checksum. Ends with 1 where one is broken."""
+    from dataclasses import replace
+
+    from gcsearch.laboratory import shelves
+
+    checked = [replace(one, problem=shelf.check(one)) for shelf in shelves() for one in shelf.entries()]
+    print_json([one.to_dict() for one in checked]) if as_json else print_cache(checked)
+    sys.exit(1 if any(one.problem for one in checked) else 0)
+
+
+@cache_app.command("prune", epilog="Example: gcsearch cache prune --older-than 30d --keep my.toml --yes")
+def cache_prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Entries older than that, too: 30d, 12h, 45m.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PIPELINE", help="Entries of other models than this pipeline's, too. Repeatable."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every entry.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it only what would go is shown.")] = False,
+) -> None:
+    """Remove broken files, other formats' and what was left unfinished a day ago; and what the flags name."""
+    from gcsearch import configuration, entries
+    from gcsearch.laboratory import shelves, weights_of
+
+    age = None if older_than is None else entries.seconds_of(older_than)
+    weights = {weights_of(configuration.load(name).task) for name in keep} if keep else None
+    chosen = []
+    for shelf in shelves():
+        found = [*shelf.entries(), *shelf.leftovers()]
+        taken = list(entries.superfluous(found, older_than=age, keep_weights=weights, everything=everything))
+        for one in taken if yes else ():
+            shelf.remove(one)
+        chosen += taken
+    if chosen:
+        print_cache(chosen)
+    size = sum(one.bytes for one in chosen) / 2**20
+    print(f"{len(chosen)} files, {size:.1f} MiB, {'removed' if yes else 'would go; --yes removes them'}")
 
 
 if __name__ == "__main__":

@@ -16,14 +16,15 @@ from gcsearch import backbone as backbones
 from gcsearch import datasets, shapes, spaces
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
+from gcsearch.entries import Shelf
 from gcsearch.episodes import Episode, Half
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache
+from gcsearch.features import FeatureCache, Wanted
 from gcsearch.methods import NFL, Trained, build
 from gcsearch.prompts import initial_parameters, prompts
 from gcsearch.schema import Precision, Stage, Task, TrialConfig
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import cache_folder
+from gcsearch.store import cache_address, cache_folder
 
 
 @dataclass(frozen=True)
@@ -99,25 +100,46 @@ class Laboratory:
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image and no image of a new class."""
-        return [self._episode(stage, index, seed, progress) for index, seed in enumerate(seeds)]
+        wanted = self.wanted(stage, seeds)
+        features = self.cache.get(wanted, progress)
+        return [
+            self._episode(stage, index, seed, *zip(wanted[2 * index :][:2], features[2 * index :][:2], strict=True))
+            for index, seed in enumerate(seeds)
+        ]
 
-    def _episode(self, stage: Stage, index: int, seed: int, progress: Progress | None) -> Episode:
+    def wanted(self, stage: Stage, seeds: Sequence[int]) -> list[Wanted]:
+        """The features that a stage needs: for each seed those it trains on and those that score it.
+
+        What it trains on is all base classes in both stages, so that they share it.
+        """
         base, new = self.halves
-        train_items, val_items = self._draw(seed)
+        every = base if stage == "search" else (*base, *new)
+        tested = Wanted(self.dataset, _of(self.dataset.test, every))
+        wanted = []
+        for seed in seeds:
+            train, val = self._draw(seed)
+            scoring = Wanted(self.dataset, _of(val, every)) if stage == "search" else tested
+            wanted += [Wanted(self.dataset, _of(train, base), seed, self.task.views), scoring]
+        return wanted
+
+    def _episode(
+        self, stage: Stage, index: int, seed: int, train: tuple[Wanted, Tensor], scoring: tuple[Wanted, Tensor]
+    ) -> Episode:
+        base, new = self.halves
         if stage == "search":
             trained, held = datasets.hold_out(base, index, self.task.folds)
-            every, scoring = base, val_items
+            every = base
         else:
-            trained, held = base, new
-            every, scoring = (*base, *new), self.dataset.test
-        views, labels = self._views(train_items, trained, base, seed, progress)
-        scored = self._fixed(scoring, every, progress)
+            trained, held, every = base, new, (*base, *new)
+        items, views = train[0].items, train[1]
+        positions = datasets.of_labels(items, trained)
+        scored = _Scored(scoring[0].items, scoring[1][0])
         return Episode(
             seed=seed,
             stage=stage,
             names=tuple(self.dataset.classes[label] for label in every),
-            views=views,
-            labels=labels,
+            views=views if len(positions) == len(items) else views[:, positions],
+            labels=torch.tensor([trained.index(items[p].label) for p in positions]),
             base=scored.half(trained, every),
             new=scored.half(held, every),
             template=self.task.template,
@@ -134,27 +156,10 @@ class Laboratory:
         val_shots = None if self.task.val_shots == "all" else self.task.val_shots
         return shots, datasets.few_shot(self.dataset.val, val_shots, generator)
 
-    def _views(
-        self,
-        items: Sequence[Item],
-        trained: Sequence[int],
-        encoded: Sequence[int],
-        seed: int,
-        progress: Progress | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Views [V, N, E] and labels [N] of the `trained` classes' images.
 
-        All `encoded` classes go into one cache entry, so that both stages share it.
-        """
-        kept = [items[i] for i in datasets.of_labels(items, encoded)]
-        views = self.cache.views(self.dataset, kept, seed=seed, count=self.task.views, progress=progress)
-        positions = datasets.of_labels(kept, trained)
-        labels = torch.tensor([trained.index(kept[p].label) for p in positions])
-        return (views if len(positions) == len(kept) else views[:, positions]), labels
-
-    def _fixed(self, items: Sequence[Item], labels: Sequence[int], progress: Progress | None) -> _Scored:
-        kept = [items[i] for i in datasets.of_labels(items, labels)]
-        return _Scored(kept, self.cache.fixed(self.dataset, kept, progress))
+def _of(items: Sequence[Item], labels: Sequence[int]) -> list[Item]:
+    """The items of these labels, in their order."""
+    return [items[position] for position in datasets.of_labels(items, labels)]
 
 
 @dataclass(frozen=True)
@@ -169,7 +174,7 @@ class _Scored:
         positions = datasets.of_labels(self.items, side)
         return Half(
             classes=torch.tensor([every.index(label) for label in side]),
-            features=self.features[positions],
+            features=self.features[positions].float(),
             labels=torch.tensor([side.index(self.items[p].label) for p in positions]),
         )
 
@@ -191,12 +196,31 @@ def _backbone(name: str, pretrained: str | None, precision: Precision) -> Backbo
     return replace(frozen, tower=frozen.tower.to(getattr(torch, precision)))
 
 
+def of(task: Task, decoders: int | str = "auto") -> Laboratory:
+    """The task with its model and data loaded, and `decoders` as in `Resources`; kept for the life of the process."""
+    return _of_task(task, decoders)
+
+
 @cache
-def of(task: Task) -> Laboratory:
-    """The task with its model and data loaded; kept for the life of the process."""
+def _of_task(task: Task, decoders: int | str) -> Laboratory:
     frozen = _backbone(task.backbone, task.pretrained, task.precision)
     dataset = datasets.load(task.dataset, data_root(task))
-    return Laboratory(task, frozen, dataset, FeatureCache(cache_folder() / "features", frozen))
+    return Laboratory(task, frozen, dataset, FeatureCache(_features(), frozen, decoders, *shelves()[1:]))
+
+
+def shelves() -> list[Shelf]:
+    """Where entries of the feature cache lie: this machine's folder, and the shared place where there is one."""
+    address = cache_address()
+    return [Shelf.of_folder(_features()), *([Shelf.of_uri(f"{address}/features")] if address else [])]
+
+
+def _features() -> Path:
+    return cache_folder() / "features"
+
+
+def weights_of(task: Task) -> str:
+    """The fingerprint of the task's model."""
+    return _backbone(task.backbone, task.pretrained, task.precision).fingerprint
 
 
 def gpus() -> int:

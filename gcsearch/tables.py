@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcsearch.comparison import Group, Row
+    from gcsearch.entries import Found
     from gcsearch.inventory import Finding
     from gcsearch.schema import TrialRecord
     from gcsearch.sweep import Sweep
@@ -199,3 +201,21 @@ def print_inventory(findings: list[Finding]) -> None:
         lines += finding.notes
         if lines:
             print_pairs([(finding.name, "\n".join(lines))])
+
+
+def print_cache(found: list[Found]) -> None:
+    """Entries of the feature cache, a row each, and in words what is wrong with them."""
+    columns = ["", "transform", "images", "views", "model", "MiB", "days"]
+    for place in dict.fromkeys(one.place for one in found):
+        here = [one for one in found if one.place == place]
+        _table(place, columns, [_cells(one) for one in here], lambda *_: False)
+    if any(one.problem for one in found):
+        print_pairs([(one.name, one.problem) for one in found if one.problem])
+    if not found:
+        print("the cache is empty")
+
+
+def _cells(one: Found) -> list[str]:
+    images, views = map(str, one.stated["shape"][:2]) if one.stated else ("-", "-")
+    words = [one.name, one.stated.get("transform", "-"), images, views, one.stated.get("weights", "-")]
+    return [*words, f"{one.bytes / 2**20:.1f}", f"{(time.time() - one.modified) / 86400:.1f}"]

@@ -5,7 +5,6 @@ The clusters are real: several Ray nodes on this host.
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys

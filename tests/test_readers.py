@@ -263,7 +263,7 @@ def test_any_folder_can_be_encoded_and_cached(tmp_path, backbone):
     found = load(tree, tmp_path / "root")
     features = FeatureCache(tmp_path / "cache", backbone).fixed(found, found.test)
     assert features.shape == (13, 32)
-    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert len(list((tmp_path / "cache").glob("*.arrow"))) == 1
 
 
 def test_a_data_set_that_only_tests_is_not_trained_on(tmp_path, backbone):
