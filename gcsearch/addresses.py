@@ -37,6 +37,11 @@ def check_uri(uri: str) -> None:
         _check_sqlite(uri, place)
 
 
+def is_server(uri: str) -> bool:
+    """Whether `uri` is the address of an MLflow server, not of a database."""
+    return uri.partition("://")[0] in _SERVERS
+
+
 def _check_sqlite(uri: str, place: str) -> None:
     """MLflow would make a missing folder, so that a misspelt path begins an empty store without a word."""
     file = Path(place.partition("?")[0].removeprefix("/"))

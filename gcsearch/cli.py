@@ -186,6 +186,11 @@ def run(
         print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
     with _watch(chosen.search.objective, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
+    _print_end(sweep, store)
+
+
+def _print_end(sweep: Sweep, store: Path | None) -> None:
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
     print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
@@ -223,6 +228,80 @@ def _words(error: Exception) -> str:
     from gcsearch.errors import GcsearchError
 
     return str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"
+
+
+@app.command(epilog="Example: gcsearch resume demo")
+def resume(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a sweep that was stopped, cancelled or killed; needs nothing but the sweep's folder."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
+
+    found = open_sweep(sweep, store)
+    if pipelines.over(found.journal):
+        print(f"gcsearch: the sweep {sweep} is finished: there is nothing to go on with", file=sys.stderr)
+        return
+    with _watch(found.pipeline.search.objective, quiet=quiet) as watcher:
+        done = pipelines.resume(sweep, store=store, watcher=watcher)
+    _print_end(done, store)
+
+
+@app.command(epilog="Example: gcsearch status demo --json")
+def status(
+    sweep: Annotated[str | None, typer.Argument(help="Name of a sweep. [default: all in the store]")] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still."""
+    from gcsearch.standing import stand
+    from gcsearch.store import Store as Folder
+    from gcsearch.sweep import open_sweep
+
+    names = [sweep] if sweep else Folder.locate(store).sweeps()
+    standings = [stand(open_sweep(name, store)) for name in names]
+    if as_json:
+        print_json([one.to_dict() for one in standings])
+        return
+    for index, one in enumerate(standings):
+        print("\n" * (index > 0), end="")
+        print_pairs(one.lines())
+    if not names:
+        print(f"gcsearch: no sweep in {Folder.locate(store).root}", file=sys.stderr)
+
+
+@app.command(epilog="Example: gcsearch stop demo")
+def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: Store = None) -> None:
+    """Let a running sweep finish what it has begun and then end; it can go on later. From any host of the store."""
+    from gcsearch.lease import Wish, ask
+    from gcsearch.sweep import open_sweep
+
+    asked = ask(open_sweep(sweep, store).store.lease(sweep), Wish.STOP)
+    if asked:
+        print(f"asked {asked.holder.process} to stop {sweep}; it ends once the settings that run have ended")
+    else:
+        print(f"gcsearch: nobody drives {sweep}: there is nothing to stop", file=sys.stderr)
+
+
+@app.command(epilog="Example: gcsearch cancel demo")
+def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: Store = None) -> None:
+    """End a sweep now and mark it cancelled: `run` refuses to go on with it, `resume` does so all the same."""
+    from gcsearch import pipeline as pipelines
+
+    asked = pipelines.cancel(sweep, store=store)
+    print(f"asked {asked.holder.process} to end {sweep} now" if asked else f"marked {sweep} as cancelled")
+
+
+@app.command(epilog="Example: gcsearch sync demo")
+def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: Store = None) -> None:
+    """Write to MLflow what it lacks of a sweep, for example after its server was away."""
+    from gcsearch import pipeline as pipelines
+
+    with _watch(quiet=False) as watcher:
+        written = pipelines.sync(sweep, store=store, watcher=watcher)
+    print(f"wrote {written} runs; MLflow has all of {sweep}")
 
 
 @app.command(epilog="Example: gcsearch plan my.toml")
@@ -408,7 +487,7 @@ def _finished(name: str, store: Path | None) -> Finished:
     sweep = open_sweep(name, store)
     champions = [record for record in sweep.finals if record.label == CHAMPION]
     if not champions:
-        command = ["gcsearch", "run", near(sweep.folder / "pipeline.toml"), "--store", near(sweep.store.root)]
+        command = ["gcsearch", "resume", name, "--store", near(sweep.store.root)]
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
             file=sweep.folder,
@@ -507,11 +586,16 @@ def ui(
 
 
 @app.command(epilog="Example: gcsearch doctor")
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    address: Annotated[
+        str | None, typer.Option(help="Also look at every node of this Ray cluster. [default: $RAY_ADDRESS]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
     """What is installed, which devices there are, what is wrong and how to mend it."""
     from gcsearch import doctor as doctors
 
-    findings = doctors.examine()
+    findings = doctors.examine(address)
     print_json([finding.to_dict() for finding in findings]) if as_json else print_pairs(
         [(f"{'ok ' if f.ok else 'BAD'} {f.what}", f.found + (f"\n{f.remedy}" if f.remedy else "")) for f in findings]
     )

@@ -13,7 +13,7 @@ from gcsearch import files, methods, shapes, spaces
 from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.protocol import check_objective
-from gcsearch.schema import Pipeline, Task, TrialConfig, TrialFile
+from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile
 from gcsearch.spaces import SearchSpace
 
 
@@ -134,6 +134,8 @@ def check(pipeline: Pipeline) -> SearchSpace:
     _check_space(space, spaces.find(pipeline.search.space))
     check_objective(pipeline.task, pipeline.search.objective)
     _check_prompts(pipeline, space)
+    _check_pruner(pipeline)
+    _check_sampler(pipeline.search, space)
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
     for index, (config, _) in enumerate(references(pipeline, space)):
@@ -221,6 +223,25 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
                     received=f'{task.folds} with nfl_names = "transductive"',
                     remedy='Set two folds or more, or nfl_names = "clean".',
                 )
+
+
+def _check_pruner(pipeline: Pipeline) -> None:
+    pruner, pack = pipeline.search.pruner, pipeline.search.pack
+    if pruner in ("halving", "hyperband") and pack == 1:
+        raise InputError(
+            f"{pruner} compares the settings of a pack, so a pack must have two or more",
+            key="search.pruner",
+            received=f"{pruner} with pack = {pack}",
+            remedy='Raise `pack`, or set `pruner = "asha"`, which compares with earlier settings.',
+        )
+
+
+def _check_sampler(settings: SearchSettings, space: SearchSpace) -> None:
+    # TPE and random search everything; what must be looked at needs Optuna, which is slow to import.
+    if settings.sampler not in ("tpe", "random") or settings.grid:
+        from gcsearch import samplers
+
+        samplers.check(settings, space)
 
 
 LITERATURE = "literature"

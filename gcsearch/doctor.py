@@ -8,11 +8,17 @@ import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from gcsearch.errors import GcsearchError
+from gcsearch.placement import Placement
 from gcsearch.store import Store, cache_folder
+
+if TYPE_CHECKING:
+    from gcsearch.cluster import Cluster
 
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "pyarrow", "pydantic", "plotly")
 ENOUGH_DISK = 2 * 1024**3
@@ -31,8 +37,11 @@ class Finding:
         return asdict(self)
 
 
-def examine() -> list[Finding]:
-    """Look at everything; each check stands for itself, so that one fault does not hide another."""
+def examine(address: str | None = None) -> list[Finding]:
+    """Look at everything; each check stands for itself, so that one fault does not hide another.
+
+    `address`: a Ray cluster to look at too, as in `Resources`; that of RAY_ADDRESS comes first.
+    """
     checks: list[Callable[[], list[Finding]]] = [
         _python,
         _packages,
@@ -40,6 +49,7 @@ def examine() -> list[Finding]:
         _torchvision,
         _mini,
         _ray,
+        partial(_cluster, address),
         lambda: [_folder("store", Store.locate().root), _folder("cache", cache_folder())],
     ]
     findings: list[Finding] = []
@@ -99,9 +109,45 @@ def _mini() -> list[Finding]:
 
 
 def _ray() -> list[Finding]:
+    from gcsearch.cluster import token_source
+
     mode = os.environ.get("RAY_AUTH_MODE", "not set")
     address = os.environ.get("RAY_ADDRESS", "not set: sweeps start a local Ray of their own")
-    return [Finding("RAY_ADDRESS", True, address), Finding("RAY_AUTH_MODE", True, mode)]
+    return [
+        Finding("RAY_ADDRESS", True, address),
+        Finding("RAY_AUTH_MODE", True, f"{mode}; token: {token_source() or 'none'}"),
+    ]
+
+
+def _cluster(address: str | None) -> list[Finding]:
+    """The cluster and each of its nodes, looked at as a sweep looks at them; nothing where there is none."""
+    from gcsearch import cluster
+
+    try:
+        found = cluster.find(address)
+        if found is None:
+            return []
+        return [Finding("Ray cluster", True, found.describe()), *_nodes(found)]
+    except GcsearchError as error:
+        rule, _, remedy = str(error).partition("\n")
+        return [Finding("Ray cluster", False, rule, remedy)]
+
+
+def _nodes(cluster: Cluster) -> list[Finding]:
+    from gcsearch import preflight
+    from gcsearch.raysession import session
+
+    workers = [node for node in cluster.nodes if node.cpus >= 1]
+    with session(Placement(1, 1), cluster):
+        looked = preflight.examine(workers, Store.locate().root, cache_folder())
+    findings = []
+    for number, node in enumerate(cluster.nodes):
+        faults = [fault for fault in looked.faults if fault.node == node.name]
+        size = f"{node.name}, {node.cpus:g} CPUs, {node.gpus:g} GPUs" + ("" if node.cpus >= 1 else ", runs no trials")
+        text = "; ".join([size, *(fault.what for fault in faults)])
+        remedy = "\n".join(fault.remedy for fault in faults)
+        findings.append(Finding("head" if node.head else f"node {number}", not faults, text, remedy))
+    return findings
 
 
 def _folder(what: str, folder: Path) -> Finding:

@@ -4,7 +4,8 @@ GcsearchError               base; the command line prints it without a traceback
 ├── InputError              the user's input is wrong; nothing has been started     (exit code 2)
 │                           also a ValueError, so that library callers may catch that
 ├── RunError                the work itself failed on the way                       (exit code 1)
-└── TooManyFailures         the sweep ended, but more trials failed than allowed    (exit code 3)
+├── TooManyFailures         the sweep ended, but more trials failed than allowed    (exit code 3)
+└── Interrupted             ended on request before the work was done; resumable    (exit code 130)
 """
 
 from __future__ import annotations
@@ -72,6 +73,12 @@ class TooManyFailures(GcsearchError):
     """The sweep is over and its results are kept, but more trials failed than the pipeline allows."""
 
     exit_code = 3
+
+
+class Interrupted(GcsearchError):
+    """Somebody asked the driver to stop or to cancel; what had ended is kept, and the sweep can go on."""
+
+    exit_code = 130
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str], **place: str | Path | None) -> InputError:

@@ -2,22 +2,25 @@
 
 Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
 
-    open      a session begins: sweep name, digest of the pipeline, versions
+    open      a session begins: id of the sweep, number of trials, versions
     proposal  a setting is about to run: number, config, label
     run       the MLflow run of a setting: number, run_id
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
     final     the confirm stage is over: records (a list of `TrialRecord`)
-    close     a session ends: why
+    artifact  a file of the sweep's folder that belongs to its results: file
+    close     a session ends: why (FINISHED, FAILED, KILLED, STOPPED, CANCELLED)
 
 A number may have several `record` lines, when a failed setting was tried again: the last one holds.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,27 +32,36 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """The file at `path`; it is made by the first `append`. One process at a time may append, from any thread."""
+    """The file at `path`; it is made by the first `append`. One process at a time may append, from any thread.
 
-    def __init__(self, path: str | Path) -> None:
+    `before` is called ahead of every line that is written, and may forbid it by what it raises.
+    """
+
+    def __init__(self, path: str | Path, before: Callable[[], None] | None = None) -> None:
         self.path = Path(path)
+        self._before = before or (lambda: None)
         self._whole = False  # whether the file is known to end with a complete line
         self._writing = threading.Lock()
+
+    def check(self) -> None:
+        """Raise what forbids to write, if anything does."""
+        self._before()
 
     def append(self, kind: str, **fields: Any) -> None:
         """Write one line and force it to disk: once this returns, the line survives a power cut.
 
         Nouns of `gcsearch.schema` may stand anywhere in `fields`.
-        Raises RunError when the line cannot be written; the journal stays readable.
+        Raises RunError when the line cannot be written, naming the remedy; the journal stays readable.
         """
         event = {"kind": kind, "time": datetime.now(UTC).isoformat(timespec="milliseconds"), **fields}
         line = (json.dumps(event, default=_plain, separators=(",", ":")) + "\n").encode()
         with self._writing:
+            self._before()
             try:
                 self._write(line)
             except OSError as error:
                 self._whole = False
-                raise RunError(f"{self.path}: the journal cannot be written: {error.strerror or error}.") from error
+                raise self._unwritable(error) from error
 
     def _write(self, line: bytes) -> None:
         fresh = not self.path.exists()
@@ -58,7 +70,7 @@ class Journal:
             if not self._whole:
                 self._cut_torn_line(descriptor)
             if os.write(descriptor, line) != len(line):
-                raise OSError("the disk took only a part of the line")
+                raise OSError(errno.ENOSPC, "the disk took only a part of the line")
             os.fsync(descriptor)
             self._whole = True
         finally:
@@ -66,12 +78,34 @@ class Journal:
         if fresh:
             self._sync_folder()
 
-    def _cut_torn_line(self, descriptor: int) -> None:
-        """Drop what follows the last line end: a line whose writer was killed halfway."""
+    def _unwritable(self, error: OSError) -> RunError:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        remedy = "Make room on this disk" if full else "Mend that"
+        return RunError(
+            f"{self.path}: the journal cannot be written: {error.strerror or error}.\n"
+            f"Every line before is safe. {remedy}, then `gcsearch resume {self.path.parent.name}` goes on."
+        )
+
+    def mend(self) -> int:
+        """Cut off a torn last line, which a writer killed halfway left; returns how many bytes it had."""
+        with self._writing:
+            self._before()
+            if not self.path.exists():
+                return 0
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                return self._cut_torn_line(descriptor)
+            finally:
+                os.close(descriptor)
+
+    def _cut_torn_line(self, descriptor: int) -> int:
+        """Drop what follows the last line end."""
         content = self.path.read_bytes()
         end = content.rfind(b"\n") + 1
         if end < len(content):
             os.ftruncate(descriptor, end)
+            os.fsync(descriptor)
+        return len(content) - end
 
     def _sync_folder(self) -> None:
         """A new file is on disk only once its folder is."""
@@ -89,6 +123,22 @@ class Journal:
         events = [event for _, event in self._numbered()]
         return [event for event in events if kind is None or event["kind"] == kind]
 
+    def since(self, start: int = 0) -> Iterator[tuple[int, int, Event]]:
+        """The complete lines from byte `start` on, one at a time: first byte, byte after the end, event.
+
+        For who follows a journal that grows, or must not hold all of it in memory.
+        """
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(start)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    return
+                end = start + len(line)
+                yield start, end, self._parse(f"byte {start}", line)
+                start = end
+
     def records(self, kind: str = "record") -> list[TrialRecord]:
         """Every record in the order in which it was written; of equal numbers the last one holds."""
         return [
@@ -103,13 +153,31 @@ class Journal:
         stage = finals[-1]["records"] if finals else []
         return [TrialRecord.from_dict(record, file=self.path) for record in stage]
 
+    def ended(self) -> str:
+        """Why the last session ended; empty where it has not, where it was killed, or where there was none."""
+        last = ""
+        for _, _, event in self.since():
+            if event["kind"] in ("open", "close"):
+                last = str(event.get("why", ""))
+        return last
+
+    def unfinished(self) -> list[int]:
+        """The numbers of the settings that have begun and have no record."""
+        begun: set[int] = set()
+        for _, _, event in self.since():
+            if event["kind"] == "proposal":
+                begun.add(event["number"])
+            elif event["kind"] == "record":
+                begun.discard(event["record"]["number"])
+        return sorted(begun)
+
     def _numbered(self) -> list[tuple[int, Event]]:
         if not self.path.exists():
             return []
         *lines, _torn = self.path.read_bytes().split(b"\n")
-        return [(number, self._parse(number, line)) for number, line in enumerate(lines, start=1)]
+        return [(number, self._parse(f"line {number}", line)) for number, line in enumerate(lines, start=1)]
 
-    def _parse(self, number: int, line: bytes) -> Event:
+    def _parse(self, place: str, line: bytes) -> Event:
         try:
             event = json.loads(line)
         except ValueError:
@@ -118,7 +186,7 @@ class Journal:
             raise InputError(
                 "every line of a journal must be a JSON object with a `kind`",
                 file=self.path,
-                key=f"line {number}",
+                key=place,
                 received=line[:80].decode(errors="replace"),
                 remedy="The file was damaged: restore it, or delete this line to lose only what it says.",
             )

@@ -39,6 +39,11 @@ def budget(limit: int | None, device: torch.device) -> int:
     return int((limit - taken) * SHARE_PLANNED)
 
 
+def share_of_free(share: float, device: torch.device) -> int:
+    """Bytes that one of several workers may take in all, `share` of what all of them plan with."""
+    return int(free_bytes(device) * SHARE_OF_FREE * share)
+
+
 def taken_bytes(device: torch.device) -> int:
     """Memory that this process has already: resident on the processor, allocated on a GPU."""
     if device.type == "cuda":

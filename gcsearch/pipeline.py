@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
+from gcsearch import where as grounds
 from gcsearch.configuration import check, load, load_trial, references
-from gcsearch.errors import InputError, RunError, TooManyFailures
+from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
 from gcsearch.journal import Journal
-from gcsearch.provenance import cores, environment, process_name
+from gcsearch.lease import Driver, Seen, Wish, ask, driving
+from gcsearch.placement import Placement
+from gcsearch.provenance import environment, process_name
 from gcsearch.schema import (
     EpochReport,
     Outcome,
@@ -22,13 +27,13 @@ from gcsearch.schema import (
     bytes_of,
 )
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store, cache_place, locked
-from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.store import Store, cache_address, cache_folder, cache_place
+from gcsearch.sweep import CHAMPION, Sweep, open_sweep
+from gcsearch.where import Where
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
-    from gcsearch.search import Placement
-    from gcsearch.tracking import Status, Tracker
+    from gcsearch.mirror import Mirror
     from gcsearch.worker import PackRunner
 
 
@@ -41,6 +46,9 @@ class Watcher:
     def progress(self, done: int, total: int) -> None:
         """The present stage has come to `done` of `total`."""
 
+    def cluster(self, description: str) -> None:
+        """A Ray cluster has been joined, with this address and size."""
+
     def proposal(self, proposal: Proposal) -> None:
         """A setting is about to run."""
 
@@ -52,6 +60,9 @@ class Watcher:
 
     def warn(self, text: str) -> None:
         """Something that the user should know, and that did not stop the work."""
+
+    def mended(self, text: str) -> None:
+        """Something that an earlier session left broken was put right."""
 
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -80,28 +91,76 @@ def run(
     """
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
     space = check(pipeline)
-    located = Store.locate(store)
-    with locked(located.root / "sweeps" / f".{pipeline.name}.lock", wait=False, what=f"the sweep {pipeline.name}"):
-        listener = watcher or Watcher()
+    located, listener = Store.locate(store), watcher or Watcher()
+    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}") as driver:
         texts = _texts(pipeline)
         if not fresh:
             _check_same(pipeline, located, texts)
-        if fresh or not is_finished(pipeline, store):
-            # Before anything is written: what is refused here leaves nothing behind.
-            _prepare(pipeline, space, listener)
-        sweep = _open_or_begin(pipeline, located, texts, fresh)
-        _Session(sweep, pipeline, space, listener).run()
-    return Sweep(sweep.name, located, sweep.folder)
+            _check_not_cancelled(pipeline.name, located)
+            if is_finished(pipeline, store):
+                return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+        _drive(driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener)
+    return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+
+
+def _drive(
+    driver: Driver,
+    pipeline: Pipeline,
+    space: SearchSpace,
+    store: Store,
+    begin: Callable[[], Sweep],
+    watcher: Watcher,
+) -> None:
+    """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages."""
+    where = grounds.find(pipeline)
+    with grounds.joined(where):
+        # Before anything is written: what is refused here leaves nothing behind.
+        _prepare(pipeline, space, store, where, watcher)
+        _Session(begin(), pipeline, space, where, watcher, driver).run()
+
+
+def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+    """Go on with the sweep `name`, from what its folder states alone; one that is over is returned.
+
+    Also a cancelled one: who names it here wants it after all.
+
+    Raises:
+        InputError: there is no such sweep, somebody drives it, or what it was begun from does not hold here.
+        RunError, TooManyFailures: as `run`.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    if over(found.journal):
+        return found
+    pipeline = found.as_begun
+    try:
+        space = check(pipeline)
+    except InputError as error:
+        raise error.at(file=found.folder / "pipeline.toml") from None
+    with driving(found.store.lease(name), f"the sweep {name}") as driver:
+        _drive(driver, pipeline, space, found.store, lambda: Sweep(name, found.store, found.folder), listener)
+    return Sweep(name, found.store, found.folder)
 
 
 def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
     """Whether the sweep of this name has been through all stages."""
-    return _over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
+    return over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
 
 
-def _over(journal: Journal) -> bool:
-    closed = journal.events("close")
-    return bool(closed) and closed[-1]["why"] == "FINISHED"
+def over(journal: Journal) -> bool:
+    """Whether the journal's sweep has been through all stages."""
+    return journal.ended() == "FINISHED"
+
+
+def _check_not_cancelled(name: str, store: Store) -> None:
+    """A job that is submitted again must not undo what a person has decided."""
+    if Journal(store.sweep(name) / "journal.jsonl").ended() == "CANCELLED":
+        raise InputError(
+            "a cancelled sweep goes on only where that is asked for",
+            file=store.sweep(name),
+            key="name",
+            received=name,
+            remedy=f"It goes on with `gcsearch resume {name}`, or begins anew with --fresh.",
+        )
 
 
 def _texts(pipeline: Pipeline) -> dict[str, str]:
@@ -115,7 +174,10 @@ def _texts(pipeline: Pipeline) -> dict[str, str]:
 def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
     """InputError where a sweep of this name was begun from other files."""
     folder = store.sweep(pipeline.name)
-    if (folder / "pipeline.toml").exists() and any((folder / name).read_text() != text for name, text in texts.items()):
+    if not (folder / "pipeline.toml").exists():
+        return
+    began = Pipeline.from_dict(files.read_toml(folder / "pipeline.toml"), file=folder / "pipeline.toml")
+    if _anywhere(began) != _anywhere(pipeline) or (folder / "space.toml").read_text() != texts["space.toml"]:
         raise InputError(
             "a sweep goes on with the pipeline and space that it began with; these differ",
             file=folder / "pipeline.toml",
@@ -123,6 +185,11 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
             received=pipeline.name,
             remedy="Begin another sweep with `--set name=OTHER`, or anew with --fresh (the old one is kept).",
         )
+
+
+def _anywhere(pipeline: Pipeline) -> Pipeline:
+    """The pipeline without the cluster that it runs on: a sweep may go on elsewhere."""
+    return pipeline.model_copy(update={"resources": pipeline.resources.model_copy(update={"address": None})})
 
 
 def cache(
@@ -134,17 +201,31 @@ def cache(
         InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
     """
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
-    _prepare(pipeline, check(pipeline), watcher or Watcher())
+    space, where = check(pipeline), grounds.find(pipeline)
+    with grounds.joined(where):
+        _prepare(pipeline, space, Store.locate(), where, watcher or Watcher())
 
 
-def _prepare(pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
-    """Check what needs the data and the model, and compute what trials read, so that workers only read it."""
+def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where, watcher: Watcher) -> None:
+    """Check what needs the data and the model, and compute what trials read, so that workers only read it.
+
+    On a cluster its nodes do that, each for itself.
+    """
     from gcsearch import laboratory
 
+    if where.cluster:
+        watcher.cluster(where.cluster.describe())
+        watcher.stage("nodes")
+        one_cache = grounds.check_nodes(where, store.root, None if cache_address() else cache_folder())
     watcher.stage("data")
     laboratory.data_root(pipeline.task, watcher.progress)
     lab = laboratory.of(pipeline.task, pipeline.resources.decoders)
     check_loaded(pipeline, space, lab)
+    if where.cluster:
+        watcher.stage("features")
+        shared = one_cache or cache_address() is not None
+        grounds.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
+        return
     # Both stages at once: the user hears at once of all images that cannot be read.
     encode(lab, {"search": pipeline.task.seeds, "test": pipeline.confirm.seeds}, watcher)
 
@@ -179,8 +260,8 @@ def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], f
     folder = store.sweep(pipeline.name)
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
-    if not (folder / "pipeline.toml").exists():
-        for name, text in texts.items():
+    for name, text in texts.items():
+        if not (folder / name).exists() or (folder / name).read_text() != text:  # it may go on at another address
             files.write_whole(folder / name, text)
     return Sweep(pipeline.name, store, folder)
 
@@ -195,76 +276,102 @@ def _free_name(folder: Path) -> Path:
 class _Session:
     """One driver's work on a sweep."""
 
-    def __init__(self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
-        self.sweep, self.pipeline, self.space, self.watcher = sweep, pipeline, space, watcher
-        self.journal = sweep.journal
+    def __init__(
+        self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, where: Where, watcher: Watcher, driver: Driver
+    ) -> None:
+        self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
+        self.watcher, self.driver = watcher, driver
+        self.journal = Journal(sweep.journal.path, before=driver.lease.check)
+        self.checkpoints = sweep.folder.absolute() / "packs"
 
     def run(self) -> None:
         """All stages; those that the journal shows as done are skipped."""
-        from gcsearch import search
+        from gcsearch.raysession import session
+        from gcsearch.samplers import total
 
-        if _over(self.journal):
+        if over(self.journal):
             return
-        self.journal.append("open", id=self.sweep.id, environment=environment())
-        placement = self._place()
-        tracker = self._track()
-        status: Status = "KILLED"
+        self._mend()
+        trials = total(self.pipeline.search, self.space)
+        self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
+        placement = self.where.placement
+        mirror = self._mirror()
+        why = "KILLED"
         try:
+            self._check_wishes()
             if not self.journal.final():
-                with search.session(placement):
-                    self._search(tracker, placement)
-                    self._confirm(tracker, placement)
-            tracker.log_artifact(self.sweep.report())
-            status = "FINISHED"
+                with session(placement):
+                    self._search(placement)
+                    self._check_wishes()
+                    self._confirm(placement)
+            self.journal.append("artifact", file=self.sweep.report().name)
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            why = "FINISHED"
+        except Interrupted:
+            why = self._interrupted()
+            raise
         except Exception:
-            status = "FAILED"
+            why = "FAILED"
+            raise
+        except KeyboardInterrupt:
+            why = self._interrupted()
             raise
         finally:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
-            trouble = tracker.close(status)
-            if trouble:
-                self.watcher.warn(trouble)
-            self.journal.append("close", why=status)
+            self._close(why, mirror)
         judge(self.sweep)
 
-    def _place(self) -> Placement:
-        from gcsearch import laboratory, search
-
-        return search.place(
-            self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
-        )
-
-    def _track(self) -> Tracker:
-        from gcsearch.tracking import Tracker
-
-        chosen, store = self.pipeline.tracking, self.sweep.store
-        store.root.mkdir(parents=True, exist_ok=True)
-        # Two processes that set up one fresh SQLite database at the same time break it.
-        with locked(store.root / ".mlflow.lock", wait=True):
-            tracker = Tracker(
-                chosen.uri or store.mlflow_uri,
-                chosen.experiment or self.pipeline.name,
-                None if chosen.uri else store.artifacts,
-                on_run=lambda number, stage, run_id: self.journal.append(
-                    "run", number=number, stage=stage, run_id=run_id
-                ),
+    def _check_wishes(self) -> None:
+        """Interrupted, or RunError, where somebody asked for the end or has taken over."""
+        self.driver.check()
+        if self.driver.stopping():
+            raise Interrupted(
+                f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
+                f"`gcsearch resume {self.sweep.name}` goes on."
             )
-        tracker.start_sweep(
-            self.sweep.id,
-            pipeline=self.pipeline,
-            files={name: self.sweep.folder / name for name in ("pipeline.toml", "space.toml")},
-        )
-        return tracker
 
-    def _search(self, tracker: Tracker, placement: Placement) -> None:
+    def _interrupted(self) -> str:
+        return {Wish.STOP: "STOPPED", Wish.CANCEL: "CANCELLED", None: "KILLED"}[self.driver.wish]
+
+    def _mend(self) -> None:
+        """Put right what the last session left, and say so. All else follows from the journal as it is."""
+        former = self.driver.lease.former
+        if former:
+            self.watcher.mended(f"{former.gone}; this process drives the sweep from now on")
+        if torn := self.journal.mend():
+            self.watcher.mended(
+                f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
+            )
+        if unfinished := self.journal.unfinished():
+            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, unfinished))}")
+
+    def _close(self, why: str, mirror: Mirror) -> None:
+        try:
+            self.journal.append("close", why=why)
+        except RunError as error:
+            if why == "FINISHED":
+                raise
+            if not self.driver.lost:  # then this is what ended the session, and is on its way
+                self.watcher.warn(str(error))
+        if trouble := mirror.close():
+            self.watcher.warn(trouble)
+
+    def _mirror(self) -> Mirror:
+        from gcsearch.mirror import Mirror
+
+        mirror = Mirror(self.sweep, self.journal, self.watcher.warn, self.watcher.mended)
+        mirror.start()
+        return mirror
+
+    def _search(self, placement: Placement) -> None:
         from gcsearch import search
+        from gcsearch.samplers import total
 
         task = self.pipeline.task
-        self.watcher.stage("search", self.pipeline.search.trials if self.space.searched else 1)
+        self.watcher.stage("search", total(self.pipeline.search, self.space))
         known = self.journal.records()
         for record in {record.number: record for record in known}.values():
             self.watcher.record(record)
-            tracker.submit(record)
 
         def on_proposal(proposal: Proposal, label: str) -> None:
             self.journal.append("proposal", number=proposal.number, config=proposal.config, label=label)
@@ -272,19 +379,25 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("record", record=record)
-            tracker.submit(record)
             self.watcher.record(record)
 
+        def on_reports(reports: list[EpochReport]) -> None:
+            self.driver.check()
+            self.watcher.reports(reports)
+
+        runner = self._runner("search", task.seeds, placement)
         search.run_search(
             self.space,
             self.pipeline.search,
             placement,
-            self._runner("search", task.seeds, placement),
+            runner,
             folder=self.sweep.folder,
             known=known,
             on_proposal=on_proposal,
-            on_reports=self.watcher.reports,
+            on_reports=on_reports,
             on_record=on_record,
+            on_pack=runner.forget,
+            stopping=self.driver.stopping,
         )
 
     def _runner(
@@ -292,11 +405,22 @@ class _Session:
     ) -> PackRunner:
         from gcsearch.worker import PackRunner
 
-        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
-        decoders = self.pipeline.resources.decoders
-        return PackRunner(self.pipeline.task, stage, seeds, every, cache_place(), kept, limit, decoders)
+        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
+        runner = PackRunner(
+            self.pipeline.task,
+            stage,
+            seeds,
+            every,
+            cache_place(),
+            kept,
+            limit,
+            decoders=self.pipeline.resources.decoders,
+            checkpoints=self.checkpoints,
+            checkpoint_every=self.pipeline.search.checkpoint_every,
+        )
+        return replace(runner, share=self.where.share) if self.where.cluster else runner
 
-    def _confirm(self, tracker: Tracker, placement: Placement) -> None:
+    def _confirm(self, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.
 
         Each runs by itself, as `gcsearch train` runs it, so that both give the same digits.
@@ -314,15 +438,16 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("confirmed", record=record)
+            runner.forget([Proposal(number=record.number, config=record.config)])
             self.watcher.record(record)
 
         runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)
-        for record in search.run_settings(missing, placement, runner, stage="test", on_record=on_record):
-            done[record.number, record.config.digest] = record
+        ran = search.run_settings(
+            missing, placement, runner, stage="test", on_record=on_record, stopping=self.driver.stopping
+        )
+        self._check_wishes()
+        done |= {(record.number, record.config.digest): record for record in ran}
         finals = [done[p.number, p.config.digest].model_copy(update={"label": label}) for p, label in settings]
-        for record in finals:
-            tracker.submit(record)
-        tracker.flush()
         self.journal.append("final", records=finals, threads=placement.threads)
 
     def _final_settings(self) -> list[tuple[Proposal, str]]:
@@ -336,17 +461,54 @@ class _Session:
         return [*settings, (chosen, CHAMPION)]
 
 
-def _limit(pipeline: Pipeline, placement: Placement) -> int:
-    """Bytes that one worker process may take."""
+def _limit(pipeline: Pipeline, where: Where) -> int | None:
+    """Bytes that one worker process may take; on a cluster each worker looks what its node has."""
     import torch
 
     from gcsearch import memory
 
     if pipeline.resources.memory != "auto":
         return bytes_of(pipeline.resources.memory)
-    share = min(placement.gpus_per_worker, 1.0) or 1 / placement.workers
-    device = torch.device("cuda" if placement.gpus_per_worker else "cpu")
-    return int(memory.free_bytes(device) * memory.SHARE_OF_FREE * share)
+    if where.cluster:
+        return None
+    device = torch.device("cuda" if where.placement.gpus_per_worker else "cpu")
+    return memory.share_of_free(where.share, device)
+
+
+def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
+    """End the sweep `name` now; `run` does not go on with it any more, `resume` does.
+
+    Returns the driver that was asked to do so; None where nobody drives the sweep and it is marked at once.
+
+    Raises:
+        InputError: there is no such sweep, or it is finished.
+    """
+    sweep = open_sweep(name, store)
+    lease = sweep.store.lease(name)
+    if asked := ask(lease, Wish.CANCEL):
+        return asked
+    if over(sweep.journal):
+        raise InputError("a finished sweep cannot be cancelled", file=sweep.folder, received=name)
+    with driving(lease, f"the sweep {name}") as driver:
+        journal = Journal(sweep.journal.path, before=driver.lease.check)
+        if journal.ended() != "CANCELLED":
+            journal.append("close", why="CANCELLED")
+    return None
+
+
+def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> int:
+    """Write to MLflow what it lacks of the sweep `name`; returns how many runs were written.
+
+    Raises:
+        InputError: there is no such sweep, or it is running: its driver does this itself.
+        RunError: MLflow does not answer.
+    """
+    from gcsearch.mirror import Mirror
+
+    sweep, listener = open_sweep(name, store), watcher or Watcher()
+    with driving(sweep.store.lease(name), f"the sweep {name}") as driver:
+        journal = Journal(sweep.journal.path, before=driver.lease.check)
+        return Mirror(sweep, journal, listener.warn, listener.mended).sync()
 
 
 def judge(sweep: Sweep) -> None:

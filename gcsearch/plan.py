@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from gcsearch import configuration, datasets, methods
 from gcsearch.pipeline import check_loaded
-from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
+from gcsearch.where import find
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -36,6 +36,7 @@ class Plan:
     workers: int
     threads: int
     gpus_per_worker: float
+    cluster: str
     trained_classes: int
     images: int
     steps_per_setting: int
@@ -49,11 +50,12 @@ class Plan:
     def lines(self) -> list[tuple[str, str]]:
         """For people."""
         share = f", {self.gpus_per_worker:g} GPU each" if self.gpus_per_worker else ""
+        on = f", on the cluster {self.cluster}" if self.cluster else ""
         return [
             ("sweep", f"{self.name}: {self.method} on {self.dataset} with {self.backbone}"),
             ("settings", f"{self.settings} x {self.seeds} seeds, in {self.packs} packs"),
             ("data", f"{self.images} images to encode once, {self.trained_classes} classes trained"),
-            ("where", f"{self.workers} worker processes, {self.threads} threads each{share}"),
+            ("where", f"{self.workers} worker processes, {self.threads} threads each{share}{on}"),
             ("length", f"{self.steps_per_setting} steps per setting of middling length"),
             (
                 "time",
@@ -74,17 +76,17 @@ def make(chosen: Pipeline) -> Plan:
     Time and memory are those of a few steps of one pack on random features, times the steps of a setting
     with the mean of the sampled epochs.
     """
-    from gcsearch import laboratory, search
+    from gcsearch import laboratory
+    from gcsearch.samplers import total
 
     space = configuration.check(chosen)
-    placement = search.place(
-        chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation
-    )
+    where = find(chosen)
+    placement = where.placement
     lab = laboratory.of(chosen.task)
     check_loaded(chosen, space, lab)
     dataset, (base, _) = lab.dataset, lab.halves
     trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
-    settings = chosen.search.trials if space.searched else 1
+    settings = total(chosen.search, space)
     packs = math.ceil(settings / chosen.search.pack)
     method, epochs = _typical(space)
     iterations = max(1, len(trained) * chosen.task.shots // getattr(method, "batch_size", 1))
@@ -106,6 +108,7 @@ def make(chosen: Pipeline) -> Plan:
         workers=placement.workers,
         threads=placement.threads,
         gpus_per_worker=placement.gpus_per_worker,
+        cluster=where.cluster.describe() if where.cluster else "",
         trained_classes=len(trained),
         images=shots * len(seeds) + len(dataset.val) + sum(map(len, tests.values())),
         steps_per_setting=round(epochs * iterations),

@@ -128,7 +128,7 @@ class Population:
         self.basis: Tensor | None = None  # [P, r, K], of SubPT's subspace
         self.project = project and isinstance(self.method, SubPT)
         self.alive = torch.ones(len(members), dtype=torch.bool, device=backbone.tower.device)
-        self.epoch = 0
+        self.epochs = [0] * len(members)  # that each member has trained
         self.knobs = {knob: _vector(members, knob, backbone.tower.device) for knob in _KNOBS}
         self.labels = torch.stack([m.episode.labels for m in members]).to(backbone.tower.device)
         self.objective = _objective(backbone, self.members)
@@ -171,12 +171,13 @@ class Population:
         if self.project and self.basis is None:
             self.basis = _probe(self.backbone, self.members, self.limit)
         device = self.parameters.device
-        self.epoch += 1
+        self.epochs = [epoch + 1 for epoch in self.epochs]
         order = torch.stack([torch.randperm(self.labels.shape[1], generator=g) for g in self.generators]).to(device)
         # Members that share a draw share its views: one stack per epoch, no copy per step. The cache keeps float16.
-        views = torch.stack([m.episode.views[(self.epoch - 1) % len(m.episode.views)] for m in self.members])
+        at = list(zip(self.members, self.epochs, strict=True))
+        views = torch.stack([m.episode.views[(epoch - 1) % len(m.episode.views)] for m, epoch in at])
         views = views.to(device).float()
-        rates = [_rate(member.method, self.epoch) for member in self.members]
+        rates = [_rate(member.method, epoch) for member, epoch in at]
         rate = torch.tensor(rates, device=device)
         shares = [one / member.method.lr for one, member in zip(rates, self.members, strict=True)]
         self.knobs["rate_share"] = torch.tensor(shares, device=device)
@@ -262,6 +263,7 @@ class Population:
         index = torch.tensor(positions, dtype=torch.long, device=self.parameters.device)
         self.members = [self.members[p] for p in positions]
         self.generators = [self.generators[p] for p in positions]
+        self.epochs = [self.epochs[p] for p in positions]
         for name in ("parameters", "velocity", "carried", "basis", "alive", "labels"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[index])
@@ -271,11 +273,15 @@ class Population:
             self._lay_out()
 
     def state(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on beside the members: what a checkpoint keeps."""
+        """All that the next epoch depends on beside the members, [P, ...]: what a checkpoint keeps.
+
+        Members are independent: a row of each tensor is all there is of one of them, and the rows of members
+        that left and of members that stayed may be put together again as they please.
+        """
         tensors = {name: getattr(self, name) for name in _STATE}
         kept = {name: tensor.cpu().clone() for name, tensor in tensors.items() if tensor is not None}
         return kept | {
-            "epoch": torch.tensor(self.epoch),
+            "epochs": torch.tensor(self.epochs),
             "generators": torch.stack([generator.get_state() for generator in self.generators]),
         }
 
@@ -283,7 +289,7 @@ class Population:
         """Go on from the `state` of a population of the same members."""
         for name in _STATE:
             setattr(self, name, state[name].to(self.parameters.device) if name in state else None)
-        self.epoch = int(state["epoch"])
+        self.epochs = state["epochs"].tolist()
         for generator, saved in zip(self.generators, state["generators"], strict=True):
             generator.set_state(saved.clone())  # torch reads it as a struct: it must lie aligned
 

@@ -26,6 +26,7 @@ from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
 TITLES = {
     "data": "writing the data set",
     "check": "opening images",
+    "nodes": "looking at the nodes",
     "digest": "reading image files",
     "features": "encoding images",
     "search": "searching",
@@ -108,8 +109,14 @@ class ProgressWatcher(Watcher):
             self.note = f"best {self.objective} {value:.2f} (t{record.number:04d})"
         self._show_settings()
 
+    def cluster(self, description: str) -> None:
+        self.console.print(f"gcsearch: on the cluster {description}", highlight=False)
+
     def warn(self, text: str) -> None:
-        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False)
+        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True)
+
+    def mended(self, text: str) -> None:
+        self.console.print(f"gcsearch: mended: {text}", highlight=False, soft_wrap=True)
 
     def _show_settings(self) -> None:
         # A running setting counts with the share of its epochs, so that the bar moves between two packs.

@@ -247,11 +247,25 @@ class TrialConfig(Model):
         return " ".join((self.method, *values))
 
 
+class Rung(Model):
+    """A place on the way of a setting from which only the better part goes on, see `gcsearch.halving`.
+
+    It lies at `share` of a setting's own epochs. `keep` is the share of those that came there which goes on, by
+    `metric`; `rivals` are the values of those that came there in other packs.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    keep: Annotated[float, Field(gt=0, le=1)]
+    metric: str
+    rivals: tuple[float, ...] = ()
+
+
 class Proposal(Model):
-    """A numbered setting that waits to be tried in a sweep."""
+    """A numbered setting that waits to be tried in a sweep; all of a pack have the same `rungs`."""
 
     number: int
     config: TrialConfig
+    rungs: tuple[Rung, ...] = ()
 
 
 class EpochReport(Model):
@@ -268,6 +282,11 @@ class EpochReport(Model):
     number: int
     epoch: int
     metrics: dict[str, tuple[float, ...]]
+
+    def mean(self, metric: str) -> float:
+        """Mean over seeds; NaN where the metric was not measured."""
+        values = self.metrics.get(metric, ())
+        return fmean(values) if values else float("nan")
 
 
 OnReports = Callable[[list[EpochReport]], None]
@@ -311,16 +330,25 @@ class SearchSettings(Model):
 
     `pack` settings are trained at once in one process. `generation` packs are proposed from the same
     knowledge and told together, in order: so a sweep repeats exactly, whichever worker finishes first.
+
+    `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
+    `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each
+    keeps one in `eta`. `checkpoint_every`: epochs of a pack that are lost at most when its process is killed.
     """
 
     space: str = "gcscoop"
-    sampler: Literal["tpe", "random"] = "tpe"
+    sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
+    grid: dict[str, Annotated[int, Field(ge=1)]] = {}
     objective: Objective = "val_h"
     trials: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
     pack: Annotated[int, Field(ge=1)] = 4
     generation: Annotated[int, Field(ge=1)] = 2
     startup: Annotated[int, Field(ge=0)] = 10
+    pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
+    eta: Annotated[int, Field(ge=2)] = 2
+    rungs: Annotated[int, Field(ge=1)] = 2
+    checkpoint_every: Annotated[int, Field(ge=1)] = 10
     max_failed: Annotated[int, Field(ge=0)] = 0
 
 
@@ -346,8 +374,32 @@ def _memory(size: str) -> str:
     return size
 
 
+def cluster_address(address: str) -> str:
+    """`address` when a sweep can run on the Ray cluster it names. InputError, saying why, when not."""
+    found = re.fullmatch(r"[^:/\s@]+:(\d+)|\[[0-9a-fA-F:]+\]:(\d+)", address)
+    if address in ("auto", "local") or (found and 0 < int(found[1] or found[2]) < 65536):
+        return address
+    rule, remedy = (
+        "an address of a Ray cluster is host:port of its head",
+        "Write for example `10.0.0.5:6379`, or `auto`.",
+    )
+    if address.startswith("ray://"):
+        rule = "a sweep joins its cluster from one of its nodes: Ray Tune does not run over a Ray Client connection"
+        remedy = (
+            "Run it on the head with `auto`, or hand it in: ray job submit --address http://HEAD:8265 -- gcsearch run"
+        )
+    elif address.startswith(("http://", "https://")):
+        rule = "this is the address of a job server, which takes whole jobs"
+        remedy = f"Hand the command in: ray job submit --address {address} -- gcsearch run"
+    raise InputError(rule, received=repr(address), remedy=remedy)
+
+
 class Resources(Model):
-    """What a worker process may use; what is `auto` is filled in for the machine by `search.place`."""
+    """What a worker process may use; what is `auto` is filled in for the machine by `placement.place`."""
+
+    address: Annotated[str, AfterValidator(cluster_address)] | None = None
+    """A Ray cluster to run on: `auto` (that of this machine), or host:port of its head. RAY_ADDRESS comes first;
+    `local`, or neither: a Ray of its own on this machine."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -268,9 +268,13 @@ class SearchSpace(Model):
     def distributions(self) -> dict[str, BaseDistribution]:
         """The boxes that Optuna sees, by internal name: the same for every trial."""
         boxes: dict[str, BaseDistribution] = {}
-        for name, parameter in self.parameters.items():
-            boxes |= _boxes(name, parameter)
+        for name in self.parameters:
+            boxes |= self.boxes(name)
         return boxes
+
+    def boxes(self, name: str) -> dict[str, BaseDistribution]:
+        """The boxes of one parameter: none of a fixed one, two of one that can be off."""
+        return _boxes(name, self.parameters[name])
 
     def sample(self, count: int, seed: int) -> list[dict[str, Value]]:
         """`count` settings drawn at random from the boxes; one where there is nothing to search."""

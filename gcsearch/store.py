@@ -3,6 +3,7 @@
 STORE/                          `--store`, else $GCSEARCH_STORE, else ./gcsearch-store
     mlflow.db  artifacts/       the embedded MLflow store
     sweeps/NAME/                one sweep: pipeline.toml, space.toml, journal.jsonl, ray/, ...
+    sweeps/.NAME.lease          while a driver runs it, see `gcsearch.lease`
     matrices/NAME.json          which sweeps a pipeline with a matrix has made
 CACHE/                          $GCSEARCH_CACHE, else the user's cache folder; with an address in $GCSEARCH_CACHE
                                 (s3://...) a folder of this node below the user's cache folder, and entries are
@@ -48,11 +49,18 @@ class Store:
         """The folder of the sweep `name`, whether it exists or not."""
         return self.root / "sweeps" / name
 
+    def lease(self, name: str) -> Path:
+        """The lease of the sweep `name`, see `gcsearch.lease`."""
+        return self.root / "sweeps" / f".{name}.lease"
+
+    def sweeps(self) -> list[str]:
+        """The names of all sweeps in the store."""
+        return sorted(path.parent.name for path in self.root.glob("sweeps/*/journal.jsonl"))
+
     def existing_sweep(self, name: str) -> Path:
         """The folder of the sweep `name`. InputError, listing the sweeps there are, when it is missing."""
         folder = self.sweep(name)
         if Path(name).name != name or not (folder / "journal.jsonl").exists():
-            there = sorted(path.parent.name for path in self.root.glob("sweeps/*/journal.jsonl"))
             parts = self.matrix(name)
             raise InputError(
                 "this is a matrix of several sweeps, and one is wanted"
@@ -62,7 +70,7 @@ class Store:
                 received=name,
                 remedy=f"Its sweeps: {', '.join(parts)}."
                 if parts
-                else f"Sweeps in it: {', '.join(there) or 'none'}. Another store: --store DIR.",
+                else f"Sweeps in it: {', '.join(self.sweeps()) or 'none'}. Another store: --store DIR.",
             )
         return folder
 

@@ -1,8 +1,8 @@
 """MLflow, in and out: one parent run per sweep, one child run per setting.  The only module importing mlflow.
 
-Only the driver writes, through one background thread, with client objects and never MLflow's global state.
-Every run is looked up by its tags before it is created, so a sweep that goes on after a kill continues the
-same runs.  The journal of a sweep stays the truth: what could not be written here can be written later.
+Only one process writes a sweep, with client objects and never MLflow's global state; `gcsearch.mirror` decides
+when.  Every run is looked up by its tags before it is created, so whatever is written again, after a kill or out
+of a journal that was written long ago, meets the same runs.
 """
 
 from __future__ import annotations
@@ -14,19 +14,18 @@ import os
 import re
 import sys
 import tempfile
-import threading
 import time
 import urllib.error
 import urllib.request
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from gcsearch.addresses import check_uri, shown
+from gcsearch.addresses import check_uri, is_server, shown
 from gcsearch.errors import InputError, RunError
 from gcsearch.methods import Trained, title_and_tags
 from gcsearch.provenance import environment
@@ -59,16 +58,13 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
 
+# MLflow's own tables use a loader that SQLAlchemy announces to remove; not ours to mend.
+warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
+
 Status = Literal["FINISHED", "FAILED", "KILLED"]
-OnRun = Callable[[int, str, str], None]
-"""Told (trial number, stage, MLflow run id) when a record is written; called from the background thread."""
 
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
-_PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
-_CAPACITY = 4096  # records that may wait for a slow or absent store
-_HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
-_PAUSE = 30.0  # seconds without an attempt after _PATIENCE failures in a row
-_PATIENCE = 3
+_PARAMS_PER_BATCH, _ENTRIES_PER_BATCH = 100, 1000
 
 _SHORT = {"rho": "rho", "beta1": "b1_", "beta2": "b2_"}  # first in the name of a run
 
@@ -80,25 +76,34 @@ _STATUS: dict[Outcome, Status] = {
 }
 
 
-class Tracker:
-    """Writes one sweep to MLflow.
+@dataclass(frozen=True)
+class _Child:
+    """What the tracker needs to know of a child run; a whole `Run` for each of thousands is too much to keep."""
 
-    `start_sweep` opens the parent run and starts the background thread; `submit` hands it records and never
-    waits; `flush` waits for them; `close` ends the parent.  `log_record` writes at once, in the caller's
-    thread.  A failing store never stops a sweep: three failures in a row make a pause of half a minute,
-    then the waiting records are tried again, and `close` says what remained.
+    run_id: str
+    record: str  # digest of the record in it
+    status: str
+    began: int  # in milliseconds of Unix time
+
+    @classmethod
+    def of(cls, run: Run) -> _Child:
+        return cls(run.info.run_id, run.data.tags.get("gcsearch.record", ""), run.info.status, run.info.start_time)
+
+
+class Tracker:
+    """Writes one sweep to MLflow, each call at once and in the caller's thread.
+
+    `start_sweep` opens the parent run, `log_record` writes a setting, `end` ends the parent.  Writing what is
+    there already changes nothing; `written` counts the runs that were not.
     """
 
-    def __init__(
-        self, uri: str, experiment: str, artifacts: Path | None = None, *, on_run: OnRun | None = None
-    ) -> None:
+    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
         """Open the store, making database and experiment where they are missing.
 
         Args:
             uri: a database (`sqlite:///...`, `postgresql://...`) or a server (`http://...`).
             experiment: name of the MLflow experiment.
             artifacts: folder for the files of a new experiment; None leaves it to the server.
-            on_run: told of every run written, so that the caller can journal the link.
 
         Raises:
             InputError: the URI is of a kind that cannot be used.
@@ -109,17 +114,9 @@ class Tracker:
         with _speaking_of(uri):
             self.experiment_id = _experiment(self.client, experiment, artifacts)
         self.parent = ""
+        self.written = 0
         self._sweep = ""
-        self._on_run = on_run or (lambda number, stage, run_id: None)
-        self._written: dict[tuple[str, ...], Run] = {}
-        self._writing = threading.RLock()
-        self._waiting: deque[TrialRecord] = deque()
-        self._changed = threading.Condition()
-        self._thread: threading.Thread | None = None
-        self._closing = False
-        self._submitted = self._dropped = self._failures = 0
-        self._retry_at = self._beat_at = 0.0
-        self._error = ""
+        self._children: dict[tuple[str, ...], _Child] = {}
 
     # The parent run
 
@@ -129,18 +126,20 @@ class Tracker:
         pipeline: Pipeline,
         files: Mapping[str, Path | str] | None = None,
         tags: Mapping[str, str] | None = None,
+        began: float | None = None,
     ) -> str:
         """Begin or continue the parent run of the sweep `name`; returns its run id.
 
         Args:
             files: artifact name to a file, or to the text itself: pipeline.toml, space.toml.
             tags: further tags of the parent run.
+            began: when the sweep began, in seconds of Unix time; now, if not given.
 
         Raises:
             RunError: the store does not answer.
         """
         about = environment()
-        with _speaking_of(self.uri), self._writing:
+        with _speaking_of(self.uri):
             runs = _search(self.client, [self.experiment_id], name)
             parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
             described = _sweep_tags(name, pipeline, about) | dict(tags or {})
@@ -150,142 +149,77 @@ class Tracker:
                 for key, text in described.items():
                     self.client.set_tag(self.parent, key, _cut(text, _TAG_LENGTH))
             else:
-                self.parent = self._create(name, described, time.time())
+                self.parent = self._create(name, described, began or time.time())
                 self._batches(self.parent, _pipeline_params(pipeline), [])
                 self.client.log_inputs(self.parent, [_dataset_input(pipeline), *_target_inputs(pipeline)])
             self._sweep = name
-            self._written = {_key_of(run): run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"}
+            trials = [run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"]
+            self._children = {_key_of(run): _Child.of(run) for run in trials}
             self._put(self.parent, "environment.json", json.dumps(about, indent=2))
             for file, content in (files or {}).items():
                 self._put(self.parent, file, content)
-        self._thread = threading.Thread(target=self._work, name="gcsearch-tracking", daemon=True)
-        self._thread.start()
         return self.parent
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Copy the file `path` to the parent run, under `name` (may contain folders) or its own name."""
-        with _speaking_of(self.uri), self._writing:
+        with _speaking_of(self.uri):
             self._put(self.parent, name or path.name, path)
 
-    def close(self, status: Status = "FINISHED", timeout: float = 120.0) -> str:
-        """Write what waits (at most `timeout` seconds) and end the parent run with `status`.
+    def beat(self) -> None:
+        """Show on the parent run that its driver lives."""
+        with _speaking_of(self.uri):
+            self.client.set_tag(self.parent, "gcsearch.heartbeat", _now())
 
-        Returns an empty string, or a sentence that says what could not be written.
+    def end_orphans(self) -> int:
+        """Close as KILLED the child runs that a killed driver left half written and nobody wrote since.
+
+        Returns how many there were.
         """
-        if self._thread:
-            with self._changed:
-                self._closing, self._retry_at = True, 0.0
-                self._changed.notify_all()
-            self._thread.join(timeout)
-        try:
-            if self.parent and not (self._thread and self._thread.is_alive()):
-                self._end_orphans()
-                self.client.set_terminated(self.parent, status)
-        except Exception as error:  # whatever a store, driver or proxy may raise: results must not depend on it
-            self._error = _sentence(error)
-            return self._message() or f"The MLflow run at {shown(self.uri)} could not be ended: {self._error}"
-        return self._message()
+        orphans = [key for key, child in self._children.items() if child.status == "RUNNING"]
+        with _speaking_of(self.uri):
+            for key in orphans:
+                run_id = self._children.pop(key).run_id
+                self.client.set_tag(run_id, "gcsearch.reason", "orphaned: the driver ended while writing")
+                self.client.set_terminated(run_id, "KILLED")
+        return len(orphans)
 
-    def _end_orphans(self) -> None:
-        """Child runs that a killed driver left half written, and that nobody wrote since."""
-        for run in self._written.values():
-            if run.info.status == "RUNNING":
-                self.client.set_tag(run.info.run_id, "gcsearch.reason", "orphaned: the driver ended while writing")
-                self.client.set_terminated(run.info.run_id, "KILLED")
+    def end(self, status: Status = "FINISHED") -> None:
+        """End the parent run with `status`, and what is left open below it."""
+        self.end_orphans()
+        with _speaking_of(self.uri):
+            self.client.set_terminated(self.parent, status)
 
-    def _message(self) -> str:
-        missing = len(self._waiting) + self._dropped
-        if not missing:
-            return ""
-        return (
-            f"{missing} of {self._submitted} runs could not be written to {shown(self.uri)}"
-            f"{': ' + self._error if self._error else ''}\nThe journal of the sweep holds them."
-        )
+    # The child runs
 
-    # Records, in the background
-
-    def submit(self, record: TrialRecord) -> None:
-        """Hand `record` to the background thread. Never waits and never fails; see `close`."""
-        with self._changed:
-            self._submitted += 1
-            if len(self._waiting) >= _CAPACITY:
-                self._dropped += 1
-                return
-            self._waiting.append(record)
-            self._changed.notify_all()
-
-    def flush(self, timeout: float = 60.0) -> bool:
-        """Wait until everything submitted is written; False where the store gave up or time ran out."""
-        with self._changed:
-            self._retry_at, self._failures = 0.0, 0
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._waiting or self._paused(), timeout)
-            return not self._waiting and not self._dropped
-
-    def _paused(self) -> bool:
-        return time.monotonic() < self._retry_at
-
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._closing or (self._waiting and not self._paused()), timeout=_PAUSE / 2
-                )
-                record = self._waiting[0] if self._waiting and not self._paused() else None
-                if record is None and self._closing:
-                    return
-            error = self._attempt(record)
-            with self._changed:
-                self._account(record, error)
-                self._changed.notify_all()
-
-    def _attempt(self, record: TrialRecord | None) -> str:
-        """Write `record` and, where due, the heartbeat. Returns the error, or nothing."""
-        try:
-            if record:
-                self._on_run(record.number, record.stage, self.log_record(record))
-            if time.monotonic() >= self._beat_at:
-                self._beat_at = time.monotonic() + _HEARTBEAT
-                self.client.set_tag(self.parent, "gcsearch.heartbeat", _now())
-        except Exception as error:  # whatever a store, driver or proxy may raise: the sweep goes on
-            return _sentence(error)
-        return ""
-
-    def _account(self, record: TrialRecord | None, error: str) -> None:
-        """Take a written record off the queue, put a failed one to its end; pause after several failures."""
-        self._error = error or self._error
-        self._failures = self._failures + 1 if error else 0
-        if record:
-            self._waiting.popleft()
-            if error:
-                self._waiting.append(record)
-        if self._failures >= _PATIENCE:
-            self._failures, self._retry_at = 0, time.monotonic() + _PAUSE
-
-    # One record, at once
-
-    def log_record(self, record: TrialRecord) -> str:
+    def log_record(self, record: TrialRecord, ended: float | None = None) -> str:
         """Write `record` as a child run of the sweep; returns its run id.
 
         A record that is already there is left alone; one that was cut off while writing is completed; one
         whose setting was measured anew replaces the old run (which MLflow can restore).
+
+        Args:
+            ended: when the setting ended, in seconds of Unix time; now, if not given.
         """
-        with self._writing:
-            key = (str(record.number), record.stage, record.label, record.config.digest)
-            digest = _digest(record)
-            run = self._written.get(key)
-            if run and run.data.tags.get("gcsearch.record") == digest and run.info.status != "RUNNING":
-                return str(run.info.run_id)
-            if run and run.data.tags.get("gcsearch.record") != digest:
-                self.client.delete_run(run.info.run_id)
-                run = None
-            began = time.time() - record.seconds
-            run_id = run.info.run_id if run else self._create(run_name(record), self._record_tags(record), began)
-            self._batches(run_id, _record_params(record), _metrics(record, self.client.get_run(run_id)))
-            self._put(run_id, "record.json", json.dumps(_content(record), indent=1))
-            self.client.set_terminated(run_id, _STATUS[record.outcome])
-            self._written[key] = self.client.get_run(run_id)
-            return str(run_id)
+        key = (str(record.number), record.stage, record.label, record.config.digest)
+        digest = _digest(record)
+        child = self._children.get(key)
+        if child and child.record == digest and child.status in ("FINISHED", "FAILED"):
+            return child.run_id
+        ended = ended or time.time()
+        with _speaking_of(self.uri):
+            if child and child.record != digest:
+                self.client.delete_run(child.run_id)
+                child = None
+            if child is None:
+                began = int(1000 * (ended - record.seconds))
+                run_id = self._create(run_name(record), self._record_tags(record), began / 1000)
+                child = _Child(run_id, digest, "RUNNING", began)
+            self._batches(child.run_id, _record_params(record), _metrics(record, child.began))
+            self._put(child.run_id, "record.json", json.dumps(_content(record), indent=1))
+            self.client.set_terminated(child.run_id, _STATUS[record.outcome], int(1000 * ended))
+        self._children[key] = replace(child, status=_STATUS[record.outcome])
+        self.written += 1
+        return child.run_id
 
     def _record_tags(self, record: TrialRecord) -> dict[str, str]:
         tags = {
@@ -311,11 +245,14 @@ class Tracker:
         return str(run.info.run_id)
 
     def _batches(self, run_id: str, params: Mapping[str, object], metrics: Sequence[Metric]) -> None:
+        """Write everything in as few requests as the store's limits allow; most often one."""
         entries = [Param(key, _cut(str(value), _PARAM_LENGTH)) for key, value in params.items()]
-        for start in range(0, len(entries), _PARAMS_PER_BATCH):
-            self.client.log_batch(run_id, params=entries[start : start + _PARAMS_PER_BATCH], synchronous=True)
-        for start in range(0, len(metrics), _METRICS_PER_BATCH):
-            self.client.log_batch(run_id, metrics=metrics[start : start + _METRICS_PER_BATCH], synchronous=True)
+        points = list(metrics)
+        while entries or points:
+            some, entries = entries[:_PARAMS_PER_BATCH], entries[_PARAMS_PER_BATCH:]
+            room = _ENTRIES_PER_BATCH - len(some)
+            self.client.log_batch(run_id, params=some, metrics=points[:room], synchronous=True)
+            points = points[room:]
 
     def _put(self, run_id: str, name: str, content: Path | str) -> None:
         """Store a file, or text, as the artifact `name` (may contain folders) of a run."""
@@ -378,7 +315,7 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
     Raises:
         InputError: `uri` is a server already.
     """
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         raise InputError(
             "a browser is served over a database, and the runs are on a server",
             key="tracking.uri",
@@ -394,7 +331,7 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
 def _connect(uri: str) -> MlflowClient:
     """A client for `uri`, once it is of a usable kind and, if a server, answers."""
     check_uri(uri)
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         _probe(uri)
     with _speaking_of(uri):
         return MlflowClient(uri)
@@ -414,10 +351,7 @@ def _probe(uri: str) -> None:
 def _speaking_of(uri: str) -> Iterator[None]:
     """Turn what MLflow, its database or its transport raise into a RunError that names the store."""
     try:
-        with warnings.catch_warnings():
-            # MLflow's own tables use a loader that SQLAlchemy announces to remove; not ours to mend.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            yield
+        yield
     except (InputError, RunError):
         raise
     except Exception as error:
@@ -568,16 +502,17 @@ def _target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
     ]
 
 
-def _metrics(record: TrialRecord, run: Run) -> list[Metric]:
+def _metrics(record: TrialRecord, began: int) -> list[Metric]:
     """Every point of the curve: the mean over seeds under its plain name, each seed under `name/seed_S`.
 
-    Times are spread over the run's own duration, so that writing the same record again changes nothing.
+    Times are spread over the setting's duration from `began` on (milliseconds), so that writing the same record
+    again changes nothing.
     """
     last = EpochReport(number=record.number, epoch=record.epochs, metrics=record.metrics)
     curve = record.curve or ((last,) if record.metrics else ())
     metrics = []
     for index, report in enumerate(curve, start=1):
-        at = int(run.info.start_time + 1000 * record.seconds * index / len(curve))
+        at = int(began + 1000 * record.seconds * index / len(curve))
         for name, values in report.metrics.items():
             if not values:
                 continue

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from torch import Tensor
 
+from gcsearch import halving
+from gcsearch.checkpoint import Checkpoint
 from gcsearch.episodes import Episode, score
 from gcsearch.laboratory import Laboratory
 from gcsearch.methods import Method, Trained, ZeroShot, build
 from gcsearch.population import Member
 from gcsearch.prompts import template_features
-from gcsearch.schema import EpochReport, OnReports, Outcome, Proposal, TrialRecord
-from gcsearch.training import Measured, train
+from gcsearch.schema import EpochReport, OnReports, Outcome, Proposal, Rung, TrialRecord
+from gcsearch.training import Measured, Rungs, State, train
 
 
 @dataclass(frozen=True)
@@ -34,8 +37,11 @@ def run_pack(
     on_reports: OnReports = lambda reports: None,
     worker: str = "",
     limit: int | None = None,
+    checkpoint: Checkpoint | None = None,
 ) -> list[Trial]:
     """Train every proposed setting on every episode, all at once, and measure it.
+
+    At the rungs that the settings carry, the worse part leaves, each setting with all its seeds: PRUNED.
 
     Args:
         episodes: one per seed, of one stage.
@@ -43,28 +49,55 @@ def run_pack(
         on_reports: called with the settings measured at an epoch, as soon as all their seeds are.
         worker: noted in the records.
         limit: bytes that this process may take in all; None: a share of what is free.
+        checkpoint: kept while the pack trains, and gone on from where there is one. Whoever has the records
+            removes it.
     """
     began = time.monotonic()
     methods = [build(proposal.config) for proposal in proposals]
     ledger = _Ledger(proposals, len(episodes), on_reports)
+    kept = checkpoint.load() if checkpoint else None
+    spent = ledger.restore(kept[0]) if kept else 0.0
     members, owners = [], []
     for index, method in enumerate(methods):
         if isinstance(method, Trained):
             members += [Member(method, episode) for episode in episodes]
             owners += [(index, seed) for seed in range(len(episodes))]
+
+    def keep(rung: int, states: Callable[[], Mapping[int, State]]) -> None:
+        if checkpoint:
+            checkpoint.keep(rung, states, lambda: ledger.state(spent + time.monotonic() - began))
+
     ended = train(
         laboratory.backbone,
         members,
         evaluate_every,
         lambda measured: ledger.enter({owners[position]: one for position, one in measured.items()}),
         limit,
+        _rungs(proposals, members, owners, ledger),
+        keep,
+        kept[1:] if kept else (0, {}),
     )
     ledger.enter(_untrained(laboratory, methods, episodes))
-    seconds = time.monotonic() - began
+    seconds = spent + time.monotonic() - began
     own = {index: tuple(p for p, (i, _) in zip(ended, owners, strict=True) if i == index) for index, _ in owners}
     return [
         Trial(ledger.record(index, episodes, seconds, worker), own.get(index, ())) for index in range(len(proposals))
     ]
+
+
+def _rungs(
+    proposals: Sequence[Proposal], members: Sequence[Member], owners: Sequence[tuple[int, int]], ledger: _Ledger
+) -> Rungs:
+    """The rungs of a pack for its members; each member's owner is its setting's index and its seed's."""
+    rungs = halving.agreed(proposals)
+    epochs = [[halving.epoch_of(rung, member.method.epochs) for member in members] for rung in rungs]
+
+    def leaving(rung: int) -> list[int]:
+        at = {index: epoch for (index, _), epoch in zip(owners, epochs[rung], strict=True)}
+        left = ledger.leave(rungs[rung], at)
+        return [position for position, (index, _) in enumerate(owners) if index in left]
+
+    return Rungs(epochs, leaving)
 
 
 def _untrained(
@@ -90,6 +123,7 @@ class _Ledger:
         self.open: dict[tuple[int, int], dict[int, Measured]] = {}
         self.curves: list[list[EpochReport]] = [[] for _ in proposals]
         self.broken: list[dict[int, int]] = [{} for _ in proposals]
+        self.left: dict[int, str] = {}
 
     def enter(self, measured: Mapping[tuple[int, int], Measured]) -> None:
         """Note members by (setting, seed); report the settings whose seeds are now all measured."""
@@ -111,21 +145,64 @@ class _Ledger:
         self.curves[index].append(report)
         return report
 
+    def leave(self, rung: Rung, epochs: Mapping[int, int]) -> set[int]:
+        """The settings that have left when all have come to a rung, which each does at its own of `epochs`.
+
+        One of whose seeds diverged before never came there, and is gone too.
+        """
+        values = {
+            index: report.mean(rung.metric)
+            for index, epoch in epochs.items()
+            if index not in self.left
+            for report in self.curves[index]
+            if report.epoch == epoch
+        }
+        staying = halving.staying(rung, values)
+        for index in sorted(set(epochs) - staying - set(self.left)):
+            among = f"{len(staying)} of {len(values) + len(rung.rivals)}"
+            value = f"{rung.metric} {values[index]:.2f}" if index in values else "diverged"
+            self.left[index] = f"left at epoch {epochs[index]} with {value}: {among} went on"
+        return set(self.left)
+
+    def state(self, seconds: float) -> dict[str, Any]:
+        """What a checkpoint keeps of the numbers so far, as JSON values."""
+        waiting = [[index, seed, asdict(one)] for (index, _), seeds in self.open.items() for seed, one in seeds.items()]
+        return {
+            "curves": [[report.to_dict() for report in curve] for curve in self.curves],
+            "open": waiting,
+            "broken": [list(broken.items()) for broken in self.broken],
+            "seconds": seconds,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> float:
+        """Go on from a `state`; the seconds that were spent up to there."""
+        self.curves = [[EpochReport.from_dict(report) for report in curve] for curve in state["curves"]]
+        self.broken = [dict(broken) for broken in state["broken"]]
+        for index, seed, one in state["open"]:
+            self.open.setdefault((index, one["epoch"]), {})[seed] = Measured(**one)
+        if any(self.curves):
+            self.on_reports([curve[-1] for curve in self.curves if curve])
+        return float(state["seconds"])
+
     def record(self, index: int, episodes: Sequence[Episode], seconds: float, worker: str) -> TrialRecord:
-        """The setting's record: diverged if any seed did, else complete."""
+        """The setting's record: diverged if any seed did, pruned if it had to leave early, else complete."""
         curve, broken = tuple(self.curves[index]), self.broken[index]
         reason = "; ".join(
             f"seed {episodes[seed].seed}: a loss or gradient was not finite in epoch {epoch}"
             for seed, epoch in sorted(broken.items())
         )
+        epochs = curve[-1].epoch if curve else 0
+        # Who had no epoch left when it had to leave has run to its end.
+        pruned = index in self.left and epochs < getattr(build(self.proposals[index].config), "epochs", 0)
+        outcome = Outcome.DIVERGED if broken else Outcome.PRUNED if pruned else Outcome.COMPLETE
         return TrialRecord(
             number=self.proposals[index].number,
             config=self.proposals[index].config,
             stage=episodes[0].stage,
-            outcome=Outcome.DIVERGED if broken else Outcome.COMPLETE,
-            reason=reason,
+            outcome=outcome,
+            reason=self.left[index] if outcome is Outcome.PRUNED else reason,
             seeds=tuple(episode.seed for episode in episodes),
-            epochs=curve[-1].epoch if curve else 0,
+            epochs=epochs,
             metrics=curve[-1].metrics if curve else {},
             curve=curve,
             seconds=seconds,

@@ -32,7 +32,23 @@ def gcsearch(*words, cwd=None, **environment):
     )
 
 
-COMMANDS = ["run", "plan", "trial", "train", "best", "compare", "export", "report", "ui", "doctor"]
+COMMANDS = [
+    "run",
+    "resume",
+    "status",
+    "stop",
+    "cancel",
+    "sync",
+    "plan",
+    "trial",
+    "train",
+    "best",
+    "compare",
+    "export",
+    "report",
+    "ui",
+    "doctor",
+]
 COMMANDS += ["data list", "data write", "data check"]
 
 
@@ -288,7 +304,7 @@ def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
     done = gcsearch("compare", "kg", "half", cwd=store, GCSEARCH_STORE=str(store))
     assert (done.returncode, done.stdout) == (2, "")
     assert "only finished sweeps can be compared, and half is not" in done.stderr
-    assert "gcsearch run sweeps/half/pipeline.toml --store" in done.stderr
+    assert "gcsearch resume half --store" in done.stderr
 
 
 def test_tables_live_with_metrics_that_were_not_measured(store):

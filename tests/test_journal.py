@@ -98,12 +98,96 @@ def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
     journal.append("open")
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
-    with pytest.raises(RunError, match="only a part of the line"):
+    with pytest.raises(
+        RunError, match=r"only a part of the line\.\nEvery line before is safe\. Make room on this disk"
+    ):
         journal.append("proposal", number=1)
     monkeypatch.undo()
     assert [event["kind"] for event in journal.events()] == ["open"]
     journal.append("close")
     assert [event["kind"] for event in journal.events()] == ["open", "close"]
+
+
+@pytest.mark.parametrize("torn", [b"", b'{"kind":"rec', b"\0\0\0"])
+def test_a_torn_last_line_is_mended_and_its_length_told(tmp_path, torn):
+    path = tmp_path / "journal.jsonl"
+    assert Journal(path).mend() == 0
+    Journal(path).append("open")
+    whole = path.read_bytes()
+    path.write_bytes(whole + torn)
+    assert Journal(path).mend() == len(torn)
+    assert path.read_bytes() == whole
+    assert Journal(path).mend() == 0
+
+
+def test_who_may_not_write_does_not(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append("open")
+    whole = path.read_bytes() + b"torn"
+    path.write_bytes(whole)
+
+    def forbid():
+        raise RunError("another driver has taken over")
+
+    journal = Journal(path, before=forbid)
+    for write in (lambda: journal.append("close"), journal.mend):
+        with pytest.raises(RunError, match="taken over"):
+            write()
+    assert path.read_bytes() == whole
+
+
+def test_a_journal_that_grows_is_followed_line_by_line(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert list(journal.since()) == []
+    journal.append("open")
+    journal.append("proposal", number=0)
+    (_, middle, first), (start, end, second) = journal.since()
+    assert (first["kind"], second["kind"], start) == ("open", "proposal", middle)
+    with journal.path.open("ab") as file:
+        file.write(b'{"kind":"rec')
+    assert list(journal.since(end)) == []
+    Journal(journal.path).append("close")
+    assert [event["kind"] for _, _, event in journal.since(end)] == ["close"]
+
+
+def test_the_end_of_a_session_and_what_it_left_are_read_off(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    assert (journal.ended(), journal.unfinished()) == ("", [])
+    journal.append("open")
+    for number in (0, 1, 2):
+        journal.append("proposal", number=number)
+    journal.append("record", record=record(1))
+    assert (journal.ended(), journal.unfinished()) == ("", [0, 2])
+    journal.append("close", why="STOPPED")
+    assert journal.ended() == "STOPPED"
+    journal.append("open")
+    assert journal.ended() == ""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
+def test_a_disk_that_is_really_full_stops_in_words_and_nothing_half_written_is_believed(tmp_path):
+    disk = tmp_path / "demo"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this place mounts nothing")
+    try:
+        journal = Journal(disk / "journal.jsonl")
+        with pytest.raises(
+            RunError, match=r"(?s)cannot be written.*Make room on this disk, then `gcsearch resume demo`"
+        ):
+            for number in range(1000):
+                journal.append("record", record=record(number), filler="x" * 3000)
+        kept = [one.number for one in journal.records()]
+        assert 10 < len(kept) == number == kept[-1] + 1
+        with pytest.raises(RunError, match="cannot be written"):
+            journal.append("close", why="x" * 9000)
+        assert [one.number for one in Journal(journal.path).records()] == kept
+        subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
+        Journal(journal.path).append("close", why="FAILED")
+        assert [event["kind"] for event in journal.events()] == ["record"] * len(kept) + ["close"]
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_every_line_that_was_acknowledged_is_there_after_a_kill(tmp_path):

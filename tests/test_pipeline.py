@@ -23,8 +23,9 @@ from gcsearch import datasets, files, laboratory, open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
+from gcsearch.lease import driving
 from gcsearch.schema import Outcome, Pipeline
-from gcsearch.store import Store, locked
+from gcsearch.store import Store
 from gcsearch.sweep import Sweep
 
 SMOKE = {
@@ -209,14 +210,17 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_first_trial(tmp_path):
 
 
 def test_a_sweep_is_run_by_one_process_at_a_time(sweep, store):
-    lock = store / "sweeps" / ".smoke.lock"
-    with (
-        locked(lock, wait=False),
-        pytest.raises(
-            InputError, match=f"the sweep smoke can be run by one process at a time, got process {os.getpid()}"
-        ),
-    ):
-        pipelines.run(Pipeline.from_dict(SMOKE), store=store)
+    lease = Store.locate(store).lease("smoke")
+    with driving(lease, "the sweep smoke"):
+        for begin in (
+            lambda: pipelines.run(Pipeline.from_dict(SMOKE), store=store),
+            lambda: pipelines.sync("smoke", store=store),
+        ):
+            with pytest.raises(
+                InputError, match=f"the sweep smoke is driven by one process at a time, got .*:{os.getpid()}"
+            ):
+                begin()
+    assert not lease.exists()
     assert pipelines.run(Pipeline.from_dict(SMOKE), store=store).records == sweep.records
 
 
@@ -281,7 +285,6 @@ def left_behind(session):
     [
         (signal.SIGINT, 130),
         pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
-        pytest.param(signal.SIGKILL, -9, marks=pytest.mark.slow),
     ],
 )
 def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, tmp_path, number, code):
@@ -293,8 +296,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
         journal_has(store / "sweeps" / "smoke" / "journal.jsonl", "record", 2)
         process.send_signal(number)
         assert process.wait(30) == code, (tmp_path / "log").read_text()
-    # After a SIGKILL Ray's agents try for over a minute to report the death of their parent, and then end.
-    deadline = time.monotonic() + (15 if code > 0 else 180)
+    deadline = time.monotonic() + 15
     while left_behind(process.pid) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert left_behind(process.pid) == []

@@ -7,7 +7,6 @@ import math
 import os
 import socket
 import subprocess
-import threading
 import time
 import urllib.request
 
@@ -56,7 +55,7 @@ def tracker(store, request):
     tracker = Tracker(store[0], "pets", store[1])
     tracker.start_sweep(request.node.name.replace("[", "-").replace("]", ""), PIPELINE)
     yield tracker
-    tracker.close()
+    tracker.end()
 
 
 def again(tracker, **arguments) -> Tracker:
@@ -130,7 +129,7 @@ def test_the_same_record_twice_is_one_run_also_for_a_second_driver(tracker):
     assert second.parent == tracker.parent
     assert second.log_record(a_record().model_copy(update={"run_id": first})) == first
     assert len(children(tracker)) == 1
-    second.close()
+    second.end()
 
 
 def test_a_setting_measured_anew_replaces_its_run(tracker):
@@ -153,19 +152,22 @@ def test_a_run_cut_off_while_writing_is_completed_without_doubles(tracker, monke
 
     second = again(tracker)
     assert second.log_record(a_record()) == half.info.run_id
-    second.close()
+    second.end()
     assert len(tracker.client.get_metric_history(half.info.run_id, "val_h")) == 3
     assert len(read_records(tracker.uri, tracker._sweep)) == 1
 
 
 def test_an_orphan_that_nobody_completes_is_closed_as_killed(tracker, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="disk full"):
         patch.setattr(tracker, "_put", lambda *arguments: (_ for _ in ()).throw(OSError("disk full")))
         tracker.log_record(a_record())
-    again(tracker).close()
+    assert again(tracker).end_orphans() == 1
     (orphan,) = children(tracker)
     assert orphan.info.status == "KILLED"
     assert "orphaned" in orphan.data.tags["gcsearch.reason"]
+    third = again(tracker)
+    assert (third.log_record(a_record()), third.end_orphans()) == (orphan.info.run_id, 0)
+    assert tracker.client.get_run(orphan.info.run_id).info.status == "FINISHED"
 
 
 def test_the_parent_says_what_is_searched_and_with_what(store, tmp_path):
@@ -175,7 +177,7 @@ def test_the_parent_says_what_is_searched_and_with_what(store, tmp_path):
         "parent", PIPELINE, {"pipeline.toml": "version = 1\n", "space.toml": tmp_path / "space.toml"}, {"team": "ours"}
     )
     tracker.log_artifact(tmp_path / "space.toml", "report/index.html")
-    assert tracker.close("FINISHED") == ""
+    tracker.end()
 
     run = tracker.client.get_run(run_id)
     assert run.info.status == "FINISHED"
@@ -213,13 +215,27 @@ def test_targets_are_inputs_that_are_only_tested(store):
 
 
 def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):
-    tracker.close("KILLED")
+    tracker.end("KILLED")
     assert tracker.client.get_run(tracker.parent).info.status == "KILLED"
     second = Tracker(tracker.uri, "pets")
     grown = PIPELINE.model_copy(update={"search": SearchSettings(trials=500)})
     assert second.start_sweep(tracker._sweep, grown) == tracker.parent
     assert second.client.get_run(tracker.parent).info.status == "RUNNING"
-    second.close()
+    second.end()
+
+
+def test_times_are_those_of_the_setting_and_not_of_the_writing(tracker):
+    run = tracker.client.get_run(tracker.log_record(a_record(seconds=30.0), ended=1_000_000.0))
+    assert (run.info.start_time, run.info.end_time) == (999_970_000, 1_000_000_000)
+
+
+def test_only_what_is_not_there_counts_as_written(tracker):
+    for number in (0, 1, 0):
+        tracker.log_record(a_record(number))
+    assert tracker.written == 2
+    second = again(tracker)
+    second.log_record(a_record(0))
+    assert second.written == 0
 
 
 def test_git_commit_and_dirty_flag(tmp_path):
@@ -235,63 +251,6 @@ def test_git_commit_and_dirty_flag(tmp_path):
     assert clean["git.dirty"] == "false"
     (tmp_path / "new.txt").write_text("x")
     assert provenance._git(tmp_path)["git.dirty"] == "true"
-
-
-def test_submitted_records_are_written_in_the_background_and_announced(tracker):
-    told = []
-    second = again(tracker, on_run=lambda *what: told.append(what))
-    for number in range(5):
-        second.submit(a_record(number))
-    assert second.flush()
-    assert [(number, stage) for number, stage, _ in told] == [(number, "search") for number in range(5)]
-    assert {run_id for *_, run_id in told} == {run.info.run_id for run in children(tracker)}
-    assert second.close() == ""
-
-
-def test_submitting_never_waits_for_a_slow_store(tracker, monkeypatch):
-    gate = threading.Event()
-    monkeypatch.setattr(tracking, "_CAPACITY", 3)
-    monkeypatch.setattr(tracker, "log_record", lambda record: str(gate.wait(20)))
-    began = time.monotonic()
-    for number in range(10):
-        tracker.submit(a_record(number))
-    assert time.monotonic() - began < 1
-    gate.set()
-    assert not tracker.flush()
-    assert tracker.close().startswith("7 of 10 runs could not be written to sqlite:///")
-
-
-def test_a_failing_store_costs_a_sentence_and_not_the_sweep(tracker, monkeypatch):
-    def down(record):
-        raise ConnectionError("connection refused\nlong story")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tracker, "log_record", down)
-        for number in range(12):
-            tracker.submit(a_record(number))
-        assert not tracker.flush(10)
-        message = tracker.close()
-    assert message.startswith("12 of 12 runs could not be written to sqlite:///")
-    assert "ConnectionError: connection refused\n" in message
-    assert "journal" in message
-    assert tracker.client.get_run(tracker.parent).info.status == "FINISHED"
-
-
-def test_a_store_that_comes_back_gets_everything(tracker, monkeypatch):
-    write, attempts = tracker.log_record, []
-
-    def flaky(record):
-        attempts.append(record.number)
-        if len(attempts) <= 3:
-            raise ConnectionError("for a moment")
-        return write(record)
-
-    monkeypatch.setattr(tracker, "log_record", flaky)
-    for number in range(4):
-        tracker.submit(a_record(number))
-    assert tracker.flush() or tracker.flush()
-    assert tracker.close() == ""
-    assert sorted(int(run.data.tags["gcsearch.trial"]) for run in children(tracker)) == [0, 1, 2, 3]
 
 
 def test_the_limits_of_mlflow_are_kept(tracker):
@@ -432,8 +391,8 @@ def test_the_browser_serves_and_a_sweep_can_be_written_through_it(tracker, store
         assert b"<!doctype html>" in wait_for(address, server).lower()
         remote = Tracker(address, "pets")
         assert remote.start_sweep(tracker._sweep, PIPELINE) == tracker.parent
-        remote.submit(a_record(1))
-        assert remote.close() == ""
+        remote.log_record(a_record(1))
+        remote.end()
         assert [record.number for record in read_records(address, tracker._sweep)] == [0, 1]
         with pytest.raises(InputError, match="Open that address"):
             ui_command(address, None, port)

@@ -1,0 +1,223 @@
+"""MLflow kept in step with a sweep's journal, from a thread of its own: nothing ever waits for it.
+
+The mirror reads the journal from its first line and writes what MLflow lacks.  So there is no queue to lose:
+whatever a store that was away, or a driver that was killed, left unwritten is still in the journal, and
+`synced.json` in the sweep's folder says how many of its lines MLflow has.  While the store does not answer, the
+mirror tries again after 1, 2, 4, ... 60 seconds; `gcsearch sync` does it at any later time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch import files
+from gcsearch.addresses import is_server, shown
+from gcsearch.errors import GcsearchError
+from gcsearch.journal import Event, Journal
+from gcsearch.schema import TrialRecord
+from gcsearch.store import locked
+from gcsearch.sweep import Sweep
+
+if TYPE_CHECKING:
+    from gcsearch.tracking import Status, Tracker
+
+_POLL = 0.5  # seconds between two looks at the journal
+_PATIENCE = 60.0  # the longest pause between two attempts, in seconds
+_HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
+
+_CURSOR = "synced.json"
+
+
+def lines_synced(folder: Path) -> int:
+    """How many lines of the journal in `folder` MLflow has."""
+    try:
+        return int(json.loads((folder / _CURSOR).read_bytes())["lines"])
+    except (OSError, ValueError, KeyError):
+        return 0
+
+
+class Mirror:
+    """Writes what a sweep's journal says to MLflow.
+
+    `start` begins the thread and `close` ends it after a last attempt; `sync` does all at once in the caller's
+    thread.  MLflow's run ids come back as lines of the journal.
+
+    Args:
+        journal: the sweep's, held by its driver.
+        say: told when the store stops answering and when it is back; called from the thread.
+        mended: told what was left half written by an earlier session; called from the thread.
+    """
+
+    def __init__(
+        self, sweep: Sweep, journal: Journal, say: Callable[[str], None], mended: Callable[[str], None]
+    ) -> None:
+        self.sweep, self.journal = sweep, journal
+        self.uri = sweep.pipeline.tracking.uri or sweep.store.mlflow_uri
+        self._say, self._mended = say, mended
+        self._tracker: Tracker | None = None
+        self._byte = self._line = 0  # up to where MLflow has the journal
+        self._run_ids: dict[tuple[int, str], str] = {}
+        self._beat_at = 0.0
+        self._error = ""
+        self._closing = threading.Event()
+        # Imported here, not in the thread: two threads that import large packages at once get in each other's way.
+        from gcsearch import tracking
+
+        self._tracking = tracking
+        self._thread = threading.Thread(target=self._work, name="gcsearch-mirror", daemon=True)
+
+    def start(self) -> None:
+        """Begin to follow the journal."""
+        self._thread.start()
+
+    def close(self, timeout: float = 60.0) -> str:
+        """Make a last attempt, for at most `timeout` seconds, and end the parent run as the journal was closed.
+
+        Returns an empty string, or a sentence that says what MLflow lacks and how it gets it.
+        """
+        self._closing.set()
+        self._thread.join(timeout)
+        if not self._error and not self._thread.is_alive():
+            return ""
+        return (
+            f"MLflow at {shown(self.uri)} has {self._line} of the journal's lines"
+            f"{': ' + self._error if self._error else ', and is too slow to wait for'}\n"
+            f"The rest is safe in the journal: `gcsearch sync {self.sweep.name}` writes it later."
+        )
+
+    def sync(self) -> int:
+        """Write all that MLflow lacks and end the parent run; returns how many runs were written.
+
+        Raises:
+            RunError: the store does not answer.
+        """
+        self._catch_up()
+        tracker = self._end()
+        self._catch_up()  # its own lines
+        return tracker.written
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            closing = self._closing.wait(min(2.0 ** (failures - 1), _PATIENCE) if failures else _POLL)
+            error = self._attempt(closing)
+            if bool(error) != bool(self._error) and not closing:
+                self._announce(error)
+            self._error = error
+            failures = failures + 1 if error else 0
+            if closing:
+                return
+
+    def _attempt(self, closing: bool) -> str:
+        """Bring MLflow up to the journal's present end. Returns the error, or nothing."""
+        try:
+            self.journal.check()  # who has lost the sweep to another driver writes nothing
+            self._catch_up()
+            if closing:
+                self._end()
+                self._catch_up()
+            elif time.monotonic() >= self._beat_at:
+                self._beat_at = time.monotonic() + _HEARTBEAT
+                self._opened().beat()
+        except Exception as error:  # whatever a store, a driver or a full disk may raise: the sweep goes on
+            # What was under way may have happened all the same: the runs are looked up anew before the next try.
+            self._tracker = None
+            return str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"
+        return ""
+
+    def _announce(self, error: str) -> None:
+        name = shown(self.uri)
+        if error:
+            self._say(f"{error}\nThe sweep goes on; MLflow gets what it lacks once it answers.")
+        else:
+            self._say(f"MLflow at {name} answers again and has all runs.")
+
+    def _opened(self) -> Tracker:
+        """The connection, made when it is first needed; the parent run is RUNNING from then on."""
+        if self._tracker:
+            return self._tracker
+        chosen, store = self.sweep.pipeline.tracking, self.sweep.store
+        store.root.mkdir(parents=True, exist_ok=True)
+        # A server has a place of its own for files; a database has none, and MLflow would take the working folder.
+        artifacts = None if is_server(self.uri) else store.artifacts
+        # Two processes that set up one fresh SQLite database at the same time break it.
+        with locked(store.root / ".mlflow.lock", wait=True):
+            tracker = self._tracking.Tracker(self.uri, chosen.experiment or self.sweep.pipeline.name, artifacts)
+        begun = next((event for _, _, event in self.journal.since() if event["kind"] == "open"), None)
+        tracker.start_sweep(
+            self.sweep.id,
+            pipeline=self.sweep.pipeline,
+            files={name: self.sweep.folder / name for name in ("pipeline.toml", "space.toml")},
+            began=_seconds(begun) if begun else None,
+        )
+        self._tracker = tracker
+        return tracker
+
+    def _catch_up(self) -> None:
+        """Write every line that came since; each may be written again, so an error on the way costs nothing."""
+        tracker, first = self._opened(), self._byte == 0
+        while (found := self._news())[1] > self._byte:
+            places, end, lines = found
+            for place in places:
+                self._write(tracker, place)
+            self._byte, self._line = end, self._line + lines
+            files.write_whole(self.sweep.folder / _CURSOR, json.dumps({"uri": shown(self.uri), "lines": self._line}))
+        if first and (orphans := tracker.end_orphans()):
+            self._mended(f"{orphans} MLflow runs that nobody would complete were closed as KILLED")
+
+    def _news(self) -> tuple[list[int], int, int]:
+        """Where the new lines that matter begin, the byte after the last line, and how many lines there are.
+
+        Of several records of one setting, and of several confirm stages, the last one matters. Places and not
+        lines are kept, because a long sweep's journal is larger than what a driver should hold.
+        """
+        latest: dict[object, int] = {}
+        end, lines = self._byte, 0
+        for start, stop, event in self.journal.since(self._byte):
+            end, lines = stop, lines + 1
+            match event["kind"]:
+                case "record":
+                    latest["record", event["record"]["number"]] = start
+                case "final":
+                    latest["final"] = start
+                case "artifact":
+                    latest["artifact", event["file"]] = start
+                case "run":
+                    self._run_ids[event["number"], event["stage"]] = event["run_id"]
+        return sorted(latest.values()), end, lines
+
+    def _write(self, tracker: Tracker, place: int) -> None:
+        _, _, event = next(self.journal.since(place))
+        if event["kind"] == "artifact":
+            path = self.sweep.folder / event["file"]
+            if path.exists():  # its owner may have removed it since
+                tracker.log_artifact(path)
+            return
+        for record in _records(event):
+            run_id = tracker.log_record(record, _seconds(event))
+            if self._run_ids.get((record.number, record.stage)) != run_id:
+                self.journal.append("run", number=record.number, stage=record.stage, run_id=run_id)
+                self._run_ids[record.number, record.stage] = run_id
+
+    def _end(self) -> Tracker:
+        """End the parent run as the last session ended; one that left no word was killed."""
+        why = self.journal.ended()
+        status: Status = "FINISHED" if why == "FINISHED" else "FAILED" if why == "FAILED" else "KILLED"
+        tracker = self._opened()
+        tracker.end(status)
+        return tracker
+
+
+def _records(event: Event) -> Iterator[TrialRecord]:
+    for content in event["records"] if event["kind"] == "final" else [event["record"]]:
+        yield TrialRecord.from_dict(content)
+
+
+def _seconds(event: Event) -> float:
+    return datetime.fromisoformat(event["time"]).timestamp()

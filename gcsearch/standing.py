@@ -1,0 +1,158 @@
+"""How a sweep stands: whether somebody drives it, how far it is, how fast; read from its files alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from math import isfinite
+from typing import Any
+
+from gcsearch.journal import Event
+from gcsearch.lease import Seen, look, request_path
+from gcsearch.mirror import lines_synced
+from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.sweep import Sweep
+
+_STATES = {"FINISHED": "finished", "FAILED": "failed", "STOPPED": "stopped", "CANCELLED": "cancelled"}
+_STATES |= {"KILLED": "interrupted", "": "dead"}
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A sweep at one moment.
+
+    `state`: running, stopping (it was asked to), finished, stopped, interrupted (by Ctrl-C or SIGTERM),
+    cancelled, failed, or dead: its driver ended without a word. All but running and stopping can go on.
+    `per_minute` counts this session's settings over its search's time; `seconds_left` is what that makes of
+    the settings that are left, both None where nothing tells. Times are UTC.
+    """
+
+    sweep: str
+    state: str
+    stage: str
+    done: int
+    total: int
+    outcomes: dict[str, int]
+    objective: str
+    best: float | None
+    best_number: int | None
+    per_minute: float | None
+    seconds_left: float | None
+    workers: list[str]
+    driver: str | None
+    since: str | None
+    heartbeat: str | None
+    journal_lines: int
+    mlflow_lines: int
+    why: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `gcsearch status --json` prints."""
+        return asdict(self)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """For people."""
+        best = f"{self.objective} {self.best:.2f} (t{self.best_number:04d})" if self.best is not None else "none yet"
+        behind = self.journal_lines - self.mlflow_lines
+        rows = [
+            ("sweep", f"{self.sweep}: {self.state}{f', {self.why}' if self.why else ''}"),
+            ("done", f"{self.done} of {self.total} settings{self._outcomes()}; stage {self.stage}"),
+            ("best", best),
+        ]
+        if self.per_minute:
+            rows.append(("rate", f"{self.per_minute:.1f} settings a minute, {len(self.workers)} worker processes"))
+        if self.seconds_left is not None:
+            rows.append(("left", f"about {_duration(self.seconds_left)} of search; confirmation beside"))
+        if self.driver:
+            rows.append(("driver", f"{self.driver} since {self.since}, last heard of {self.heartbeat}"))
+        mlflow = "in step with the journal" if not behind else f"lacks the journal's last {behind} lines"
+        return [*rows, ("MLflow", mlflow)]
+
+    def _outcomes(self) -> str:
+        other = [f"{count} {name}" for name, count in self.outcomes.items() if name != Outcome.COMPLETE]
+        return f" ({', '.join(other)})" if other else ""
+
+
+def stand(sweep: Sweep) -> Standing:
+    """How `sweep` stands now. Opens no connection; reads the journal and the lease."""
+    lease, objective = sweep.store.lease(sweep.name), sweep.pipeline.search.objective
+    seen = look(lease)
+    driven = seen is not None and not seen.gone
+    session, latest, lines, final = _Session(), {}, 0, False
+    for _, _, event in sweep.journal.since():
+        lines += 1
+        session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
+        session.hear(event)
+        final = final or event["kind"] == "final"
+        if event["kind"] == "record":
+            latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
+    complete = [record for record in latest.values() if record.outcome is Outcome.COMPLETE]
+    measured = {record.number: record.mean(objective) for record in complete if isfinite(record.mean(objective))}
+    best = max(measured, key=lambda number: (measured[number], -number), default=None)
+    total = max(session.trials or sweep.pipeline.search.trials, len(latest))
+    left = total - len(latest)
+    rate = session.per_minute(datetime.now(UTC) if driven else None)
+    return Standing(
+        sweep=sweep.name,
+        state=_state(seen, session.ended, asked=request_path(lease).exists()),
+        stage="over" if final else "confirm" if latest and not left else "search",
+        done=len(latest),
+        total=total,
+        outcomes=dict(Counter(record.outcome.value for record in latest.values())),
+        objective=objective,
+        best=None if best is None else measured[best],
+        best_number=best,
+        per_minute=rate,
+        seconds_left=60 * left / rate if rate and driven else None,
+        workers=sorted(session.workers),
+        driver=str(seen.holder.process) if seen else None,
+        since=seen.holder.since if seen else None,
+        heartbeat=seen.beat.isoformat(timespec="seconds") if seen else None,
+        journal_lines=lines,
+        mlflow_lines=lines_synced(sweep.folder),
+        why=seen.gone if seen else "",
+    )
+
+
+def _state(seen: Seen | None, ended: str, *, asked: bool) -> str:
+    if seen is None:
+        return _STATES[ended]
+    if seen.gone:
+        return _STATES[ended] if ended else "dead"
+    return "stopping" if asked else "running"
+
+
+@dataclass
+class _Session:
+    """What the last session has done, gathered line by line."""
+
+    trials: int | None = None
+    ended: str = ""
+    workers: set[str] = field(default_factory=set)
+    records: int = 0
+    first: str = ""
+    last: str = ""
+
+    def hear(self, event: Event) -> None:
+        match event["kind"]:
+            case "proposal":
+                self.first = self.first or event["time"]
+            case "record":
+                self.records += 1
+                self.last = event["time"]
+                self.workers.add(event["record"].get("worker", ""))
+            case "close":
+                self.ended = event["why"]
+
+    def per_minute(self, now: datetime | None) -> float | None:
+        """Settings a minute from the first proposal to `now`, or to the last record."""
+        if not self.records or not self.first:
+            return None
+        seconds = ((now or datetime.fromisoformat(self.last)) - datetime.fromisoformat(self.first)).total_seconds()
+        return 60 * self.records / seconds if seconds > 0 else None
+
+
+def _duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{hours:.1f} hours" if hours >= 1.5 else f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{seconds:.0f} s"

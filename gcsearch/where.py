@@ -1,0 +1,92 @@
+"""What a sweep runs on: this machine, or a Ray cluster that it joins and makes ready."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch import cluster as clusters
+from gcsearch.cluster import Cluster, Node
+from gcsearch.placement import Machine, Placement, spread
+from gcsearch.provenance import cores
+from gcsearch.schema import Pipeline
+
+if TYPE_CHECKING:
+    from gcsearch.datasets import Progress
+
+
+@dataclass(frozen=True)
+class Where:
+    """This machine, or a cluster, and how many workers run on it with how much each."""
+
+    placement: Placement
+    cluster: Cluster | None = None
+
+    @property
+    def nodes(self) -> list[Node]:
+        """The cluster's nodes that have room for a worker; none on this machine alone."""
+        wanted = self.placement.threads, self.placement.gpus_per_worker
+        return [node for node in (self.cluster.nodes if self.cluster else ()) if node.machine.holds(*wanted)]
+
+    @property
+    def share(self) -> float:
+        """How much of a machine's memory, or of a GPU's, is for one worker."""
+        if self.placement.gpus_per_worker:
+            return min(self.placement.gpus_per_worker, 1.0)
+        together = max((node.machine.holds(self.placement.threads) for node in self.nodes), default=math.inf)
+        return 1 / min(together, self.placement.workers)
+
+
+def find(pipeline: Pipeline) -> Where:
+    """What `pipeline` would run on; a cluster is asked, not joined.
+
+    Raises:
+        InputError: the cluster cannot be joined, see `cluster.find`, or has not what `resources` asks for.
+    """
+    from gcsearch import laboratory
+
+    found = clusters.find(pipeline.resources.address)
+    machines = [n.machine for n in found.nodes] if found else [Machine(cores(), laboratory.gpus())]
+    return Where(spread(pipeline.resources, machines, generation=pipeline.search.generation), found)
+
+
+@contextmanager
+def joined(where: Where) -> Iterator[None]:
+    """Be part of the cluster for the time of the block; nothing to do on this machine alone.
+
+    RunError where no node of the cluster has room for a worker.
+    """
+    if where.cluster is None:
+        yield
+        return
+    from gcsearch.raysession import session
+
+    with session(where.placement, where.cluster):
+        yield
+
+
+def check_nodes(where: Where, store: Path, cache: Path | None) -> bool:
+    """Look at every node that may run trials; whether they share the folder of the cache, if it is one.
+
+    InputError that names each node which lacks the shared store, a folder for the cache, or a version.
+    """
+    from gcsearch import preflight
+
+    found = preflight.examine(where.nodes, store, cache)
+    preflight.refuse(found.faults)
+    return found.one_cache
+
+
+def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bool, progress: Progress) -> None:
+    """Have every node load the task and encode what trials read there, so that nothing travels from the driver.
+
+    InputError that names each node which cannot, or which reads other data or weights than the driver.
+    """
+    from gcsearch import preflight
+
+    job = preflight.Job(pipeline.task, pipeline.confirm.seeds, cache, pipeline.resources.decoders)
+    preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))

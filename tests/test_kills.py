@@ -1,0 +1,220 @@
+"""Whatever is killed, nothing is lost: real processes, a real full disk, a real MLflow server on PostgreSQL."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from gcsearch import open_sweep
+from gcsearch import pipeline as pipelines
+from gcsearch.files import to_toml
+from gcsearch.schema import Pipeline
+from tests.servers import MlflowServer, has_postgres, postgres
+from tests.test_pipeline import SMOKE, _cache, command, journal_has, left_behind, start  # noqa: F401
+
+pytestmark = pytest.mark.slow
+
+PIPELINE = {**SMOKE, "confirm": {"seeds": [4], "references": ["zeroshot"]}}
+ONE_WORKER = {"resources": {"workers": 1}}
+PATIENCE = 240
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, _cache):  # noqa: F811
+    """What a sweep that nobody disturbs comes to, with one worker."""
+    return pipelines.run(Pipeline.from_dict(PIPELINE | ONE_WORKER), store=tmp_path_factory.mktemp("undisturbed"))
+
+
+def written(folder: Path, **changes) -> Path:
+    path = folder / "smoke.toml"
+    path.write_text(to_toml(PIPELINE | changes))
+    return path
+
+
+def gcsearch(*words, store, code=0) -> subprocess.CompletedProcess:
+    done = subprocess.run(command(*words, store=store), capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def assert_same(sweep, undisturbed):
+    """The same settings with the same numbers, each run to its end once."""
+    assert [r.config for r in sweep.records] == [r.config for r in undisturbed.records]
+    assert [r.metrics for r in sweep.records] == [r.metrics for r in undisturbed.records]
+    assert [(r.label, r.config, r.metrics) for r in sweep.finals] == [
+        (r.label, r.config, r.metrics) for r in undisturbed.finals
+    ]
+    for kind, count in (("record", 6), ("confirmed", 2)):
+        numbers = [event["record"]["number"] for event in sweep.journal.events(kind)]
+        assert len(numbers) == len(set(numbers)) == count, (kind, numbers)
+
+
+def assert_mlflow_in_step(client, sweep):
+    """One parent, one run per record, none of them RUNNING."""
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = client.search_runs(experiments, max_results=100)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    keys = [(run.data.tags.get("gcsearch.stage"), run.data.tags.get("gcsearch.trial")) for run in runs]
+    assert len(keys) == len(set(keys)) == 1 + 6 + 2
+    assert {run.info.run_id for run in runs} >= {record.run_id for record in (*sweep.records, *sweep.finals)}
+    (standing,) = json.loads(gcsearch("status", sweep.name, "--json", store=sweep.store.root).stdout)
+    assert (standing["state"], standing["done"], standing["total"]) == ("finished", 6, 6)
+    assert standing["journal_lines"] == standing["mlflow_lines"]
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path):
+    """A disk of 64 MB at `folder` that can be filled; None where this place mounts nothing."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        yield None
+        return
+    try:
+        yield folder / "ballast"
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def fill(ballast: Path) -> None:
+    with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
+def killed_after(path, store, kind, count, wait):
+    """A session, begun with `path` or resumed, and killed a moment after the journal says so; returns its number."""
+    words = ["run", path] if path else ["resume", "smoke"]
+    with (store.parent / "log").open("a") as log:
+        process = start(command(*words, store=store), log)
+        journal_has(store / "sweeps" / "smoke" / "journal.jsonl", kind, count, seconds=PATIENCE)
+        time.sleep(wait)
+        process.kill()
+        process.wait(30)
+    return process.pid
+
+
+def test_a_driver_killed_again_and_again_and_a_full_disk_lose_nothing(undisturbed, tmp_path):
+    moments = random.Random(5)
+    path = written(tmp_path)
+    with small_disk(tmp_path / "disk") as ballast:
+        store = tmp_path / "disk" / "store"
+        journal = store / "sweeps" / "smoke" / "journal.jsonl"
+        dead = [killed_after(path, store, "proposal", 1, moments.uniform(0, 1))]
+        lines = journal.read_bytes()
+        dead.append(killed_after(None, store, "record", 2, moments.uniform(0, 0.3)))
+        assert journal.read_bytes().startswith(lines)
+        with journal.open("ab") as file:
+            file.write(b'{"kind":"record","time":"20')  # a kill in the middle of a line
+        (standing,) = json.loads(gcsearch("status", "smoke", "--json", store=store).stdout)
+        assert standing["state"] == "dead"
+        assert standing["why"].endswith(f":{dead[-1]} is gone")
+        if ballast:
+            stopped_by_a_full_disk(store, journal, ballast)
+        dead.append(killed_after(None, store, "confirmed", 1, moments.uniform(0, 0.3)))
+        before = {(r.number, r.worker) for r in open_sweep("smoke", store).records}
+        done = gcsearch("resume", "smoke", store=store)
+        assert f":{dead[-1]} is gone; this process drives the sweep from now on" in done.stderr
+        sweep = open_sweep("smoke", store)
+        assert {(r.number, r.worker) for r in sweep.records} == before  # kept, not run again
+        assert_same(sweep, undisturbed)
+        assert_mlflow_in_step(MlflowClient(sweep.store.mlflow_uri), sweep)
+        lines = journal.read_bytes()
+        again = gcsearch("resume", "smoke", store=store)
+        assert (again.stdout, "there is nothing to go on with" in again.stderr) == ("", True)
+        assert gcsearch("sync", "smoke", store=store).stdout == "wrote 0 runs; MLflow has all of smoke\n"
+        assert journal.read_bytes() == lines
+        # Ray's agents try for over a minute to report the death of their parent, and then end.
+        deadline = time.monotonic() + 180
+        while any(map(left_behind, dead)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert [left_behind(pid) for pid in dead] == [[]] * len(dead)
+
+
+def stopped_by_a_full_disk(store, journal, ballast):
+    """Fill the disk under a running sweep: it ends with 1 and says what to do."""
+    with (store.parent.parent / "full").open("w") as log:
+        process = start(command("resume", "smoke", store=store), log)
+        journal_has(journal, "open", 3, seconds=PATIENCE)
+        fill(ballast)
+        assert process.wait(PATIENCE) == 1
+    said = Path(log.name).read_text()
+    assert "journal.jsonl: a last line cut off in the middle (27 bytes) was removed" in said
+    assert "the journal cannot be written" in said
+    assert "Make room on this disk, then `gcsearch resume smoke` goes on." in said
+    assert "Traceback" not in said
+    ballast.unlink()
+
+
+def test_the_mlflow_server_comes_and_goes_and_a_worker_is_killed(undisturbed, tmp_path):
+    kind = "PostgreSQL 15" if has_postgres() else "SQLite, because PostgreSQL 15 is not installed here"
+    print(f"the MLflow server of this test keeps its runs in {kind}", file=sys.__stderr__)
+    with contextlib.ExitStack() as stack:
+        database = stack.enter_context(postgres()) if has_postgres() else f"sqlite:///{tmp_path}/server.db"
+        server = MlflowServer(database, tmp_path / "artifacts")
+        stack.callback(server.stop)
+        path, store = written(tmp_path, tracking={"uri": server.address}, **ONE_WORKER), tmp_path / "store"
+        log = stack.enter_context((tmp_path / "log").open("w"))
+        process = start(command("run", path, store=store), log)  # while no server answers
+        journal = store / "sweeps" / "smoke" / "journal.jsonl"
+        journal_has(journal, "record", 2, seconds=PATIENCE)
+        worker = int(open_sweep("smoke", store).records[0].worker.rpartition(":")[2].partition("@")[0])
+        os.kill(worker, signal.SIGSTOP)  # the sweep waits, so that there is one while the server starts
+        server.start()
+        journal_has(journal, "run", 2, seconds=PATIENCE)  # caught up by itself, not at the end
+        server.stop()
+        os.kill(worker, signal.SIGKILL)
+        assert process.wait(PATIENCE) == 0, Path(log.name).read_text()
+        said = Path(log.name).read_text()
+        assert "does not answer" in said
+        assert "answers again and has all runs" in said
+        assert "`gcsearch sync smoke` writes it later" in said
+        sweep = open_sweep("smoke", store)
+        assert len({record.worker for record in sweep.records}) == 2  # another process took over
+        for words in (["best", "smoke", "--json"], ["compare", "smoke"], ["report", "smoke"]):
+            assert gcsearch(*words, store=store).stdout
+        gcsearch("export", "smoke", "--out", str(tmp_path / "best"), store=store)
+        assert "does not answer" in gcsearch("sync", "smoke", store=store, code=1).stderr
+        server.start()
+        assert gcsearch("sync", "smoke", store=store).stdout.startswith("wrote ")
+        assert_same(open_sweep("smoke", store), undisturbed)
+        assert_mlflow_in_step(MlflowClient(server.address), open_sweep("smoke", store))
+        assert gcsearch("sync", "smoke", store=store).stdout == "wrote 0 runs; MLflow has all of smoke\n"
+
+
+def test_stop_and_cancel_reach_a_running_sweep_from_outside(undisturbed, tmp_path):
+    path, store = written(tmp_path), tmp_path / "store"
+    journal = store / "sweeps" / "smoke" / "journal.jsonl"
+    with (tmp_path / "log").open("w") as log:
+        process = start(command("run", path, store=store), log)
+        journal_has(journal, "proposal", 4, seconds=PATIENCE)
+        assert f":{process.pid} to stop smoke" in gcsearch("stop", "smoke", store=store).stdout
+        assert process.wait(PATIENCE) == 130
+        sweep = open_sweep("smoke", store)
+        begun = {event["number"] for event in sweep.journal.events("proposal")}
+        assert {record.number for record in sweep.records} in ({0, 1, 2, 3}, {0, 1}, {2, 3}, set())
+        assert len(sweep.records) <= len(begun) == 4
+        assert sweep.journal.ended() == "STOPPED"
+        assert "nobody drives smoke" in gcsearch("stop", "smoke", store=store).stderr
+
+        process = start(command("run", path, store=store), log)
+        journal_has(journal, "record", 4, seconds=PATIENCE)
+        assert f":{process.pid} to end smoke now" in gcsearch("cancel", "smoke", store=store).stdout
+        began = time.monotonic()
+        assert process.wait(PATIENCE) == 130
+        assert time.monotonic() - began < 30
+    assert left_behind(process.pid) == []
+    assert "gcsearch resume smoke" in gcsearch("run", path, store=store, code=2).stderr
+    gcsearch("resume", "smoke", store=store)
+    assert_same(open_sweep("smoke", store), undisturbed)
+    assert "a finished sweep cannot be cancelled" in gcsearch("cancel", "smoke", store=store, code=2).stderr

@@ -1,0 +1,222 @@
+"""One driver per sweep, whatever becomes of the others: real files, real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from gcsearch import lease as leases
+from gcsearch.errors import InputError, Interrupted, RunError
+from gcsearch.lease import STALE, Lease, Wish, ask, driving, look, request_path
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "sweeps" / ".demo.lease"
+
+
+@pytest.fixture(autouse=True)
+def _quickly(monkeypatch):
+    monkeypatch.setattr(leases, "_POLL", 0.02)
+    monkeypatch.setattr(leases, "BEAT", 0.05)
+
+
+def take(path) -> Lease:
+    return Lease.take(path, "the sweep demo")
+
+
+def left_by(path, age=0.0, **process):
+    """Write the lease of somebody else, whose last beat was `age` seconds ago."""
+    former = take(path)
+    holder = former.holder.to_dict()
+    former.release()
+    holder["process"] |= process
+    path.write_text(json.dumps(holder))
+    os.utime(path, (time.time() - age, time.time() - age))
+
+
+def files(path):
+    return sorted(file.name for file in path.parent.iterdir())
+
+
+def test_a_lease_is_held_by_one_and_given_back(path):
+    first = take(path)
+    with pytest.raises(
+        InputError, match=rf"driven by one process at a time, got .*:{os.getpid()}, which drives it since"
+    ):
+        take(path)
+    first.release()
+    assert files(path) == []
+    second = take(path)
+    assert second.former is None
+    second.release()
+
+
+def test_the_lease_of_a_killed_process_is_taken_over_at_once(path):
+    code = (
+        f"from gcsearch.lease import *\nlease = Lease.take(Path({str(path)!r}), 'x')\n"
+        "print(lease, flush=True)\ntime.sleep(99)"
+    )
+    driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        driver.stdout.readline()
+        with pytest.raises(InputError, match=f"got .*:{driver.pid}, which"):
+            take(path)
+    finally:
+        driver.kill()
+        driver.wait()
+        driver.stdout.close()
+    mine = take(path)
+    assert mine.former.holder.process.pid == driver.pid
+    assert mine.former.gone == f"the process {mine.former.holder.process} is gone"
+    mine.release()
+    assert files(path) == []
+
+
+def test_another_process_that_got_the_same_number_is_not_taken_for_the_driver(path):
+    left_by(path, began="1")
+    take(path).release()
+
+
+@pytest.mark.parametrize(("age", "free"), [(0, False), (STALE - 10, False), (STALE + 10, True)])
+def test_a_driver_on_another_host_counts_as_gone_once_it_has_not_been_heard_of_for_long(path, age, free):
+    left_by(path, age, host="node7", machine="another", pid=1)
+    if free:
+        mine = take(path)
+        assert mine.former.gone.startswith("the process node7:1 has not been heard of for 7")
+        mine.release()
+    else:
+        with pytest.raises(InputError, match=rf"got node7:1, .* heard of {age:.0f} s ago"):
+            take(path)
+
+
+def test_the_clock_is_that_of_the_file_system(path, monkeypatch):
+    left_by(path, host="node7", machine="another")
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    assert look(path).age < 5
+
+
+def test_of_many_that_take_over_at_once_one_does(path):
+    for _ in range(10):
+        left_by(path, STALE + 10, host="node7", machine="another")
+        start = threading.Barrier(16)
+
+        def try_it(_, start=start):
+            start.wait()
+            try:
+                return take(path)
+            except InputError:
+                return None
+
+        with ThreadPoolExecutor(16) as pool:
+            (winner,) = [one for one in pool.map(try_it, range(16)) if one]
+        assert look(path).holder == winner.holder
+        winner.release()
+        assert files(path) == []
+
+
+def test_a_guard_that_a_killed_successor_left_is_removed(path):
+    left_by(path, STALE + 10, host="node7", machine="another")
+    guard = path.with_suffix(".guard")
+    guard.touch()
+    with pytest.raises(InputError, match="driven by one process"):
+        take(path)
+    os.utime(guard, (1, 1))
+    take(path).release()
+    assert files(path) == []
+
+
+def test_a_driver_beats(path):
+    with driving(path, "the sweep demo"):
+        os.utime(path, (1, 1))
+        deadline = time.monotonic() + 5
+        while look(path).age > 5 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert look(path).age < 5
+    assert files(path) == []
+
+
+def test_a_driver_that_was_replaced_is_interrupted_and_writes_nothing_more(path):
+    with (
+        pytest.raises(RunError, match="Another driver has taken over the sweep demo"),
+        driving(path, "the sweep demo") as driver,
+    ):
+        path.unlink()
+        other = take(path)
+        with pytest.raises(RunError):
+            driver.lease.check()
+        time.sleep(10)
+    other.check()  # the loser left the winner's file alone
+    other.release()
+
+
+def test_a_stop_is_heard_and_interrupts_nothing(path):
+    with driving(path, "the sweep demo") as driver:
+        assert not driver.stopping()
+        assert ask(path, Wish.STOP).holder == driver.lease.holder
+        deadline = time.monotonic() + 5
+        while not driver.stopping() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert driver.stopping()
+        driver.check()
+    assert files(path) == []
+
+
+def test_a_cancel_ends_what_the_driver_waits_for(path):
+    began = time.monotonic()
+    with (
+        pytest.raises(Interrupted, match="the sweep demo was cancelled") as caught,
+        driving(path, "the sweep demo") as driver,
+    ):
+        ask(path, Wish.CANCEL)
+        time.sleep(30)
+    assert time.monotonic() - began < 5
+    assert (caught.value.exit_code, driver.wish) == (130, Wish.CANCEL)
+    assert files(path) == []
+
+
+def test_a_driver_outside_the_main_thread_ends_where_it_looks(path):
+    ended = []
+
+    def drive():
+        try:
+            with driving(path, "the sweep demo") as driver:
+                while True:
+                    driver.check()
+                    time.sleep(0.02)
+        except Interrupted as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=drive)
+    thread.start()
+    while not (path.exists() and ask(path, Wish.CANCEL)):
+        time.sleep(0.02)
+    thread.join(10)
+    assert len(ended) == 1
+
+
+def test_what_was_asked_of_a_former_driver_does_not_reach_the_next(path):
+    former = take(path)
+    ask(path, Wish.CANCEL)
+    assert former.wish() is Wish.CANCEL
+    path.unlink()
+    assert request_path(path).exists()
+    mine = take(path)
+    assert mine.wish() is None
+    mine.release()
+    assert ask(path, Wish.STOP) is None
+    assert files(path) == []
+
+
+def test_a_lease_that_says_nothing_is_named(path):
+    take(path).release()
+    path.write_text("{")
+    with pytest.raises(InputError, match=r"\.demo\.lease: .*who holds it"):
+        take(path)

@@ -1,0 +1,264 @@
+"""MLflow follows the journal, whatever happens to either: real SQLite, a journal written by hand."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+
+import pytest
+
+from gcsearch import files, mirror, tracking
+from gcsearch.errors import RunError
+from gcsearch.mirror import Mirror, lines_synced
+from gcsearch.schema import Outcome, Pipeline
+from gcsearch.store import Store
+from gcsearch.sweep import Sweep
+from tests.test_tracking import a_record, free_port
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory):
+    """One database for the module, made before two threads would make it at once."""
+    folder = tmp_path_factory.mktemp("store")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    tracking.Tracker(uri, "mirrors", folder / "artifacts")
+    return uri
+
+
+@pytest.fixture
+def sweep(tmp_path, database, request, monkeypatch):
+    monkeypatch.setattr(mirror, "_POLL", 0.02)
+    name = request.node.name.partition("[")[0][:60]
+    return a_sweep(tmp_path, name, database)
+
+
+def a_sweep(store, name, uri) -> Sweep:
+    folder = store / "sweeps" / name
+    content = {"name": name, "tracking": {"uri": uri, "experiment": "mirrors"}}
+    files.write_whole(folder / "pipeline.toml", files.to_toml(Pipeline.from_dict(content).to_dict()))
+    files.write_whole(folder / "space.toml", "version = 1\n")
+    sweep = Sweep(name, Store(store), folder)
+    sweep.journal.append("open", id=f"{name}-0")
+    return sweep
+
+
+class Following:
+    """A mirror of `sweep` and what it said."""
+
+    def __init__(self, sweep):
+        self.sweep, self.said, self.mended = sweep, [], []
+        self.journal = sweep.journal
+        self.mirror = Mirror(sweep, self.journal, self.said.append, self.mended.append)
+
+    def __enter__(self):
+        self.mirror.start()
+        return self
+
+    def __exit__(self, *_):
+        self.mirror.close()
+
+    def wait(self, what, seconds=60):
+        deadline = time.monotonic() + seconds
+        while not what() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert what(), (self.said, runs(self.sweep))
+
+    def has(self, numbers):
+        self.wait(lambda: sorted(children(self.sweep)) == sorted(numbers))
+
+
+def client(sweep):
+    return tracking.MlflowClient(sweep.pipeline.tracking.uri)
+
+
+def runs(sweep):
+    found = client(sweep).get_experiment_by_name("mirrors")
+    return tracking._search(client(sweep), [found.experiment_id] if found else [], sweep.id)
+
+
+def parent(sweep):
+    (one,) = [run for run in runs(sweep) if run.data.tags["gcsearch.kind"] == "sweep"]
+    return one
+
+
+def children(sweep):
+    """Trial number to status; every number once."""
+    there = [run for run in runs(sweep) if run.data.tags["gcsearch.kind"] == "trial"]
+    found = {int(run.data.tags["gcsearch.trial"]): run.info.status for run in there}
+    assert len(found) == len(there)
+    return found
+
+
+def test_what_the_journal_says_appears_in_mlflow_and_run_ids_in_the_journal(sweep):
+    with Following(sweep) as one:
+        assert one.journal.append("record", record=a_record(0)) is None
+        one.has([0])
+        one.journal.append("proposal", number=1)
+        one.journal.append("record", record=a_record(1))
+        one.has([0, 1])
+        assert parent(sweep).info.status == "RUNNING"
+        one.journal.append("final", records=[a_record(0, stage="test", label="champion")])
+        (sweep.folder / "report.html").write_text("<html>")
+        one.journal.append("artifact", file="report.html")
+        one.journal.append("close", why="FINISHED")
+        assert one.mirror.close() == ""
+    assert (one.said, one.mended) == ([], [])
+    assert parent(sweep).info.status == "FINISHED"
+    ids = {run.info.run_id for run in runs(sweep)} - {parent(sweep).info.run_id}
+    told = one.journal.events("run")
+    assert {event["run_id"] for event in told} == ids
+    assert [(event["number"], event["stage"]) for event in told] == [(0, "search"), (1, "search"), (0, "test")]
+    names = {file.path for file in client(sweep).list_artifacts(parent(sweep).info.run_id)}
+    assert {"pipeline.toml", "space.toml", "environment.json", "report.html"} <= names
+    assert lines_synced(sweep.folder) == len(one.journal.events())
+
+
+def test_writing_again_from_the_first_line_changes_nothing(sweep):
+    failed = a_record(0, outcome=Outcome.FAILED)
+    for record in (failed, a_record(0), a_record(1)):
+        sweep.journal.append("record", record=record)
+    sweep.journal.append("close", why="STOPPED")
+    assert Following(sweep).mirror.sync() == 2  # of two records of a setting the last one counts
+    lines, there = sweep.journal.path.read_text(), [run.info.run_id for run in runs(sweep)]
+    (sweep.folder / "synced.json").unlink()
+    assert Following(sweep).mirror.sync() == 0
+    assert sweep.journal.path.read_text() == lines
+    assert [run.info.run_id for run in runs(sweep)] == there
+    assert lines_synced(sweep.folder) == lines.count("\n")
+    assert parent(sweep).info.status == "KILLED"
+
+
+@pytest.mark.parametrize(
+    ("why", "status"), [("FINISHED", "FINISHED"), ("FAILED", "FAILED"), ("CANCELLED", "KILLED"), (None, "KILLED")]
+)
+def test_the_parent_ends_as_the_journal_does(sweep, why, status):
+    if why:
+        sweep.journal.append("close", why=why)
+    Following(sweep).mirror.sync()
+    assert parent(sweep).info.status == status
+
+
+def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(sweep, monkeypatch):
+    for number in range(3):
+        sweep.journal.append("record", record=a_record(number))
+    put, puts = tracking.Tracker._put, []
+
+    def killed(self, run_id, name, content):
+        if name == "record.json" and puts.append(name) is None and len(puts) == 2:
+            raise KeyboardInterrupt
+        put(self, run_id, name, content)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tracking.Tracker, "_put", killed)
+        Following(sweep).mirror.sync()
+    assert children(sweep) == {0: "FINISHED", 1: "RUNNING"}
+    assert lines_synced(sweep.folder) == 0
+    with Following(sweep) as one:
+        one.has([0, 1, 2])
+    assert set(children(sweep).values()) == {"FINISHED"}
+    assert one.mended == []
+
+
+def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
+    former = Following(sweep).mirror
+    former.sync()
+    former._tracker._create("orphan", former._tracker._record_tags(a_record(7)), time.time())
+    assert children(sweep) == {7: "RUNNING"}
+    with Following(sweep) as one:
+        one.wait(lambda: one.mended)
+    assert one.mended == ["1 MLflow runs that nobody would complete were closed as KILLED"]
+    assert children(sweep) == {7: "KILLED"}
+
+
+def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(sweep, monkeypatch):
+    write, away = tracking.Tracker.log_record, threading.Event()
+    away.set()
+
+    def flaky(self, record, ended):
+        if away.is_set():
+            raise RunError("connection refused")
+        return write(self, record, ended)
+
+    monkeypatch.setattr(tracking.Tracker, "log_record", flaky)
+    monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
+    with Following(sweep) as one:
+        began = time.monotonic()
+        for number in range(5):
+            one.journal.append("record", record=a_record(number))
+        assert time.monotonic() - began < 2  # nobody waits
+        one.wait(lambda: one.said)
+        time.sleep(0.3)
+        assert one.said == ["connection refused\nThe sweep goes on; MLflow gets what it lacks once it answers."]
+        away.clear()
+        one.has(range(5))
+        one.wait(lambda: len(one.said) == 2)
+        assert one.said[1] == f"MLflow at {sweep.pipeline.tracking.uri} answers again and has all runs."
+
+
+def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
+    create, lost = tracking.Tracker._create, []
+
+    def half(self, name, tags, began):
+        run_id = create(self, name, tags, began)
+        if tags["gcsearch.kind"] == "trial" and not lost:
+            lost.append(run_id)
+            raise RunError("the server closed the connection")
+        return run_id
+
+    monkeypatch.setattr(tracking.Tracker, "_create", half)
+    monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
+    sweep.journal.append("record", record=a_record(0))
+    with Following(sweep) as one:
+        one.wait(lambda: children(sweep) == {0: "FINISHED"})
+    assert len(lost) == 1
+
+
+def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp_path, database):
+    sweep = a_sweep(tmp_path, "away", f"http://127.0.0.1:{free_port()}")
+    with Following(sweep) as one:
+        one.journal.append("record", record=a_record(0))
+        one.journal.append("close", why="FINISHED")
+        began = time.monotonic()
+        trouble = one.mirror.close()
+        assert time.monotonic() - began < 10
+    assert trouble.startswith(
+        f"MLflow at {sweep.pipeline.tracking.uri} has 0 of the journal's lines: The MLflow server"
+    )
+    assert trouble.endswith("`gcsearch sync away` writes it later.")
+    with pytest.raises(RunError, match="does not answer"):
+        Following(sweep).mirror.sync()
+    back = a_sweep(tmp_path / "back", "away", database)
+    back.journal.path.write_text(sweep.journal.path.read_text())
+    assert Following(back).mirror.sync() == 1
+    assert (parent(back).info.status, children(back)) == ("FINISHED", {0: "FINISHED"})
+
+
+def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch):
+    gate = threading.Event()
+    monkeypatch.setattr(tracking.Tracker, "log_record", lambda *_: str(gate.wait(20)))
+    sweep.journal.append("record", record=a_record(0))
+    with Following(sweep) as one:
+        assert "is too slow to wait for\nThe rest is safe in the journal" in one.mirror.close(timeout=0.5)
+        gate.set()
+
+
+def test_who_has_lost_the_sweep_writes_nothing_more(sweep):
+    def forbid():
+        raise RunError("another driver has taken over")
+
+    sweep.journal.append("record", record=a_record(0))
+    one = Following(sweep)
+    one.mirror.journal = type(sweep.journal)(sweep.journal.path, before=forbid)
+    with one:
+        assert "another driver has taken over" in one.mirror.close()
+    assert runs(sweep) == []
+
+
+def test_the_cursor_names_the_store_without_its_password(tmp_path):
+    sweep = a_sweep(tmp_path, "secret", "postgresql://me:secret@db/x")
+    assert lines_synced(sweep.folder) == 0
+    one = Following(sweep).mirror
+    one._opened = lambda: type("Tracker", (), {"end_orphans": lambda self: 0})()
+    one._catch_up()
+    assert json.loads((sweep.folder / "synced.json").read_text()) == {"uri": "postgresql://me:***@db/x", "lines": 1}

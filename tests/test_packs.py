@@ -1,0 +1,116 @@
+"""Packs in a real sweep: settings leave early, and what is killed goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gcsearch import files, halving
+from gcsearch import pipeline as pipelines
+from gcsearch.schema import Outcome
+
+SPACE = """
+version = 1
+method = "gcscoop"
+[parameters.rho]
+low = 0.01
+high = 1.0
+log = true
+[parameters.epochs]
+low = 40
+high = 80
+integer = true
+[parameters.batch_size]
+value = 8
+"""
+
+HALVED = {
+    "name": "halved",
+    "evaluate_every": 4,
+    "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1], "folds": 2},
+    "search": {
+        "space": "space.toml", "trials": 8, "pack": 4, "generation": 1, "pruner": "halving", "checkpoint_every": 1,
+    },
+    "confirm": {"seeds": [4], "references": []},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _cache(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def workers_of(driver: int) -> list[int]:
+    """Processes that train packs for the driver `driver`; Ray names them after what they run."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            session = (place / "stat").read_text().rsplit(")", 1)[1].split()[3]
+            if session == str(driver) and (place / "cmdline").read_bytes().startswith(b"ray::ImplicitFunc"):
+                found.append(int(place.name))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def wait_for_checkpoint(packs: Path, name: str, driver: subprocess.Popen, after: int = 0) -> int:
+    """Wait until there is a checkpoint `name` that is newer than the time `after`; its own time."""
+    deadline = time.monotonic() + 300
+    while True:
+        for path in (packs / "search").glob(name):
+            with contextlib.suppress(FileNotFoundError):  # its pack has just ended
+                if (written := path.stat()).st_mtime_ns > after:
+                    assert written.st_size < 2**20
+                    return written.st_mtime_ns
+        assert driver.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
+def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(tmp_path):
+    """A worker is killed once, then the driver; what comes out equals a sweep that was left alone."""
+    (tmp_path / "space.toml").write_text(SPACE)
+    (tmp_path / "halved.toml").write_text(files.to_toml(HALVED))
+    packs = tmp_path / "store" / "sweeps" / "halved" / "packs"
+    words = [sys.executable, "-m", "gcsearch", "run", str(tmp_path / "halved.toml"), "--store", str(tmp_path / "store")]
+    with (tmp_path / "log").open("w") as log:
+        driver = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        first = wait_for_checkpoint(packs, "0-*.safetensors", driver)
+        (worker,) = workers_of(driver.pid)
+        os.kill(worker, signal.SIGKILL)
+        wait_for_checkpoint(packs, "0-*.safetensors", driver, after=first)
+        wait_for_checkpoint(packs, "4-*.safetensors", driver)
+    finally:
+        driver.kill()
+        driver.wait()
+
+    done = pipelines.run(tmp_path / "halved.toml", store=tmp_path / "store")
+    alone = pipelines.run(tmp_path / "halved.toml", store=tmp_path / "other")
+    assert [(r.outcome, r.epochs, r.metrics, r.curve) for r in done.records] == [
+        (r.outcome, r.epochs, r.metrics, r.curve) for r in alone.records
+    ]
+    assert [r.metrics for r in done.finals] == [r.metrics for r in alone.finals]
+    assert not packs.exists()
+
+    for start in (0, 4):
+        pack = done.records[start : start + 4]
+        outcomes = sorted(record.outcome for record in pack)
+        assert outcomes == [Outcome.COMPLETE, Outcome.PRUNED, Outcome.PRUNED, Outcome.PRUNED]
+        for record in pack:
+            epochs = record.config.hyperparameters["epochs"]
+            rungs = [halving.epoch_of(rung, epochs) for rung in halving.rungs(done.pipeline.search, 0)]
+            assert record.epochs in ([epochs] if record.outcome is Outcome.COMPLETE else rungs)
+    assert done.champion.outcome is Outcome.COMPLETE
+    assert {row.record.outcome for row in done.ranking if row.rank} == {Outcome.COMPLETE}

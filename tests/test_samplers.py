@@ -1,0 +1,79 @@
+"""Who proposes: what each sampler is asked for, and what is refused before the first trial."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcsearch import configuration, samplers
+from gcsearch.errors import InputError
+from gcsearch.schema import Pipeline, SearchSettings
+from gcsearch.spaces import SearchSpace, load
+
+SPACE = SearchSpace.from_dict(
+    {
+        "version": 1,
+        "method": "gcscoop",
+        "parameters": {
+            "rho": {"low": 0.01, "high": 1.0, "log": True, "zero": True},
+            "beta1": {"low": 0.0, "high": 0.9, "at_most": "beta2", "off": True},
+            "beta2": {"low": 0.5, "high": 1.0},
+            "epochs": {"low": 10, "high": 11, "integer": True},
+            "lr": {"value": 0.01},
+        },
+        "points": [{"label": "known", "rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 10}],
+    }
+)
+
+
+def settings(**changes):
+    return SearchSettings(**({"sampler": "grid", "trials": 1000} | changes))
+
+
+def natural(found):
+    return [SPACE.natural(place) for place in found]
+
+
+def test_a_grid_has_both_ends_and_zero_and_off_and_every_setting_once():
+    found = natural(samplers.grid(settings(grid={"rho": 3, "beta1": 2, "beta2": 2}), SPACE))
+    assert sorted({values["rho"] for values in found}) == [0.0, pytest.approx(0.0707107), 1.0]
+    assert {values["beta2"] for values in found} == {0.5, 1.0}
+    assert {values["epochs"] for values in found} == {10, 11}  # the three steps are two whole numbers
+    assert {values["beta1"] for values in found if values["beta2"] == 0.5} == {"off", 0.0, 0.5}
+    # With beta1 off its fraction means nothing: 3 * 2 * (1 + 2) * 2, each once.
+    assert len(found) == len({tuple(values.items()) for values in found}) == 36
+    middle = natural(samplers.grid(settings(grid={"rho": 1, "beta1": 1, "beta2": 1, "epochs": 1}), SPACE))
+    assert {values["beta2"] for values in middle} == {0.75}
+
+
+def test_a_grid_is_walked_in_an_order_of_the_seeds_and_ends():
+    chosen = settings(grid={"rho": 2, "beta1": 1, "beta2": 1})
+    other = chosen.model_copy(update={"seed": 1})
+    walked = samplers.grid(chosen, SPACE)
+    assert walked == samplers.grid(chosen, SPACE) != samplers.grid(other, SPACE)
+    assert sorted(map(str, walked)) == sorted(map(str, samplers.grid(other, SPACE)))
+    assert samplers.total(chosen, SPACE) == 1 + len(walked) == 1 + 2 * 2 * 2
+    assert samplers.total(chosen.model_copy(update={"trials": 5}), SPACE) == 5
+    assert samplers.total(settings(sampler="tpe"), SPACE) == 1000
+    assert samplers.total(settings(sampler="tpe"), load("zeroshot")) == 1
+
+
+@pytest.mark.parametrize(
+    ("search", "message"),
+    [
+        ({"sampler": "cmaes"}, r"search\.sampler: cmaes searches numbers only.*got cmaes with beta1.*drop `off`"),
+        ({"grid": {"rho": 3}}, r"search\.grid: .*got grid with sampler tpe"),
+        ({"sampler": "grid", "grid": {"roh": 3}}, r"search\.grid\.roh: .*rho"),
+        ({"sampler": "grid", "grid": {"rho": 0}}, r"search\.grid\.rho: .*greater than or equal to 1"),
+        ({"sampler": "grid", "grid": {"rho": 900, "lr": 900}}, r"search\.grid: a grid has at most 100000 points"),
+        ({"sampler": "bayes"}, r"search\.sampler: .*'tpe', 'gp'"),
+    ],
+)
+def test_what_a_sampler_cannot_do_is_refused_before_the_first_trial(search, message):
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        configuration.check(Pipeline.from_dict({"name": "one", "search": search}))
+
+
+@pytest.mark.parametrize("sampler", sorted(samplers.SAMPLERS))
+def test_every_sampler_can_be_named_in_a_pipeline(sampler):
+    space = {"space": "gcscoop" if sampler != "cmaes" else "kgcoop"}
+    configuration.check(Pipeline.from_dict({"name": "one", "search": {"sampler": sampler, **space}}))
