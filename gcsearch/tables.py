@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcsearch.comparison import Group, Row
+    from gcsearch.documents import Predictions
     from gcsearch.inventory import Finding
     from gcsearch.schema import TrialRecord
     from gcsearch.sweep import Sweep
 
 
-_WORDS = ("configuration", "searched in", "seeds")  # columns that are no numbers
+_WORDS = ("configuration", "searched in", "seeds", "class")  # columns that are no numbers
 
 
 def near(path: Path) -> str:
@@ -179,6 +180,24 @@ def _mean_and_sd(row: Row) -> list[str]:
 
     pairs = [row.values(column)[:2] for column in COLUMNS]
     return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
+
+
+def print_predictions(found: Predictions) -> None:
+    """The likeliest classes of every image, a row each."""
+    rows = [
+        [one.image if place == 0 else "", guess.name, f"{guess.probability:.4f}"]
+        for one in found.images
+        for place, guess in enumerate(one.top)
+    ]
+    which = (
+        f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"mean over the logits of seeds {_commas(found.seeds)}"
+    )
+    _table(
+        f"{found.method}, {which}, among {len(found.classes)} classes",
+        ["image", "class", "probability"],
+        rows,
+        lambda line, column: column == 1 and bool(rows[line][0]),
+    )
 
 
 def print_inventory(findings: list[Finding]) -> None:
