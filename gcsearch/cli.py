@@ -26,6 +26,7 @@ from gcsearch.tables import (
     print_predictions,
     print_ranking,
     print_results,
+    print_sharpnesses,
 )
 
 if TYPE_CHECKING:
@@ -341,6 +342,31 @@ def predict(
     names = prediction.read_names(classes) if classes else opened.names
     found = prediction.predict(opened, images, names=names, seed=seed, top=top)
     print_json(found.dump()) if as_json else print_predictions(found)
+
+
+@app.command(epilog="Example: gcsearch landscape best --out landscape.html")
+def landscape(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also draw the loss around the prompt: a .html or .png file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed's prompt. [default: every seed's]")] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of the ball. [default: the method's rho, else 0.1]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="A random plane, not the sharpest directions'.")] = False,
+    draw: Annotated[int, typer.Option(min=0, help="Seed of what is random.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Loss and sharpness of exported prompts on their training images, and a picture of the loss around them."""
+    from gcsearch import surroundings
+
+    if out:
+        surroundings.check_picture(out)
+    with _watch(quiet=quiet) as watcher:
+        found = surroundings.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, watcher=watcher)
+    print_json(found.dump()) if as_json else print_sharpnesses(found)
+    if out and not as_json:
+        print(near(out))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gcsearch.comparison import Group, Row
-    from gcsearch.documents import Predictions
+    from gcsearch.documents import Predictions, Sharpnesses
     from gcsearch.inventory import Finding
     from gcsearch.schema import TrialRecord
     from gcsearch.sweep import Sweep
@@ -197,6 +197,19 @@ def print_predictions(found: Predictions) -> None:
         ["image", "class", "probability"],
         rows,
         lambda line, column: column == 1 and bool(rows[line][0]),
+    )
+
+
+def print_sharpnesses(found: Sharpnesses) -> None:
+    """Loss and sharpness, a row per seed."""
+    numbers = ("loss", "gradient_norm", "sharpness", "eigenvalue")
+    rows = [[str(one.seed), str(one.images), *(f"{getattr(one, name):.5g}" for name in numbers)] for one in found.seeds]
+    _table(
+        f"{found.method}: loss on training images, its largest rise within rho = {found.rho:.4g}, and the largest "
+        "eigenvalue of its Hessian",
+        ["seed", "images", "loss", "gradient norm", "sharpness", "eigenvalue"],
+        rows,
+        lambda line, column: False,
     )
 
 

@@ -32,7 +32,20 @@ def gcsearch(*words, cwd=None, **environment):
     )
 
 
-COMMANDS = ["run", "plan", "trial", "train", "best", "compare", "export", "predict", "report", "ui", "doctor"]
+COMMANDS = [
+    "run",
+    "plan",
+    "trial",
+    "train",
+    "best",
+    "compare",
+    "export",
+    "predict",
+    "landscape",
+    "report",
+    "ui",
+    "doctor",
+]
 COMMANDS += ["data list", "data write", "data check"]
 
 
