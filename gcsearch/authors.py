@@ -50,8 +50,11 @@ def options(config: TrialConfig, task: Task, seeds: Sequence[int]) -> Options:
         )
     if method.ctx_init not in ("", _WORDS):
         return Options(reason=f"The authors' code starts from {_WORDS!r} or at random, not from {method.ctx_init!r}.")
-    notes = _differences(task, seeds)
+    if method.class_specific and method.ctx_init:
+        return Options(reason="The authors' code ignores class-specific vectors where they start from words.")
     import yaml
+
+    notes = _differences(task, seeds)
 
     head = ["Options for the GCSCoOp authors' train.py: a file for --config-file.", *notes]
     file = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(_tree(method, config, task), sort_keys=False)
@@ -60,7 +63,7 @@ def options(config: TrialConfig, task: Task, seeds: Sequence[int]) -> Options:
 
 def _differences(task: Task, seeds: Sequence[int]) -> list[str]:
     """What their code does otherwise whatever its options are, in words."""
-    notes = ["Prompts are float32 in gcsearch: PREC is fp32 here and fp16 in their own files."]
+    notes = ["Prompts are float32 in gcsearch: PREC is fp32 here, and fp16 by their default."]
     if task.dataset not in _DATASETS:
         notes.append(f"It has no data set {task.dataset}: DATASET stands for the file of one that you add.")
     if task.backbone not in _BACKBONES or task.pretrained != "openai":

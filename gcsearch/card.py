@@ -8,7 +8,7 @@ from gcsearch.documents import Exported, Measured, Numbers
 from gcsearch.methods import with_tags
 from gcsearch.schema import TrialFile
 
-_COLUMNS = {"base": "test_base_acc", "new": "test_new_acc", "H": "test_h"}
+_TITLES = {"test_base_acc": "base", "test_new_acc": "new", "test_h": "H"}
 
 
 def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], left_out: Sequence[str]) -> str:
@@ -54,17 +54,18 @@ def _shots(trial: TrialFile) -> str:
 
 
 def _numbers(facts: Exported) -> list[str]:
+    metrics = [name for name in facts.champion.metrics if name.startswith("test_")]
+    titles = [_TITLES.get(name, name.removeprefix("test_")) for name in metrics]
     lines = [
         "Accuracy on test images in %: mean ± standard deviation over seeds, and the 95 % interval of the mean by "
         "Student's t, which takes the seeds for draws from a normal distribution.",
         "",
-        "| setting | base | new | H |",
-        "|---|---:|---:|---:|",
+        f"| setting | {' | '.join(titles)} |",
+        f"|---|{'---:|' * len(titles)}",
     ]
     for row in (*facts.references, facts.champion):
-        name = row.label if row.label and row.label != facts.champion.label else "**this export**"
-        cells = [_cell(row, metric) for metric in _COLUMNS.values()]
-        lines.append(f"| {with_tags(name, row.tags)} | {' | '.join(cells)} |")
+        name = row.label if row.label != facts.champion.label else "**this export**"
+        lines.append(f"| {with_tags(name, row.tags)} | {' | '.join(_cell(row, metric) for metric in metrics)} |")
     return lines
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 
 from gcsearch.methods import title_and_tags
 from gcsearch.metrics import finite, interval, spread
@@ -79,9 +79,15 @@ def facts(record: TrialRecord) -> dict[str, Any]:
 
 
 class Objective(Numbers):
-    """The numbers that a sweep was ranked by, with their metric's name."""
+    """The numbers that a sweep was ranked by, with their metric's name; `oracle` where they are from test images."""
 
     name: str
+    oracle: bool
+
+
+def is_oracle(objective: str) -> bool:
+    """Whether a choice by this metric looks at test images."""
+    return objective.startswith("test")
 
 
 class Ranked(Measured):
@@ -92,13 +98,17 @@ class Ranked(Measured):
 
 
 class Compared(Measured):
-    """A row of `compare --json`; `name` is the title in tables, `sweeps` those that chose the setting."""
+    """A row of `compare --json`; `name` is the title in tables, `sweeps` those that chose the setting.
+
+    Each column of the table (`base`, `new`, `h`) is a key of its own with its `Numbers`; `best` names those in which no
+    row is better.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Numbers]
 
     sweeps: tuple[str, ...]
-    base: Numbers
-    new: Numbers
-    h: Numbers
-    best: tuple[Literal["base", "new", "h"], ...]
+    best: tuple[str, ...]
 
 
 class Group(Document):

@@ -194,7 +194,7 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
         chosen=Chosen(
             sweep=champion.sweep,
             objective=objective,
-            oracle=objective.startswith("test"),
+            oracle=documents.is_oracle(objective),
             trials=champion.trials,
             row=champion.chosen,
         ),

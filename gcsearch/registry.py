@@ -16,7 +16,7 @@ from gcsearch import __version__
 from gcsearch.documents import Exported
 from gcsearch.errors import InputError, RunError
 from gcsearch.prediction import read_facts
-from gcsearch.tracking import connect, error_code, speaking_of
+from gcsearch.tracking import error_code, opened
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -58,8 +58,7 @@ def register(folder: Path, uri: str, name: str) -> Version:
     if not name.strip() or any(mark in name for mark in "/:"):
         remedy = "Choose another with --name."
         raise InputError("a model's name has no slash and no colon", key="--name", received=repr(name), remedy=remedy)
-    client = connect(uri)
-    with speaking_of(uri):
+    with opened(uri) as client:
         former = _version_of(client, name, CHAMPION)
         number = _find(client, name, facts.digest)
         known = number is not None

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcsearch import documents
-from gcsearch.documents import Numbers, Objective, facts
+from gcsearch.documents import Numbers, Objective, facts, is_oracle
 from gcsearch.errors import RunError
 from gcsearch.metrics import Spread, spread
 from gcsearch.schema import Outcome, TrialRecord
@@ -36,7 +36,7 @@ class Ranked:
     def document(self) -> documents.Ranked:
         """The row as `gcsearch best --json` prints it."""
         numbers = Numbers.of(self.record.seeds, self.record.metrics.get(self.objective, ()))
-        objective = Objective(name=self.objective, **dict(numbers))
+        objective = Objective(name=self.objective, oracle=is_oracle(self.objective), **dict(numbers))
         return documents.Ranked(rank=self.rank, objective=objective, **facts(self.record))
 
 

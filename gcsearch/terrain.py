@@ -109,9 +109,9 @@ def _images(episode: Episode, *, conditional: bool) -> tuple[Tensor, Tensor]:
     """Training images [B, E] and labels [B]: all views, or evenly chosen images of the first."""
     views, images = episode.views.shape[:2]
     if not conditional:
-        return episode.views.flatten(0, 1), episode.labels.repeat(views)
+        return episode.views.flatten(0, 1).float(), episode.labels.repeat(views)
     chosen = torch.arange(0, images, max(1, -(-images // _CONDITIONAL)))
-    return episode.views[0, chosen], episode.labels[chosen]
+    return episode.views[0, chosen].float(), episode.labels[chosen]
 
 
 def _loss(population: Population, images: Tensor, labels: Tensor) -> sharpness.Loss:

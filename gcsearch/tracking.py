@@ -107,8 +107,8 @@ class Tracker:
             RunError: the store does not answer.
         """
         self.uri = uri
-        self.client = connect(uri)
-        with speaking_of(uri):
+        self.client = _connect(uri)
+        with _speaking_of(uri):
             self.experiment_id = _experiment(self.client, experiment, artifacts)
         self.parent = ""
         self._sweep = ""
@@ -142,7 +142,7 @@ class Tracker:
             RunError: the store does not answer.
         """
         about = environment()
-        with speaking_of(self.uri), self._writing:
+        with _speaking_of(self.uri), self._writing:
             runs = _search(self.client, [self.experiment_id], name)
             parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
             described = _sweep_tags(name, pipeline, about) | dict(tags or {})
@@ -166,7 +166,7 @@ class Tracker:
 
     def log_artifact(self, path: Path, name: str | None = None) -> None:
         """Copy the file `path` to the parent run, under `name` (may contain folders) or its own name."""
-        with speaking_of(self.uri), self._writing:
+        with _speaking_of(self.uri), self._writing:
             self._put(self.parent, name or path.name, path)
 
     def close(self, status: Status = "FINISHED", timeout: float = 120.0) -> str:
@@ -354,9 +354,9 @@ def read_records(uri: str, sweep: str) -> list[TrialRecord]:
         InputError: no such sweep; the message lists those there are.
         RunError: the store does not answer, or the file of a finished run is gone.
     """
-    client = connect(uri)
+    client = _connect(uri)
     records = []
-    with speaking_of(uri), tempfile.TemporaryDirectory() as folder:
+    with _speaking_of(uri), tempfile.TemporaryDirectory() as folder:
         experiments = [experiment.experiment_id for experiment in _pages(client.search_experiments)]
         runs = _search(client, experiments, sweep)
         if not runs:
@@ -393,13 +393,29 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
 
 
-def connect(uri: str) -> MlflowClient:
+def _connect(uri: str) -> MlflowClient:
     """A client for `uri`, once it is of a usable kind and, if a server, answers."""
     check_uri(uri)
     if uri.startswith(("http://", "https://")):
         _probe(uri)
-    with speaking_of(uri):
+    with _speaking_of(uri):
         return MlflowClient(uri)
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[MlflowClient]:
+    """A client for the store `uri`; what MLflow raises in the block becomes a RunError that names the store.
+
+    InputError where the store is of a kind that cannot be used.
+    """
+    client = _connect(uri)
+    with _speaking_of(uri):
+        yield client
+
+
+def error_code(error: Exception) -> str:
+    """MLflow's word for what went wrong, such as RESOURCE_DOES_NOT_EXIST; empty for errors that are not MLflow's."""
+    return str(getattr(error, "error_code", ""))
 
 
 def _probe(uri: str) -> None:
@@ -413,7 +429,7 @@ def _probe(uri: str) -> None:
 
 
 @contextmanager
-def speaking_of(uri: str) -> Iterator[None]:
+def _speaking_of(uri: str) -> Iterator[None]:
     """Turn what MLflow, its database or its transport raise into a RunError that names the store."""
     try:
         with warnings.catch_warnings():
@@ -424,11 +440,6 @@ def speaking_of(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise RunError(f"The MLflow store {shown(uri)} refused: {shown(_sentence(error))}") from error
-
-
-def error_code(error: Exception) -> str:
-    """MLflow's word for what went wrong, such as RESOURCE_DOES_NOT_EXIST; empty for errors that are not MLflow's."""
-    return str(getattr(error, "error_code", ""))
 
 
 def _sentence(error: Exception) -> str:

@@ -278,6 +278,7 @@ def test_the_lower_bound_that_is_off_and_sam():
         ("kgcoop+gcscoop", {}, "not for kgcoop+gcscoop"),
         ("zeroshot", {}, "not for zeroshot"),
         ("gcscoop", {"ctx_init": "one photo"}, "not from 'one photo'"),
+        ("gcscoop", {"class_specific": True}, "ignores class-specific vectors where they start from words"),
     ],
 )
 def test_what_the_authors_code_cannot_run_is_said_and_not_written(method, values, reason):

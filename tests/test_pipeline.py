@@ -406,6 +406,8 @@ def test_train_predict_registry_and_features_agree_in_new_processes_without_the_
 
     export = command("export", "smoke", "--out", best, "--classes", "names.txt", "--register", store=kept)
     assert "models:/smoke@champion is version 1\n" in run(*export)
+    again = command("export", "smoke", "--classes", "names.txt", "--register", store=kept)
+    assert run(*again) == "models:/smoke@champion is version 1, as before\n"
     shutil.rmtree(kept / "sweeps")
 
     facts = json.loads((best / "metrics.json").read_text())
