@@ -29,8 +29,13 @@ class Slope(NamedTuple):
     gradient: Tensor
 
 
-def slope(loss: Loss, points: Tensor) -> Slope:
-    """The loss and its gradient at points [P, ...]."""
+def slope(loss: Loss, points: Tensor, at_once: int = 64) -> Slope:
+    """The loss and its gradient at points [P, ...], `at_once` of them at a time."""
+    parts = [_slope(loss, part) for part in points.split(at_once)]
+    return Slope(*(torch.cat(pieces) for pieces in zip(*parts, strict=True)))
+
+
+def _slope(loss: Loss, points: Tensor) -> Slope:
     with torch.enable_grad():
         at = points.detach().requires_grad_()
         value = loss(at)
@@ -81,7 +86,7 @@ def curvature(
     return Curvature([float(value) for value in values[order]], found)
 
 
-def sharpness(loss: Loss, point: Tensor, rho: float, starts: Tensor, *, steps: int = 10) -> float:
+def sharpness(loss: Loss, point: Tensor, rho: float, starts: Tensor, *, steps: int = 10, at_once: int = 64) -> float:
     """The largest rise of the loss found within distance `rho` of `point` [...]: a lower bound of the sharpness.
 
     From every start x goes to point + rho g / |g|, with g the gradient at x, `steps` times, and the highest value on
@@ -93,7 +98,7 @@ def sharpness(loss: Loss, point: Tensor, rho: float, starts: Tensor, *, steps: i
     here = slope(loss, point[None]).value[0]
     highest = here
     for _ in range(steps + 1):
-        value, gradient = slope(loss, at)
+        value, gradient = slope(loss, at, at_once)
         highest = torch.maximum(highest, value.max())
         still = (_length(gradient) == 0).expand_as(at)
         at = torch.where(still, at, point + rho * _unit(gradient))

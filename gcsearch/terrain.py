@@ -28,6 +28,7 @@ Plane = Literal["hessian", "random"]
 CELLS = 31  # of a surface along each axis
 REACH = 3.0  # of a surface on each side, in radii
 _RHO = 0.1  # where the method has no radius, or 0
+_TEXTS = 2000  # that go through the text tower at once, where there are several points
 _CONDITIONAL = 64  # images, where each has text features of its own
 
 
@@ -39,6 +40,8 @@ class Terrain:
     point: Tensor
     loss: sharpness.Loss
     images: int
+    at_once: int
+    """Points at a time, for the memory's sake."""
     generator: torch.Generator
 
     @cached_property
@@ -54,7 +57,7 @@ class Terrain:
             images=self.images,
             loss=float(value),
             gradient_norm=float(gradient.norm()),
-            sharpness=sharpness.sharpness(self.loss, self.point, rho, self.curvature.vectors),
+            sharpness=sharpness.sharpness(self.loss, self.point, rho, self.curvature.vectors, at_once=self.at_once),
             eigenvalue=self.curvature.values[0],
         )
 
@@ -67,7 +70,7 @@ class Terrain:
             directions = sharpness.random_plane(self.point, self.generator)
             axes = ("first random direction", "second random direction")
         steps = torch.linspace(-REACH * rho, REACH * rho, cells)
-        found = sharpness.heights(self.loss, self.point, directions, steps)
+        found = sharpness.heights(self.loss, self.point, directions, steps, at_once=self.at_once)
         return Ground(f"seed {self.seed}", axes, steps.tolist(), found.tolist(), rho)
 
 
@@ -93,12 +96,14 @@ def terrains(export: Export, seeds: Sequence[int] | None = None, *, draw: int = 
     for place, episode in zip(places, lab.episodes(export.trial.stage, chosen), strict=True):
         population = Population(backbone, [Member(method, episode)])
         images, labels = _images(episode, conditional=isinstance(method, CoCoOp))
+        texts = population.parts[0].prompts.texts * (len(labels) if isinstance(method, CoCoOp) else 1)
         found.append(
             Terrain(
                 seed=episode.seed,
                 point=classifier.parameters[place].to(tower.device),
                 loss=_loss(population, images.to(tower.device), labels.to(tower.device)),
                 images=len(labels),
+                at_once=max(1, _TEXTS // texts),
                 generator=torch.Generator().manual_seed(draw),
             )
         )

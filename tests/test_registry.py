@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 from gcsearch import export, registry
 from gcsearch.errors import InputError, RunError
 from gcsearch.export import Champion
+from gcsearch.handover import hand_over
 from tests.test_export import KINDS, a_champion, at_home  # noqa: F401
 
 
@@ -92,3 +93,10 @@ def test_what_cannot_be_registered_is_refused_in_words(at_home, client, uri, tmp
     with pytest.raises(RunError, match="has no run r1 of the champion"):
         registry.register(lost, uri, "lost")
     assert "lost" not in [model.name for model in client.search_registered_models()]
+
+
+def test_a_handover_needs_a_place_and_only_a_registered_model_has_a_name():
+    with pytest.raises(InputError, match="an export goes to a folder, or to the registry"):
+        hand_over("pets")
+    with pytest.raises(InputError, match="only a registered model has a name, got cars"):
+        hand_over("pets", out=Path("best"), model="cars")
