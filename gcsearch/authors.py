@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from gcsearch.backbone import OPENAI_MEAN, OPENAI_STD
+from gcsearch.images import OPENAI_MEAN, OPENAI_STD
 from gcsearch.methods import Trained, build
 from gcsearch.population import WARMUP_LR
 from gcsearch.schema import Task, TrialConfig
@@ -86,7 +86,7 @@ def _flat(method: Trained, task: Task) -> dict[str, Any]:
         # Any lower bound <= 0 removes the branch of the plain gradient.
         found["OPTIM.LOWBOUND"] = 0.0 if method.beta1 == "off" else float(method.beta1)
         found["OPTIM.UPBOUND"] = float(method.beta2)
-    return found | {"DATASET.NUM_SHOTS": task.shots, "DATASET.SUBSAMPLE_CLASSES": "base"}
+    return found | {"DATASET.NUM_SHOTS": task.shots, "DATASET.SUBSAMPLE_CLASSES": task.classes}
 
 
 def _tree(method: Trained, config: TrialConfig, task: Task) -> dict[str, Any]:

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from gcsearch.documents import Exported, Measured, Numbers
 from gcsearch.methods import with_tags
+from gcsearch.protocol import columns
 from gcsearch.schema import TrialFile
-
-_TITLES = {"test_base_acc": "base", "test_new_acc": "new", "test_h": "H"}
 
 
 def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], left_out: Sequence[str]) -> str:
@@ -20,12 +19,11 @@ def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], lef
     """
     task, title = trial.task, with_tags(facts.champion.name, facts.champion.tags)
     sections = {
-        "Numbers": _numbers(facts),
+        "Numbers": _numbers(facts, trial),
         "How it was chosen": _chosen(facts),
         "Protocol": [
-            f"Few-shot, base to new: {_shots(trial)} of every base class, nothing of a new class. "
-            f"Measured on all test images of a half among that half's own names, after the last epoch, with seeds "
-            f"{', '.join(map(str, trial.seeds))}; a seed fixes draw, views, batches and random start.",
+            f"{_protocol(trial)} Measured after the last epoch, with seeds {', '.join(map(str, trial.seeds))}; a seed "
+            "fixes draw, views, batches and random start.",
         ],
         "Data": _data(facts),
         "Frozen model": [_model(facts)],
@@ -41,31 +39,44 @@ def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], lef
 
 
 def _summary(facts: Exported, trial: TrialFile) -> str:
-    classes = facts.classes
     kind = "Trained prompts" if facts.champion.epochs else "Text features of a written prompt"
+    sizes = [f"{len(names)} {'' if side == 'all' else f'{side} '}classes" for side, names in facts.classes if names]
     return (
-        f"{kind} for a frozen CLIP, the champion of the sweep {facts.chosen.sweep}: "
-        f"{len(classes.base)} base classes, {len(classes.new)} new ones, {len(trial.seeds)} seeds."
+        f"{kind} for a frozen CLIP, the champion of the sweep {facts.chosen.sweep}: {', '.join(sizes)}; "
+        f"{len(trial.seeds)} seeds."
     )
+
+
+def _protocol(trial: TrialFile) -> str:
+    """What was trained and measured, see `gcsearch.protocol`."""
+    task = trial.task
+    if task.classes == "all":
+        trained = f"Few-shot on all classes: {_shots(trial)} of each. Measured on all test images among all names."
+    else:
+        trained = (
+            f"Few-shot, base to new: {_shots(trial)} of every base class, nothing of a new class. "
+            "Measured on all test images of a half among that half's own names."
+        )
+    away = f" Also on all test images of {', '.join(task.targets)}, never trained on." if task.targets else ""
+    return trained + away
 
 
 def _shots(trial: TrialFile) -> str:
     return f"{trial.task.shots} images" if trial.task.shots > 1 else "1 image"
 
 
-def _numbers(facts: Exported) -> list[str]:
-    metrics = [name for name in facts.champion.metrics if name.startswith("test_")]
-    titles = [_TITLES.get(name, name.removeprefix("test_")) for name in metrics]
+def _numbers(facts: Exported, trial: TrialFile) -> list[str]:
+    shown = columns(trial.task)
     lines = [
         "Accuracy on test images in %: mean ± standard deviation over seeds, and the 95 % interval of the mean by "
         "Student's t, which takes the seeds for draws from a normal distribution.",
         "",
-        f"| setting | {' | '.join(titles)} |",
-        f"|---|{'---:|' * len(titles)}",
+        f"| setting | {' | '.join(column.title for column in shown)} |",
+        f"|---|{'---:|' * len(shown)}",
     ]
     for row in (*facts.references, facts.champion):
         name = row.label if row.label != facts.champion.label else "**this export**"
-        lines.append(f"| {with_tags(name, row.tags)} | {' | '.join(_cell(row, metric) for metric in metrics)} |")
+        lines.append(f"| {with_tags(name, row.tags)} | {' | '.join(_cell(row, column.metric) for column in shown)} |")
     return lines
 
 

@@ -112,18 +112,31 @@ class Compared(Measured):
 
 
 class Group(Document):
-    """An entry of `compare --json`: all rows of one task."""
+    """An entry of `compare --json`: all rows of one task; `published` what others have, with --published."""
 
     task: dict[str, Any]
     rows: tuple[Compared, ...]
+    published: dict[str, Any] | None = None
 
 
 class Classes(Document):
     """Class names of an export, in the order of the rows of its text features."""
 
+    all: tuple[str, ...]
+    """Where all classes were trained; then there is no base and no new one."""
     base: tuple[str, ...]
     new: tuple[str, ...]
     given: tuple[str, ...]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Those that images were trained on."""
+        return self.all or self.base
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Those of the data set."""
+        return (*self.all, *self.base, *self.new)
 
 
 class Data(Document):

@@ -108,7 +108,7 @@ def write(
     _check_given(method, given)
     classes = _classes(laboratory, method, given)
     template, seeds = champion.pipeline.task.template, champion.record.seeds
-    classifier = Classifier(laboratory.backbone, method, template, seeds, classes.base, tuple(champion.parameters))
+    classifier = Classifier(laboratory.backbone, method, template, seeds, classes.trained, tuple(champion.parameters))
     content = _facts(champion, laboratory, classes)
     with _in_place_of(folder) as aside:
         left_out = _write_parts(aside, champion, classifier, classes)
@@ -135,11 +135,13 @@ def _check_given(method: Method, given: Sequence[str]) -> None:
 
 
 def _classes(laboratory: Laboratory, method: Method, given: Sequence[str]) -> Classes:
-    """Base and new names, and those of the given that are neither; class-specific vectors fit base names alone."""
-    base, new = (tuple(laboratory.dataset.classes[label] for label in half) for half in laboratory.halves)
+    """Names of the data set, and of the given the others; class-specific vectors fit the trained names alone."""
+    trained, new = (tuple(laboratory.dataset.classes[label] for label in half) for half in laboratory.halves)
     if isinstance(method, Trained) and method.class_specific:
         new = ()
-    return Classes(base=base, new=new, given=tuple(name for name in given if name not in {*base, *new}))
+    every = laboratory.task.classes == "all"
+    others = tuple(name for name in given if name not in {*trained, *new})
+    return Classes(all=trained if every else (), base=() if every else trained, new=new, given=others)
 
 
 def _write_parts(folder: Path, champion: Champion, classifier: Classifier, classes: Classes) -> list[str]:
@@ -153,7 +155,7 @@ def _write_parts(folder: Path, champion: Champion, classifier: Classifier, class
         write_tensors(folder / "prompt.safetensors", tensors, {"config": record.config.digest})
         contexts = {seed: tensors[f"seed_{seed}.ctx"] for seed in record.seeds}
         conditional, backbone = classifier.conditional, classifier.backbone
-        write_up = words.write_up(backbone, contexts, names=classes.base, conditional=conditional)
+        write_up = words.write_up(backbone, contexts, names=classes.trained, conditional=conditional)
         write_whole(folder / "words.md", write_up)
     else:
         left_out.append("There is no prompt and no list of nearest words: zero-shot CLIP trains nothing.")
@@ -172,12 +174,11 @@ def _write_parts(folder: Path, champion: Champion, classifier: Classifier, class
 
 def _write_features(path: Path, classifier: Classifier, classes: Classes) -> None:
     """The rows of all names; `mean` is not brought to unit length, so that its logits are the mean logits."""
-    trained = [*classes.base, *classes.new]
-    text = classifier.text(trained)
+    text = classifier.text(classes.known)
     if classes.given:
         text = [torch.cat(pair) for pair in zip(text, classifier.text(classes.given), strict=True)]
     tensors = {f"seed_{seed}": one for seed, one in zip(classifier.seeds, text, strict=True)}
-    names = {side: list(part) for side, part in classes if part or side != "given"}
+    names = {side: list(part) for side, part in classes if part}
     metadata = {"names": json.dumps(names), "logit_scale": repr(classifier.backbone.tower.logit_scale)}
     write_tensors(path, tensors | {"mean": torch.stack(text).mean(0)}, metadata)
 

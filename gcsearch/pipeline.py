@@ -22,7 +22,7 @@ from gcsearch.schema import (
     bytes_of,
 )
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store, cache_folder, locked
+from gcsearch.store import Store, cache_place, locked
 from gcsearch.sweep import CHAMPION, Sweep
 
 if TYPE_CHECKING:
@@ -125,17 +125,37 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
         )
 
 
+def cache(
+    pipeline: Pipeline | str | Path, *, overrides: Mapping[str, str] | None = None, watcher: Watcher | None = None
+) -> None:
+    """Compute the features that the pipeline's search and confirmation read, and do no more.
+
+    Raises:
+        InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
+    """
+    pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
+    _prepare(pipeline, check(pipeline), watcher or Watcher())
+
+
 def _prepare(pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
     """Check what needs the data and the model, and compute what trials read, so that workers only read it."""
     from gcsearch import laboratory
 
     watcher.stage("data")
     laboratory.data_root(pipeline.task, watcher.progress)
-    lab = laboratory.of(pipeline.task)
+    lab = laboratory.of(pipeline.task, pipeline.resources.decoders)
     check_loaded(pipeline, space, lab)
+    # Both stages at once: the user hears at once of all images that cannot be read.
+    encode(lab, {"search": pipeline.task.seeds, "test": pipeline.confirm.seeds}, watcher)
+
+
+def encode(lab: Laboratory, seeds: Mapping[Stage, tuple[int, ...]], watcher: Watcher) -> None:
+    """Compute the cache entries that stages with these seeds read."""
+    wanted = [one for stage, numbers in seeds.items() for one in lab.wanted(stage, numbers)]
+    watcher.stage("digest")
+    lab.cache.recognise(wanted, watcher.progress)
     watcher.stage("features")
-    lab.episodes("search", pipeline.task.seeds, watcher.progress)
-    lab.episodes("test", pipeline.confirm.seeds, watcher.progress)
+    lab.cache.get(wanted, watcher.progress)
 
 
 def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> None:
@@ -273,7 +293,8 @@ class _Session:
         from gcsearch.worker import PackRunner
 
         every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, placement)
-        return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
+        decoders = self.pipeline.resources.decoders
+        return PackRunner(self.pipeline.task, stage, seeds, every, cache_place(), kept, limit, decoders)
 
     def _confirm(self, tracker: Tracker, placement: Placement) -> None:
         """Retrain the champion and the references on all base classes; measure them on test images.

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from gcsearch import files, laboratory, methods
 from gcsearch.backbone import Backbone
 from gcsearch.documents import Classified, Exported, Guess, Predictions
 from gcsearch.errors import InputError
-from gcsearch.features import centre
+from gcsearch.images import UNREADABLE
 from gcsearch.methods import CoCoOp, Method, Trained, ZeroShot
 from gcsearch.population import IMAGE_TOKENS
 from gcsearch.prompts import named, prompts, template_features, tensor_sizes
@@ -37,7 +37,7 @@ class Classifier:
     method: Method
     template: str
     seeds: tuple[int, ...]
-    base: tuple[str, ...]
+    trained: tuple[str, ...]
     """The names that were trained: the only ones that class-specific vectors fit."""
     parameters: tuple[Tensor, ...] = ()
 
@@ -53,7 +53,7 @@ class Classifier:
 
     def check_names(self, names: Sequence[str]) -> None:
         """InputError where class-specific vectors are asked for other names than their own."""
-        if self.class_specific and tuple(names) != self.base:
+        if self.class_specific and tuple(names) != self.trained:
             raise InputError(
                 "every class has context vectors of its own, which fit no other name",
                 key="--classes",
@@ -67,7 +67,7 @@ class Classifier:
         if isinstance(self.method, ZeroShot):
             one = template_features(self.backbone, self.template, names, ensemble=self.method.ensemble).cpu()
             return [one] * len(self.seeds)
-        table = prompts(self.backbone, self._trained, [names])
+        table = prompts(self.backbone, self._method, [names])
         device = self.backbone.tower.device
         return [table.features(one[None].to(device))[0].cpu() for one in self.parameters]
 
@@ -95,13 +95,13 @@ class Classifier:
         return self.seeds.index(seed)
 
     @property
-    def _trained(self) -> Trained:
+    def _method(self) -> Trained:
         assert isinstance(self.method, Trained)  # noqa: S101 - zero-shot CLIP is the only other kind
         return self.method
 
     def _by_image(self, parameters: Tensor, images: Tensor, names: Sequence[str]) -> Tensor:
         """Cosines [N, C] where every image has text features of its own: some hundred images at a time."""
-        table, device = prompts(self.backbone, self._trained, [names]), self.backbone.tower.device
+        table, device = prompts(self.backbone, self._method, [names]), self.backbone.tower.device
         size, rows = max(1, IMAGE_TOKENS // table.suffixes[0].tokens), []
         for part in images.split(size):
             text = table.features(parameters[None].to(device), part[None].to(device))[0].cpu()
@@ -110,23 +110,20 @@ class Classifier:
 
     def encode(self, images: Iterable[str | Path | bytes]) -> Tensor:
         """Unit features [N, E] of image files, or of their bytes. InputError naming one that cannot be read."""
-        features, waiting = [], []
-        for image in images:
-            waiting.append(_pixels(image, self.backbone))
-            if len(waiting) == _BATCH:
-                features.append(self.backbone.encode_images(torch.stack(waiting)).cpu())
-                waiting = []
-        if waiting:
-            features.append(self.backbone.encode_images(torch.stack(waiting)).cpu())
-        return torch.cat(features) if features else torch.zeros(0, self.backbone.embedding_size)
+        every, features = list(images), [torch.zeros(0, self.backbone.embedding_size)]
+        for start in range(0, len(every), _BATCH):
+            pixels = torch.stack([_pixels(image, self.backbone) for image in every[start : start + _BATCH]])
+            # As the feature cache keeps them, so that an image gets the class that it was measured with.
+            features.append(self.backbone.encode_images(pixels).cpu().half().float())
+        return torch.cat(features)
 
 
 def _pixels(image: str | Path | bytes, backbone: Backbone) -> Tensor:
     """[3, S, S]: the fixed transform, with the model's mean and deviation."""
     try:
         with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
-            square = centre(file.convert("RGB"), backbone.image_size)
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+            square = backbone.preparation.fixed(file.convert("RGB"))
+    except UNREADABLE as error:
         place = None if isinstance(image, bytes) else image
         reason = getattr(error, "strerror", None) or ("no image" if place else str(error))
         raise InputError(
@@ -151,8 +148,8 @@ class Export:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All class names of the data set that the prompts fit: base and, unless class-specific, new."""
-        return (*self.facts.classes.base, *self.facts.classes.new)
+        """All class names of the data set that the prompts fit."""
+        return self.facts.classes.known
 
 
 def open_export(folder: str | Path) -> Export:
@@ -175,10 +172,12 @@ def open_export(folder: str | Path) -> Export:
             received=f"weights {backbone.fingerprint}",
             remedy="Name there the checkpoint that it was made with.",
         )
-    base = facts.classes.base
-    parameters = () if isinstance(method, ZeroShot) else _parameters(folder, backbone, method, trial.seeds, len(base))
+    trained = facts.classes.trained
+    parameters = (
+        () if isinstance(method, ZeroShot) else _parameters(folder, backbone, method, trial.seeds, len(trained))
+    )
     return Export(
-        folder, trial, facts, Classifier(backbone, method, trial.task.template, trial.seeds, base, parameters)
+        folder, trial, facts, Classifier(backbone, method, trial.task.template, trial.seeds, trained, parameters)
     )
 
 
@@ -221,7 +220,7 @@ def _joined(tensors: Mapping[str, Tensor], seed: int, backbone: Backbone, method
 
 def named_parameters(classifier: Classifier) -> list[dict[str, Tensor]]:
     """Per seed, what was trained by name; empty for zero-shot CLIP."""
-    return [named(classifier.backbone, classifier._trained, one) for one in classifier.parameters]
+    return [named(classifier.backbone, classifier._method, one) for one in classifier.parameters]
 
 
 def read_names(path: Path) -> list[str]:

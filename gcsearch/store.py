@@ -3,7 +3,10 @@
 STORE/                          `--store`, else $GCSEARCH_STORE, else ./gcsearch-store
     mlflow.db  artifacts/       the embedded MLflow store
     sweeps/NAME/                one sweep: pipeline.toml, space.toml, journal.jsonl, ray/, ...
-CACHE/                          $GCSEARCH_CACHE, else the user's cache folder
+    matrices/NAME.json          which sweeps a pipeline with a matrix has made
+CACHE/                          $GCSEARCH_CACHE, else the user's cache folder; with an address in $GCSEARCH_CACHE
+                                (s3://...) a folder of this node below the user's cache folder, and entries are
+                                copied from and to CACHE/features at that address
     data/                       embedded data sets, written on first use
     features/                   encoded images
 """
@@ -11,6 +14,8 @@ CACHE/                          $GCSEARCH_CACHE, else the user's cache folder
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,13 +53,29 @@ class Store:
         folder = self.sweep(name)
         if Path(name).name != name or not (folder / "journal.jsonl").exists():
             there = sorted(path.parent.name for path in self.root.glob("sweeps/*/journal.jsonl"))
+            parts = self.matrix(name)
             raise InputError(
-                "there is no sweep of this name in the store",
+                "this is a matrix of several sweeps, and one is wanted"
+                if parts
+                else "there is no sweep of this name in the store",
                 file=self.root,
                 received=name,
-                remedy=f"Sweeps in it: {', '.join(there) or 'none'}. Another store: --store DIR.",
+                remedy=f"Its sweeps: {', '.join(parts)}."
+                if parts
+                else f"Sweeps in it: {', '.join(there) or 'none'}. Another store: --store DIR.",
             )
         return folder
+
+    def matrix_file(self, name: str) -> Path:
+        """Where the sweeps of the matrix `name` are noted."""
+        return self.root / "matrices" / f"{name}.json"
+
+    def matrix(self, name: str) -> list[str]:
+        """The sweeps of the matrix `name`, begun or not; empty where there is none of this name."""
+        file = self.matrix_file(name)
+        if Path(name).name != name or not file.exists():
+            return []
+        return [str(sweep) for sweep in json.loads(file.read_text(encoding="utf-8"))["sweeps"]]
 
 
 @contextmanager
@@ -85,5 +106,18 @@ def cache_folder() -> Path:
     """Where encoded images and embedded data sets are kept: safe to delete, rebuilt when needed."""
     from platformdirs import user_cache_path
 
-    chosen = os.environ.get("GCSEARCH_CACHE")
+    chosen, address = os.environ.get("GCSEARCH_CACHE"), cache_address()
+    if address:
+        return user_cache_path("gcsearch") / "shared" / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
     return Path(chosen).absolute() if chosen else user_cache_path("gcsearch")
+
+
+def cache_address() -> str | None:
+    """The address in $GCSEARCH_CACHE of a cache that nodes share; None where that is a plain folder or unset."""
+    chosen = os.environ.get("GCSEARCH_CACHE", "")
+    return chosen.rstrip("/") if "://" in chosen else None
+
+
+def cache_place() -> str:
+    """What $GCSEARCH_CACHE has to be in another process that is to use the same cache."""
+    return cache_address() or str(cache_folder())

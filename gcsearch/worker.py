@@ -16,9 +16,9 @@ from gcsearch.trial import run_pack
 
 
 @cache
-def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...]) -> list[Episode]:
+def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str) -> list[Episode]:
     """Made once in the life of a process, because every pack of a sweep has the same."""
-    return laboratory.of(task).episodes(stage, seeds)
+    return laboratory.of(task, decoders).episodes(stage, seeds)
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,14 @@ class PackRunner:
     cache: str
     kept: Path | None = None
     limit: int | None = None
+    decoders: int | str = "auto"
 
     def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
         """Train the settings; what they trained goes to the folder `kept` where one is named."""
         os.environ["GCSEARCH_CACHE"] = self.cache
         trials = run_pack(
-            laboratory.of(self.task),
-            _episodes(self.task, self.stage, self.seeds),
+            laboratory.of(self.task, self.decoders),
+            _episodes(self.task, self.stage, self.seeds, self.decoders),
             proposals,
             evaluate_every=self.evaluate_every,
             on_reports=report,

@@ -11,13 +11,15 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 import gcsearch
-from gcsearch import files, laboratory, open_sweep, shapes
+from gcsearch import datasets, files, laboratory, open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
@@ -440,8 +442,9 @@ def test_train_predict_registry_and_features_agree_in_new_processes_without_the_
     with safetensors.safe_open(best / "text_features.safetensors", "pt") as file:
         names, scale = json.loads(file.metadata()["names"]), float(file.metadata()["logit_scale"])
         mean, fifth = file.get_tensor("mean"), file.get_tensor("seed_5")
-    assert names == facts["classes"] and names["given"] == ["owl", "red car"]
-    encoded = lab.cache.fixed(lab.dataset, items)[:: len(images) // 9]
+    assert names == {side: part for side, part in facts["classes"].items() if part}
+    assert names["given"] == ["owl", "red car"]
+    encoded = lab.cache.fixed(lab.dataset, items)[:: len(images) // 9].float()
     trained = [*names["base"], *names["new"]]
     top = (scale * encoded @ mean[: len(trained)].T).max(dim=1)
     assert [trained[i] for i in top.indices] == [one["name"] for one in shown]
@@ -450,21 +453,44 @@ def test_train_predict_registry_and_features_agree_in_new_processes_without_the_
     assert [names["given"][i] for i in chosen] == [one["top"][0]["name"] for one in given]
 
 
+BREEDS = """
+abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle bengal birman bombay boxer british_shorthair
+chihuahua egyptian_mau english_cocker_spaniel english_setter german_shorthaired great_pyrenees havanese japanese_chin
+keeshond leonberger maine_coon miniature_pinscher newfoundland persian pomeranian pug ragdoll russian_blue saint_bernard
+samoyed scottish_terrier shiba_inu siamese sphynx staffordshire_bull_terrier wheaten_terrier yorkshire_terrier
+"""
+
+
+def write_pets(root):
+    """Oxford Pets as CoOp-style repositories have it: 37 breeds, a JPEG of each in every list of the split."""
+    folder, generator = root / "oxford_pets", np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    split = {"train": [], "val": [], "test": []}
+    for label, breed in enumerate(BREEDS.split()):
+        for number, part in enumerate(split, start=1):
+            pixels = generator.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{breed}_{number}.jpg")
+            split[part].append([f"{breed}_{number}.jpg", label, breed])
+    (folder / "split_zhou_OxfordPets.json").write_text(json.dumps(split))
+
+
 @pytest.mark.slow
-def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, monkeypatch):
+def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_same(tmp_path, monkeypatch):
     """Random weights: the numbers mean nothing, but every part is the one that real weights go through."""
     from tests.test_backbone import random_model
 
-    split = shapes.write_dataset("shapes-sketch", tmp_path / "data") / shapes.WORLDS["shapes-sketch"].split_file
-    entries = json.loads(split.read_text())
-    few = {part: [item for item in items if item[1] < 8][::8] for part, items in entries.items()}
-    split.write_text(json.dumps(few))  # every eighth image of eight classes: a large model on a small processor
+    write_pets(tmp_path / "data")
     safetensors.torch.save_file(random_model("ViT-B-32").state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "space.toml").write_text(
+        'version = 1\nmethod = "gcscoop"\n[parameters.epochs]\nvalue = 2\n[parameters.rho]\nlow = 0.05\nhigh = 0.2\n'
+    )
     (tmp_path / "local.toml").write_text(
         """
         [task]
+        dataset = "OxfordPets"
         backbone = "ViT-B-32"
         pretrained = "weights.safetensors"
+        template = "a photo of a {}, a type of pet."
         root = "data"
         shots = 1
         val_shots = 1
@@ -472,7 +498,7 @@ def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, mon
         folds = 2
         seeds = [1]
         [search]
-        space = "gcscoop-smoke"
+        space = "space.toml"
         trials = 1
         pack = 1
         generation = 1
@@ -484,11 +510,25 @@ def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     package = Path(gcsearch.__file__).parent.parent
-    for command in (["run", "local.toml"], ["export", "local", "--out", "best"]):
-        words = [sys.executable, "-m", "gcsearch", *command, "--store", str(tmp_path / "store")]
-        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(package)})
+    store = ["--store", str(tmp_path / "store")]
+    for words in (
+        ["run", "local.toml", *store],
+        ["export", "local", "--out", "best", *store],
+        ["train", "best/config.toml", "--json", "--quiet"],
+    ):
+        command = [sys.executable, "-m", "gcsearch", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(package)})
         assert done.returncode == 0, done.stderr
+    again, stated = json.loads(done.stdout), json.loads((tmp_path / "best" / "metrics.json").read_text())["champion"]
+    assert again["config"] == stated["config"]
+    for key in ("test_base_acc", "test_new_acc", "test_h"):
+        assert again["metrics"][key] == pytest.approx(list(stated["metrics"][key]["per_seed"].values()), abs=1e-6)
     features = safetensors.torch.load_file(tmp_path / "best" / "text_features.safetensors")
-    assert {tensor.shape[-1] for tensor in features.values()} == {512}
+    assert {name: tuple(tensor.shape) for name, tensor in features.items()} == {
+        "seed_4": (37, 512),
+        "mean": (37, 512),
+    }
     config = tomllib.loads((tmp_path / "best" / "config.toml").read_text())
     assert config["task"]["pretrained"] == str(tmp_path / "weights.safetensors")
+    pets = datasets.load("OxfordPets", Path(config["task"]["root"]))
+    assert ([len(half) for half in datasets.halves(pets)], pets.classes) == ([19, 18], tuple(BREEDS.split()))
