@@ -26,8 +26,10 @@ from gcsearch.tables import (
     print_json,
     print_pairs,
     print_plans,
+    print_predictions,
     print_ranking,
     print_results,
+    print_sharpnesses,
 )
 
 if TYPE_CHECKING:
@@ -80,6 +82,10 @@ Memory = Annotated[
     typer.Option(
         help='What this process may take, such as "6 GiB"; works in smaller pieces then. [default: what is free]'
     ),
+]
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(help="Text file of further class names, one per line.", metavar="FILE", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -497,17 +503,67 @@ def _finished(name: str, store: Path | None) -> Finished:
     return Finished(name, sweep.pipeline.task, champions[-1], references)
 
 
-@app.command(epilog="Example: gcsearch export demo --out best")
+@app.command(epilog="Example: gcsearch export demo --out best --register")
 def export(
     sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; needed unless --register is given.")] = None,
+    classes: ClassFile = None,
+    register: Annotated[bool, typer.Option("--register", help="Also put it into MLflow's registry.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the registered model. [default: the sweep's]")] = None,
     force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
     store: Store = None,
 ) -> None:
-    """Write the best configuration, its prompts, text features and numbers to a folder."""
-    from gcsearch.sweep import open_sweep
+    """Write the best configuration, its prompts, text features and numbers to a folder, and register it."""
+    from gcsearch import handover
 
-    print(near(open_sweep(sweep, store).export(out, force=force)))
+    done = handover.hand_over(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
+    if done.folder:
+        print(near(done.folder))
+    if done.version:
+        print(done.version.describe())
+
+
+@app.command(epilog="Example: gcsearch predict best cat.png dog.jpg --top 3")
+def predict(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    classes: ClassFile = None,
+    seed: Annotated[int | None, typer.Option(help="This seed's prompt. [default: the mean over all seeds]")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for an image.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Classify images with an export; needs neither the sweep nor the data set."""
+    from gcsearch import prediction
+
+    opened = prediction.open_export(export)
+    names = prediction.read_names(classes) if classes else opened.names
+    found = prediction.predict(opened, images, names=names, seed=seed, top=top)
+    print_json(found.dump()) if as_json else print_predictions(found)
+
+
+@app.command(epilog="Example: gcsearch landscape best --out landscape.html")
+def landscape(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also draw the loss around the prompt: a .html or .png file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed's prompt. [default: every seed's]")] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of the ball. [default: the method's rho, else 0.1]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="A random plane, not the sharpest directions'.")] = False,
+    draw: Annotated[int, typer.Option(min=0, help="Seed of what is random.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Loss and sharpness of exported prompts on their training images, and a picture of the loss around them."""
+    from gcsearch import surroundings
+
+    if out:
+        surroundings.check_picture(out)
+    with _watch(quiet=quiet) as watcher:
+        found = surroundings.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, watcher=watcher)
+    print_json(found.dump()) if as_json else print_sharpnesses(found)
+    if out and not as_json:
+        print(near(out))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -130,6 +132,16 @@ class Laboratory:
         """Names that are no class of the data set: those of `task.other_names`, or the embedded list."""
         return datasets.other_names(self.dataset, self.task.other_names)
 
+    def digests(self, seeds: Sequence[int]) -> dict[str, str]:
+        """Twelve digits for the few-shot images of each seed, and for `test`: the test images."""
+        drawn = {str(seed): self._draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
+        return {name: self._digest(items) for name, items in drawn.items()}
+
+    def _digest(self, items: Sequence[Item]) -> str:
+        """Of paths below the image folder, labels, and sizes in bytes."""
+        listed = [[item.path, item.label, (self.dataset.images / item.path).stat().st_size] for item in items]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
+
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""
         wanted = self.wanted(stage, seeds)
@@ -256,6 +268,11 @@ def _backbone(name: str, pretrained: str | None, precision: Precision) -> Backbo
     return replace(frozen, tower=frozen.tower.to(getattr(torch, precision)))
 
 
+def frozen(task: Task) -> Backbone:
+    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
+    return _backbone(task.backbone, task.pretrained, task.precision)
+
+
 def of(task: Task, decoders: int | str = "auto") -> Laboratory:
     """The task with its model and data loaded, and `decoders` as in `Resources`; kept for the life of the process."""
     return _of_task(task, decoders)
@@ -263,9 +280,9 @@ def of(task: Task, decoders: int | str = "auto") -> Laboratory:
 
 @cache
 def _of_task(task: Task, decoders: int | str) -> Laboratory:
-    frozen = _backbone(task.backbone, task.pretrained, task.precision)
+    backbone = frozen(task)
     dataset = datasets.load(task.dataset, data_root(task))
-    return Laboratory(task, frozen, dataset, FeatureCache(_features(), frozen, decoders, *shelves()[1:]))
+    return Laboratory(task, backbone, dataset, FeatureCache(_features(), backbone, decoders, *shelves()[1:]))
 
 
 def forget() -> None:
@@ -285,7 +302,7 @@ def _features() -> Path:
 
 def weights_of(task: Task) -> str:
     """The fingerprint of the task's model."""
-    return _backbone(task.backbone, task.pretrained, task.precision).fingerprint
+    return frozen(task).fingerprint
 
 
 def gpus() -> int:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcsearch import configuration, files
-from gcsearch.errors import InputError, TooManyFailures
+from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.schema import Pipeline
 from gcsearch.store import Store
 
@@ -202,6 +202,8 @@ def run_matrix(
         try:
             with watch(chosen) as watcher:
                 sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
+        except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
+            raise
         except Exception as trouble:  # whatever one sweep dies of, the others are run
             error = trouble
             if isinstance(trouble, TooManyFailures):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcsearch.beside import Beside, Line
     from gcsearch.comparison import Group, Row
+    from gcsearch.documents import Predictions, Sharpnesses
     from gcsearch.entries import Found
     from gcsearch.inventory import Finding
     from gcsearch.plan import Plan
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from gcsearch.sweep import Sweep
 
 
-_WORDS = ("configuration", "searched in", "seeds", "published in", "beside")  # columns that are no numbers
+_WORDS = ("configuration", "searched in", "seeds", "published in", "beside", "class")  # columns that are no numbers
 
 
 def near(path: Path) -> str:
@@ -255,6 +256,37 @@ def _mean_and_sd(row: Row, columns: list[str]) -> list[str]:
     own = {column.key for column in row.columns}
     pairs = [row.values(column)[:2] if column in own else (math.nan, math.nan) for column in columns]
     return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
+
+
+def print_predictions(found: Predictions) -> None:
+    """The likeliest classes of every image, a row each."""
+    rows = [
+        [one.image if place == 0 else "", guess.name, f"{guess.probability:.4f}"]
+        for one in found.images
+        for place, guess in enumerate(one.top)
+    ]
+    which = (
+        f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"mean over the logits of seeds {_commas(found.seeds)}"
+    )
+    _table(
+        f"{found.method}, {which}, among {len(found.classes)} classes",
+        ["image", "class", "probability"],
+        rows,
+        lambda line, column: column == 1 and bool(rows[line][0]),
+    )
+
+
+def print_sharpnesses(found: Sharpnesses) -> None:
+    """Loss and sharpness, a row per seed."""
+    numbers = ("loss", "gradient_norm", "sharpness", "eigenvalue")
+    rows = [[str(one.seed), str(one.images), *(f"{getattr(one, name):.5g}" for name in numbers)] for one in found.seeds]
+    _table(
+        f"{found.method}: loss on training images, its largest rise within rho = {found.rho:.4g}, and the largest "
+        "eigenvalue of its Hessian",
+        ["seed", "images", "loss", "gradient norm", "sharpness", "eigenvalue"],
+        rows,
+        lambda line, column: False,
+    )
 
 
 def print_inventory(findings: list[Finding]) -> None:

@@ -45,6 +45,8 @@ COMMANDS = [
     "best",
     "compare",
     "export",
+    "predict",
+    "landscape",
     "report",
     "ui",
     "doctor",
@@ -133,6 +135,9 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["trial", "--seeds", "1,x"], "seeds are whole numbers"),
         (["best", "missing"], "no sweep of this name"),
         (["compare", "missing"], "no sweep of this name"),
+        (["export", "missing"], "an export goes to a folder, or to the registry"),
+        (["predict", "missing", "cat.png"], "the folder must be an export"),
+        (["landscape", "missing", "--out", "loss.pdf"], "a picture is a .html or a .png file"),
         (["compare", "a", "--json", "--csv"], "one output has one form"),
         (["ui"], "no MLflow store here yet"),
         (["data", "write", "shapes-foto", "--root", "."], "Did you mean 'shapes-photo'"),
@@ -223,7 +228,9 @@ def test_compare_writes_markdown_json_and_csv(store):
     (group,) = json.loads(gcsearch("compare", "kg", "csc", "--store", store, "--json").stdout)
     assert group["task"]["dataset"] == "shapes-sketch"
     assert [row["name"] for row in group["rows"]] == ["zero-shot CLIP", "KgCoOp", "CoOp"]
-    assert group["rows"][1]["h"] == {"mean": 69.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 68, "5": 70}}
+    found = group["rows"][1]["h"]
+    assert found.pop("interval") == pytest.approx([56.294, 81.706], abs=1e-3)
+    assert found == {"mean": 69.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 68, "5": 70}}
     rows = list(csv.DictReader(gcsearch("compare", "kg", "csc", "--store", store, "--csv").stdout.splitlines()))
     assert [(row["name"], row["searched_in"], row["h_mean"]) for row in rows] == [
         ("zero-shot CLIP", "", "69.0000"),
