@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
+from gcsearch.evidence import Difference, paired
 from gcsearch.metrics import Spread, spread
 from gcsearch.report.landscape import searched
 from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
@@ -17,27 +18,6 @@ LITERATURE = "literature"
 ZEROSHOT = "zero-shot"
 
 _OTHERS = 4  # learning curves drawn beside the champion's
-
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
-_T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-
-
-class Paired(NamedTuple):
-    """Mean of the differences over common seeds, with its 95 % interval by Student's t; NaN for one seed."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
 
 
 class Row(NamedTuple):
@@ -53,24 +33,7 @@ class Row(NamedTuple):
     new: Spread
     h: Spread
     champion: bool
-    lead: Paired | None
-
-
-def paired(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Paired | None:
-    """`ours` minus `theirs` over the seeds that both have; None where there is no such seed.
-
-    The interval is that of the mean difference, so it covers the chance of the draws and of training, not
-    that of the test images.
-    """
-    a, b = (dict(zip(one.seeds, one.metrics.get(metric, ()), strict=False)) for one in (ours, theirs))
-    differences = [a[seed] - b[seed] for seed in a if seed in b and math.isfinite(a[seed] - b[seed])]
-    if not differences:
-        return None
-    mean, n = fmean(differences), len(differences)
-    if n == 1:
-        return Paired(mean, math.nan, math.nan, 1)
-    half = (_T95[n - 2] if n - 2 < len(_T95) else 1.96) * stdev(differences) / math.sqrt(n)
-    return Paired(mean, mean - half, mean + half, n)
+    lead: Difference | None
 
 
 def render_table(finals: Sequence[TrialRecord]) -> list[Row]:
