@@ -41,13 +41,14 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the differences over common seeds, in points, with its 95 % interval (NaN for one seed).
+    """Mean of the differences over common seeds, in points, its standard error and 95 % interval (NaN for one seed).
 
     `p` is that of Wilcoxon's signed-rank test, two-sided and exact up to 13 seeds. It cannot fall below
     2 / 2**n: five seeds give 0.0625 at best, which is why the verdict follows the interval.
     """
 
     mean: float
+    error: float
     low: float
     high: float
     n: int
@@ -91,7 +92,12 @@ def difference(values: Sequence[float]) -> Difference:
     """
     x = np.asarray(values, np.float64)
     low, high = interval(x)
-    return Difference(float(x.mean()), low, high, len(x), _wilcoxon(x) if len(x) > 1 else math.nan)
+    p = _wilcoxon(x) if len(x) > 1 else math.nan
+    return Difference(float(x.mean()), _standard_error(x), low, high, len(x), p)
+
+
+def _standard_error(x: Floats) -> float:
+    return float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
 
 
 def interval(x: Floats) -> tuple[float, float]:
@@ -99,7 +105,7 @@ def interval(x: Floats) -> tuple[float, float]:
     n, mean = len(x), float(x.mean())
     if n == 1:
         return math.nan, math.nan
-    error = float(x.std(ddof=1)) / math.sqrt(n)
+    error = _standard_error(x)
     upper, lower = _bootstrap_quantiles(x) if n >= _BOOTSTRAP_FROM and error else (math.nan, math.nan)
     if not (math.isfinite(upper) and math.isfinite(lower)):
         upper = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))

@@ -102,7 +102,7 @@ def test_wilcoxon_is_exact_with_ties_too():
     [(0.1, 2.0, Verdict.BETTER), (-2.0, -0.1, Verdict.WORSE), (-0.1, 0.2, Verdict.INDISTINGUISHABLE)],
 )
 def test_the_verdict_follows_the_interval(low, high, expected):
-    found = Difference((low + high) / 2, low, high, 5, 0.5)
+    found = Difference((low + high) / 2, 0.3, low, high, 5, 0.5)
     assert found.verdict is expected
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["verdict"] == expected.value
 
