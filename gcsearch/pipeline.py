@@ -10,6 +10,7 @@ from gcsearch import files, methods, spaces
 from gcsearch.configuration import check, load, load_trial, references
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.journal import Journal
+from gcsearch.placement import Placement, place
 from gcsearch.provenance import cores, environment, process_name
 from gcsearch.schema import (
     EpochReport,
@@ -27,7 +28,6 @@ from gcsearch.sweep import CHAMPION, Sweep
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
-    from gcsearch.search import Placement
     from gcsearch.tracking import Status, Tracker
     from gcsearch.worker import PackRunner
 
@@ -181,7 +181,7 @@ class _Session:
 
     def run(self) -> None:
         """All stages; those that the journal shows as done are skipped."""
-        from gcsearch import search
+        from gcsearch.raysession import session
 
         if _over(self.journal):
             return
@@ -191,7 +191,7 @@ class _Session:
         status: Status = "KILLED"
         try:
             if not self.journal.final():
-                with search.session(placement):
+                with session(placement):
                     self._search(tracker, placement)
                     self._confirm(tracker, placement)
             tracker.log_artifact(self.sweep.report())
@@ -208,9 +208,9 @@ class _Session:
         judge(self.sweep)
 
     def _place(self) -> Placement:
-        from gcsearch import laboratory, search
+        from gcsearch import laboratory
 
-        return search.place(
+        return place(
             self.pipeline.resources, cores=cores(), gpus=laboratory.gpus(), generation=self.pipeline.search.generation
         )
 

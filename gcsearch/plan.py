@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcsearch import configuration, datasets, methods
 from gcsearch.pipeline import check_loaded
+from gcsearch.placement import place
 from gcsearch.provenance import cores
 from gcsearch.schema import Pipeline, TrialConfig
 
@@ -73,12 +74,10 @@ def make(chosen: Pipeline) -> Plan:
     Time and memory are those of a few steps of one pack on random features, times the steps of a setting
     with the mean of the sampled epochs.
     """
-    from gcsearch import laboratory, search
+    from gcsearch import laboratory
 
     space = configuration.check(chosen)
-    placement = search.place(
-        chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation
-    )
+    placement = place(chosen.resources, cores=cores(), gpus=laboratory.gpus(), generation=chosen.search.generation)
     lab = laboratory.of(chosen.task)
     check_loaded(chosen, space, lab)
     dataset, (base, _) = lab.dataset, lab.halves

@@ -308,7 +308,7 @@ def _memory(size: str) -> str:
 
 
 class Resources(Model):
-    """What a worker process may use; what is `auto` is filled in for the machine by `search.place`."""
+    """What a worker process may use; what is `auto` is filled in for the machine by `placement.place`."""
 
     workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
     threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"

@@ -1,0 +1,295 @@
+"""The seat between Ray Tune and Optuna: settings asked for, packed, and told as what they came to.
+
+One Tune trial is one *pack*: settings trained at once in one process.  `PackSearcher` sits between Tune and
+an Optuna study in memory.  It proposes in *generations*: all packs of a generation are asked from the same
+knowledge, and only when every one of them has ended are the results told, in order of trial number.  So
+what is proposed depends on the seed and on the results alone, never on timing or the number of workers.
+
+Nothing is restored from Ray's or Optuna's own files.  A sweep goes on by replay: the same questions are
+asked again, and those that the journal answers are not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import optuna
+from ray.tune.search import Searcher
+
+from gcsearch.errors import RunError
+from gcsearch.provenance import process_name
+from gcsearch.samplers import SAMPLERS
+from gcsearch.schema import (
+    EpochReport,
+    OnReports,
+    Outcome,
+    Proposal,
+    SearchSettings,
+    Stage,
+    TrialConfig,
+    TrialRecord,
+)
+from gcsearch.spaces import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+
+def nothing(*_: Any) -> None:
+    """The callback of somebody who does not listen."""
+
+
+class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
+    """The seat between Tune and an in-memory Optuna study; see the module's docstring.
+
+    Outcomes are told as they are: COMPLETE with the mean of the objective over seeds, PRUNED with the last
+    value at its epoch, and DIVERGED, FAILED or an objective that is not finite as FAIL.
+
+    Args:
+        space: what is searched. Its points come first; without anything to search there is one trial.
+        settings: exactly `settings.trials` settings are proposed, the last generation and pack being smaller.
+        known: records of earlier sessions in the order in which they were written. A setting that has one
+            is not run again, unless it FAILED.
+        on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
+        on_reports: called with the epoch reports of running settings.
+        on_record: called with each record as its pack ends.
+
+    Raises:
+        RunError: a known record is of another setting than the one proposed under its number.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        settings: SearchSettings,
+        *,
+        known: Iterable[TrialRecord] = (),
+        on_proposal: Callable[[Proposal, str], None] = nothing,
+        on_reports: OnReports = nothing,
+        on_record: Callable[[TrialRecord], None] = nothing,
+    ) -> None:
+        super().__init__()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.space = space
+        self.settings = settings
+        self.total = settings.trials if space.searched else 1
+        self.study = optuna.create_study(direction="maximize", sampler=SAMPLERS[settings.sampler](settings))
+        for point in space.points[: self.total]:
+            self.study.enqueue_trial(space.internal(point.values))
+        self.error: Exception | None = None
+        self._history = tuple(known)
+        self._on_proposal, self._on_reports, self._on_record = on_proposal, on_reports, on_record
+        self._asked: list[_Asked] = []
+        self._told = 0
+        self._answers: dict[int, TrialRecord] = {}
+        self._records: dict[int, TrialRecord] = {}
+        self._packs: deque[list[Proposal]] = deque()
+        self._running: dict[str, list[Proposal]] = {}
+        self._deaths: dict[str, list[str]] = {}
+        self._again: list[Proposal] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune pickles its whole configuration to a file that is never read. What the callbacks hold on to
+        # (a database connection, locks) cannot be pickled.
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_on_")}
+
+    @property
+    def records(self) -> list[TrialRecord]:
+        """The records so far, those of earlier sessions included, by number."""
+        return [self._records[number] for number in sorted(self._records)]
+
+    def advance(self) -> bool:
+        """Propose as far as knowledge reaches. True when packs wait or run, False when all is done."""
+        while not self._packs and not self._running:
+            self._tell_generation()
+            if len(self._asked) == self.total and not self._again:
+                return False
+            if len(self._asked) < self.total:
+                self._ask_generation()
+            if self._packs or len(self._asked) == self.total:
+                self._add_packs(self._again)
+                self._again = []
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next pack for a worker, None while the generation still runs, FINISHED at the end."""
+        if self.error:
+            raise self.error
+        if not self.advance():
+            return str(Searcher.FINISHED)
+        if not self._packs:
+            return None
+        self._running[trial_id] = self._packs.popleft()
+        return {"pack": json.dumps([proposal.to_dict() for proposal in self._running[trial_id]])}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Hand on what a worker sent: reports of epochs, or the records of its pack."""
+        with self._keeping_errors():
+            if result.get("reports"):
+                self._on_reports([EpochReport.from_dict(report) for report in result["reports"]])
+            for record in result.get("records", ()):
+                self._accept(TrialRecord.from_dict(record))
+        if self.error:
+            raise self.error
+
+    def on_worker_death(self, trial_id: str, cause: str) -> None:
+        """Note why the worker of a pack died, for the reason of its records should no retry help."""
+        self._deaths.setdefault(trial_id, []).append(cause)
+        numbers = ", ".join(str(proposal.number) for proposal in self._running[trial_id])
+        logger.warning("the worker process of the settings %s ended: %s", numbers, cause)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A pack has ended; settings that left no record FAILED."""
+        pack = self._running.pop(trial_id)
+        deaths = self._deaths.pop(trial_id, ["it left no record"])
+        with self._keeping_errors():
+            for proposal in pack:
+                if proposal.number not in self._records:
+                    reason = f"the worker process ended (tries: {len(deaths)}): {deaths[-1]}"
+                    self._accept(failed(proposal, reason))
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: what Tune would restore from is never read."""
+
+    @contextlib.contextmanager
+    def _keeping_errors(self) -> Iterator[None]:
+        # Tune turns an exception in its callbacks into text, or swallows it: it is kept to be raised later.
+        try:
+            yield
+        except Exception as error:
+            self.error = error
+
+    def _ask_generation(self) -> None:
+        """Ask for all settings of the next generation, and queue those that no record answers.
+
+        Only what is missing runs: a pack that an earlier session left half recorded, or that ended where
+        there were fewer trials to do, is not repeated as a whole.
+        """
+        first = len(self._asked)
+        numbers = range(first, min(first + self.settings.pack * self.settings.generation, self.total))
+        self._asked += [self._ask(number) for number in numbers]
+        missing = self._unanswered(numbers)
+        for start in numbers[:: self.settings.pack]:
+            pack = range(start, start + self.settings.pack)
+            self._add_packs([proposal for proposal in missing if proposal.number in pack])
+
+    def _ask(self, number: int) -> _Asked:
+        # Every box is asked for in every trial: TPE's joint model keeps only dimensions that all trials have.
+        trial = self.study.ask(fixed_distributions=self.space.distributions())
+        trial.set_user_attr("number", number)
+        points = self.space.points
+        values = points[number].values if number < len(points) else self.space.natural(trial.params)
+        config = TrialConfig(method=self.space.method, hyperparameters=values)
+        label = points[number].label if number < len(points) else ""
+        return _Asked(trial, Proposal(number=number, config=config), label)
+
+    def _unanswered(self, numbers: range) -> list[Proposal]:
+        """The settings of a generation that must run; what answers the others is noted.
+
+        Once later settings have records, this generation's answers are history: also a FAILED one, for the
+        later ones were proposed knowing that. It is run again, but the study is not told the new result, or
+        it would now propose other settings than those that have been run since.
+        """
+        latest = {record.number: record for record in self._history if record.number in numbers}
+        history = self._history_before(numbers.stop)
+        then = {record.number: record for record in history if record.number in numbers}
+        built_upon = len(history) < len(self._history)
+        missing = []
+        for number in numbers:
+            proposal = self._asked[number].proposal
+            self._check_same(proposal, latest.get(number))
+            answer = then.get(number)
+            if built_upon and not answer:
+                self._refuse(f"settings after number {number} have records, but it has none")
+            if not answer or (answer.outcome is Outcome.FAILED and not built_upon):
+                missing.append(proposal)
+                continue
+            self._answers[number] = answer
+            self._records[number] = self._labelled(latest[number])
+            if latest[number].outcome is Outcome.FAILED:
+                self._again.append(proposal)
+        return missing
+
+    def _history_before(self, number: int) -> Sequence[TrialRecord]:
+        """The records written before any setting from `number` on had one."""
+        for position, record in enumerate(self._history):
+            if record.number >= number:
+                return self._history[:position]
+        return self._history
+
+    def _check_same(self, proposal: Proposal, record: TrialRecord | None) -> None:
+        if record and record.config.digest != proposal.config.digest:
+            was, now = record.config.to_dict(), proposal.config.to_dict()
+            self._refuse(f"number {proposal.number} was {was}, but {now} is proposed now")
+
+    def _refuse(self, what: str) -> NoReturn:
+        raise RunError(
+            f"The records of this sweep do not follow from its settings: {what}.\n"
+            "They were made with another search space, seed, sampler, pack, generation or version of Optuna. "
+            "Go back to those, or begin a sweep under another name."
+        )
+
+    def _add_packs(self, proposals: Sequence[Proposal]) -> None:
+        for start in range(0, len(proposals), self.settings.pack):
+            pack = list(proposals[start : start + self.settings.pack])
+            for proposal in pack:
+                self._records.pop(proposal.number, None)
+                self._on_proposal(proposal, self._asked[proposal.number].label)
+            self._packs.append(pack)
+
+    def _accept(self, record: TrialRecord) -> None:
+        self._records[record.number] = self._labelled(record)
+        self._on_record(self._records[record.number])
+
+    def _labelled(self, record: TrialRecord) -> TrialRecord:
+        label = self._asked[record.number].label
+        return record if record.label == label else record.model_copy(update={"label": label})
+
+    def _tell_generation(self) -> None:
+        """Tell the study what has become of every setting asked for, in order of number."""
+        for asked in self._asked[self._told :]:
+            number = asked.proposal.number
+            self._tell(asked.trial, self._answers.get(number) or self._records[number])
+        self._told = len(self._asked)
+
+    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+        value = record.mean(self.settings.objective)
+        if record.outcome is Outcome.COMPLETE and math.isfinite(value):
+            self.study.tell(trial, value)
+        elif record.outcome is Outcome.PRUNED and math.isfinite(value):
+            # Told as complete, a value of few epochs would pose as a final one.
+            trial.report(value, step=record.epochs)
+            self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            reason = record.reason or f"{self.settings.objective} is {value}"
+            trial.set_user_attr("reason", f"{record.outcome}: {reason}")
+            self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A setting that the study was asked for."""
+
+    trial: optuna.Trial
+    proposal: Proposal
+    label: str
+
+
+def failed(proposal: Proposal, reason: str, stage: Stage = "search") -> TrialRecord:
+    """The record of a setting that came to nothing; its seeds are not known here."""
+    return TrialRecord(
+        number=proposal.number,
+        config=proposal.config,
+        stage=stage,
+        outcome=Outcome.FAILED,
+        reason=reason,
+        seeds=(),
+        epochs=0,
+        worker=process_name(),
+    )

@@ -1,0 +1,78 @@
+"""A stand-in for training, and a stand-in for Tune: what the tests of the search share."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+
+import ray
+from ray.tune.search import Searcher
+
+from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
+from gcsearch.searcher import PackSearcher
+from gcsearch.spaces import load
+
+SPACE = load("gcscoop")
+SETTINGS = SearchSettings(trials=22, pack=3, generation=2, startup=5, seed=1)
+
+# Worker processes do not have this folder on their path: send what is defined here along with the objects.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Bowl:
+    """A stand-in objective: a smooth function of the setting, slightly different for each of two seeds."""
+
+    def __call__(self, proposals: list[Proposal], report: Callable) -> list[TrialRecord]:
+        records = []
+        for proposal in proposals:
+            report([EpochReport(number=proposal.number, epoch=1, metrics={"loss": (1.0, 1.0)})])
+            records.append(self.record(proposal))
+        return records
+
+    def record(self, proposal: Proposal) -> TrialRecord:
+        value = self.value(**proposal.config.hyperparameters)
+        return TrialRecord(
+            number=proposal.number,
+            config=proposal.config,
+            stage="search",
+            outcome=self.outcome(proposal),
+            seeds=(1, 2),
+            epochs=proposal.config.hyperparameters["epochs"],
+            metrics={"val_h": (value - 1, value + 1)},
+            worker=str(os.getpid()),
+        )
+
+    def value(self, rho, beta1, beta2, lr, epochs) -> float:
+        lower = -0.1 if beta1 == "off" else beta1
+        bowl = (math.log10(rho + 0.01) + 1) ** 2 + (math.log10(lr) + 2.5) ** 2 + (lower - 0.3) ** 2
+        return 80 - 5 * bowl - (beta2 - 0.7) ** 2 - abs(math.log(epochs / 60))
+
+    def outcome(self, proposal: Proposal) -> Outcome:
+        return Outcome.COMPLETE
+
+
+def drive(searcher: PackSearcher, evaluate=None, *, backwards: bool = False) -> list[TrialRecord]:
+    """What Tune does, without Ray: take packs until there are none, then end them in some order."""
+    evaluate = evaluate or Bowl()
+    names = iter(range(10**6))
+    while True:
+        open_packs = {}
+        while isinstance(config := searcher.suggest(name := f"t{next(names)}"), dict):
+            open_packs[name] = [Proposal.from_dict(p) for p in json.loads(config["pack"])]
+        if not open_packs:
+            assert config == Searcher.FINISHED
+            return searcher.records
+        for name in list(open_packs)[:: -1 if backwards else 1]:
+            records = evaluate(open_packs[name], lambda reports: None)
+            searcher.on_trial_result(name, {"records": [record.to_dict() for record in records]})
+            assert searcher.suggest("too early") is None
+            searcher.on_trial_complete(name)
+
+
+def search(settings=SETTINGS, space=SPACE, evaluate=None, backwards=False, **options) -> list[TrialRecord]:
+    return drive(PackSearcher(space, settings, **options), evaluate, backwards=backwards)
+
+
+def configs(records: list[TrialRecord]) -> list[str]:
+    return [record.config.digest for record in records]
