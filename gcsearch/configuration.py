@@ -86,6 +86,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
     _check_objective(pipeline, space)
+    _check_seeds(pipeline)
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
     references(pipeline, space)
@@ -135,12 +136,24 @@ def _check_space(space: SearchSpace, file: Path) -> None:
 def _check_objective(pipeline: Pipeline, space: SearchSpace) -> None:
     """H needs new classes, and class-specific context vectors have nothing to say about those."""
     values = spaces.extremes(space.parameters["class_specific"]) if "class_specific" in space.parameters else []
-    if any(values) and pipeline.search.objective != "val_base_acc":
+    if any(values) and pipeline.search.objective not in ("val_base_acc", "test_base_acc"):
         raise InputError(
             "class-specific context vectors fit no new class, so there is no H to search by",
             key="search.objective",
             received=pipeline.search.objective,
             remedy='Set `objective = "val_base_acc"`, or leave class_specific = false.',
+        )
+
+
+def _check_seeds(pipeline: Pipeline) -> None:
+    """A choice among the best of the search needs seeds that did not make them the best."""
+    known = sorted(set(pipeline.task.seeds) & set(pipeline.confirm.seeds))
+    if known and pipeline.confirm.top > 1:
+        raise InputError(
+            "the shortlist is measured again with seeds that the search has not used",
+            key="confirm.seeds",
+            received=f"{list(pipeline.confirm.seeds)}, of which {known} are in task.seeds",
+            remedy="Name other seeds, or set confirm.top = 1: then the first of the search is the champion.",
         )
 
 

@@ -7,6 +7,8 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     run       the MLflow run of a setting: number, run_id
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
+    recheck   a setting of the shortlist has been measured again as in the search: record
+    seeds     seeds were added to the confirmation: seeds
     final     the confirm stage is over: records (a list of `TrialRecord`)
     close     a session ends: why
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
-from gcsearch.configuration import check, load, load_trial, references
+from gcsearch.configuration import check, load, load_trial
+from gcsearch.confirmation import Confirmation
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.journal import Journal
 from gcsearch.placement import Placement, place
@@ -24,7 +25,7 @@ from gcsearch.schema import (
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder, locked
-from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.sweep import Sweep
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -100,8 +101,58 @@ def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
 
 
 def _over(journal: Journal) -> bool:
-    closed = journal.events("close")
-    return bool(closed) and closed[-1]["why"] == "FINISHED"
+    closed = [event for event in journal.events() if event["kind"] in ("close", *_REOPENING)]
+    return bool(closed) and closed[-1].get("why") == "FINISHED"
+
+
+_REOPENING = ("seeds",)
+"""Kinds of journal lines after which a finished sweep has something to do again."""
+
+
+def _confirmed(journal: Journal) -> bool:
+    """Whether the confirm stage is over, and nothing has been asked for since."""
+    kinds = [event["kind"] for event in journal.events() if event["kind"] in ("final", *_REOPENING)]
+    return bool(kinds) and kinds[-1] == "final"
+
+
+def confirm(
+    name: str, seeds: Sequence[int], *, store: str | Path | None = None, watcher: Watcher | None = None
+) -> Sweep:
+    """Measure the confirmed settings of a finished sweep with more seeds, and choose and judge anew by all of them.
+
+    What was measured before stays and counts.
+
+    Raises:
+        InputError: the sweep is not finished, or a seed was used already.
+    """
+    located = Store.locate(store)
+    folder = located.existing_sweep(name)
+    sweep = Sweep(name, located, folder)
+    pipeline = sweep.pipeline
+    with locked(located.root / "sweeps" / f".{name}.lock", wait=False, what=f"the sweep {name}"):
+        if not _over(sweep.journal):
+            raise InputError(
+                "seeds are added to a finished sweep", file=folder, remedy="Finish it with the command that began it."
+            )
+        used = {*pipeline.task.seeds, *(seed for batch in sweep.confirmed_seeds for seed in batch)}
+        known = sorted(used & set(seeds))
+        if known or len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
+            raise InputError(
+                "added seeds are distinct and new to the sweep",
+                key="--seeds",
+                received=list(seeds),
+                remedy=f"Used already: {', '.join(map(str, sorted(used)))}.",
+            )
+        sweep.journal.append("seeds", seeds=list(seeds))
+        space = spaces.load(folder / "space.toml")
+        listener = watcher or Watcher()
+        _prepare(
+            pipeline.model_copy(update={"confirm": pipeline.confirm.model_copy(update={"seeds": tuple(seeds)})}),
+            space,
+            listener,
+        )
+        _Session(sweep, pipeline, space, listener).run()
+    return Sweep(name, located, folder)
 
 
 def _texts(pipeline: Pipeline) -> dict[str, str]:
@@ -134,7 +185,9 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, watcher: Watcher) -> None:
     lab = laboratory.of(pipeline.task)
     check_loaded(pipeline, space, lab)
     watcher.stage("features")
-    lab.episodes("search", pipeline.task.seeds, watcher.progress)
+    stage = pipeline.search.stage
+    for seeds in (pipeline.task.seeds, pipeline.confirm.seeds if pipeline.confirm.top > 1 else ()):
+        lab.episodes(stage, seeds, watcher.progress)
     lab.episodes("test", pipeline.confirm.seeds, watcher.progress)
 
 
@@ -190,7 +243,7 @@ class _Session:
         tracker = self._track()
         status: Status = "KILLED"
         try:
-            if not self.journal.final():
+            if not _confirmed(self.journal):
                 with session(placement):
                     self._search(tracker, placement)
                     self._confirm(tracker, placement)
@@ -259,7 +312,7 @@ class _Session:
             self.space,
             self.pipeline.search,
             placement,
-            self._runner("search", task.seeds, placement),
+            self._runner(self.pipeline.search.stage, task.seeds, placement),
             folder=self.sweep.folder,
             known=known,
             on_proposal=on_proposal,
@@ -276,43 +329,25 @@ class _Session:
         return PackRunner(self.pipeline.task, stage, seeds, every, str(cache_folder()), kept, limit)
 
     def _confirm(self, tracker: Tracker, placement: Placement) -> None:
-        """Retrain the champion and the references on all base classes; measure them on test images.
+        """Choose among the best of the search and measure the choice beside the references, see `confirmation`.
 
-        Each runs by itself, as `gcsearch train` runs it, so that both give the same digits.
+        Each setting runs by itself, as `gcsearch train` runs it, so that both give the same digits.
         """
         from gcsearch import search
 
-        settings = self._final_settings()
-        self.watcher.stage("confirm", len(settings))
-        # Numbers of the confirm stage that an earlier session came to; the champion may be another one now.
-        done = {(r.number, r.config.digest): r for r in self.journal.records("confirmed") if not _failed(r)}
-        missing = [p for p, _ in settings if (p.number, p.config.digest) not in done]
-        for proposal, _ in settings:
-            if proposal not in missing:
-                self.watcher.record(done[proposal.number, proposal.config.digest])
+        def measure(
+            stage: Stage, seeds: tuple[int, ...], settings: Sequence[Proposal], keep: Callable[[TrialRecord], None]
+        ) -> list[TrialRecord]:
+            runner = self._runner(stage, seeds, placement, self.sweep.kept if stage == "test" else None)
+            return search.run_settings(settings, placement, runner, stage=stage, on_record=keep)
 
-        def on_record(record: TrialRecord) -> None:
-            self.journal.append("confirmed", record=record)
-            self.watcher.record(record)
-
-        runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)
-        for record in search.run_settings(missing, placement, runner, stage="test", on_record=on_record):
-            done[record.number, record.config.digest] = record
-        finals = [done[p.number, p.config.digest].model_copy(update={"label": label}) for p, label in settings]
+        finals, _ = Confirmation(
+            self.sweep, self.pipeline, self.space, measure, self.watcher.stage, self.watcher.record
+        ).run()
         for record in finals:
             tracker.submit(record)
         tracker.flush()
         self.journal.append("final", records=finals, threads=placement.threads)
-
-    def _final_settings(self) -> list[tuple[Proposal, str]]:
-        """References, numbered -1, -2, ... because they are no trials of the search, and then the champion."""
-        settings = [
-            (Proposal(number=-1 - index, config=config), title)
-            for index, (config, title) in enumerate(references(self.pipeline, self.space))
-        ]
-        found = self.sweep.champion
-        chosen = Proposal(number=found.number, config=methods.complete(found.config))
-        return [*settings, (chosen, CHAMPION)]
 
 
 def _limit(pipeline: Pipeline, placement: Placement) -> int:

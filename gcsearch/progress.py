@@ -28,6 +28,7 @@ TITLES = {
     "check": "opening images",
     "features": "encoding images",
     "search": "searching",
+    "recheck": "measuring the best again",
     "confirm": "confirming on test images",
     "train": "training",
 }

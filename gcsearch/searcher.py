@@ -152,7 +152,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             for proposal in pack:
                 if proposal.number not in self._records:
                     reason = f"the worker process ended (tries: {len(deaths)}): {deaths[-1]}"
-                    self._accept(failed(proposal, reason))
+                    self._accept(failed(proposal, reason, self.settings.stage))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what Tune would restore from is never read."""

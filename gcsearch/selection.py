@@ -10,7 +10,7 @@ from typing import Any
 from gcsearch.errors import RunError
 from gcsearch.evidence import paired
 from gcsearch.metrics import Spread, finite, spread
-from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.schema import Outcome, TrialRecord, is_oracle
 
 _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
 
@@ -40,6 +40,7 @@ class Ranked:
             "config": record.config.to_dict(),
             "objective": {
                 "name": self.objective,
+                "oracle": is_oracle(self.objective),
                 "mean": finite(mean),
                 "deviation": finite(deviation),
                 "per_seed": {str(s): finite(v) for s, v in zip(record.seeds, per_seed, strict=False)},

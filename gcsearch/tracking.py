@@ -499,7 +499,7 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
         "gcsearch.kind": "sweep",
         "gcsearch.sweep": name,
         "gcsearch.objective": pipeline.search.objective,
-        "gcsearch.selection": "clean",  # no objective that a pipeline can name looks at a test image
+        "gcsearch.selection": "oracle" if pipeline.search.oracle else "clean",
         "gcsearch.dataset": task.dataset,
         "gcsearch.backbone": task.backbone,
         "gcsearch.heartbeat": _now(),
@@ -508,7 +508,7 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
         "mlflow.note.content": (
             f"Sweep **{name}**: search space `{pipeline.search.space}` on `{task.dataset}` "
             f"with `{task.backbone}`, {task.shots} shots, seeds {', '.join(map(str, task.seeds))}; "
-            f"chosen by `{pipeline.search.objective}`. Each child run is one setting."
+            f"chosen by {pipeline.search.chosen_by}. Each child run is one setting."
         ),
     }
     tags |= {f"gcsearch.version.{key}": text for key, text in about.items() if not key.startswith("git.")}

@@ -22,6 +22,7 @@ from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.schema import Outcome, Pipeline
+from gcsearch.selection import one_standard_error
 from gcsearch.store import Store, locked
 from gcsearch.sweep import Sweep
 
@@ -29,7 +30,7 @@ SMOKE = {
     "name": "smoke",
     "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1, 2], "folds": 2},
     "search": {"space": "gcscoop-smoke", "trials": 6, "pack": 2, "generation": 2, "startup": 3},
-    "confirm": {"seeds": [4, 5], "references": ["zeroshot", "literature-short"]},
+    "confirm": {"top": 3, "seeds": [4, 5], "references": ["zeroshot", "literature-short"]},
 }
 
 
@@ -77,9 +78,20 @@ def test_the_search_measured_no_test_image(sweep):
 
 def test_champion_and_references_are_confirmed_on_test_images(sweep):
     labels = [record.label for record in sweep.finals]
-    assert labels == ["zero-shot CLIP", "GCSCoOp, literature-short", "champion"]
+    others = [f"shortlisted t{r.number:04d}" for r in sweep.rechecked if r.number != sweep.champion.number]
+    assert labels[:2] == ["zero-shot CLIP", "GCSCoOp, literature-short"]
+    assert sorted(labels[2:-1]) == sorted(others) and len(others) == 2
+    assert labels[-1] == "champion"
     assert all(record.stage == "test" and record.seeds == (4, 5) for record in sweep.finals)
-    assert sweep.finals[-1].number == sweep.champion.number == sweep.ranking[0].record.number
+    assert sweep.finals[-1].number == sweep.champion.number
+
+
+def test_the_champion_is_chosen_among_the_best_by_new_seeds_and_validation_images(sweep):
+    best = {row.record.number for row in sweep.ranking[:3]}
+    assert {record.number for record in sweep.rechecked} == best
+    assert all(record.stage == "search" and record.seeds == (4, 5) for record in sweep.rechecked)
+    assert not any(key.startswith("test") for record in sweep.rechecked for key in record.metrics)
+    assert sweep.champion.number == one_standard_error(sweep.rechecked, "val_h").number
 
 
 def test_two_runs_give_the_same_ranking_and_the_same_numbers(sweep, tmp_path):
@@ -114,7 +126,7 @@ def test_mlflow_holds_a_parent_and_a_child_per_setting(sweep, store):
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
     assert len(parents) == 1
-    assert len(runs) == 1 + 6 + 3
+    assert len(runs) == 1 + 6 + 5
     assert {run.info.status for run in runs} == {"FINISHED"}
     by_id = {run.info.run_id: run for run in runs}
     first = by_id[sweep.records[0].run_id]

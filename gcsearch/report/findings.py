@@ -16,6 +16,7 @@ from gcsearch.schema import Outcome, Pipeline, TrialRecord
 CHAMPION = "champion"
 LITERATURE = "literature"
 ZEROSHOT = "zero-shot"
+COOP = "CoOp"
 
 _OTHERS = 4  # learning curves drawn beside the champion's
 
@@ -47,6 +48,30 @@ def render_table(finals: Sequence[TrialRecord]) -> list[Row]:
         return Row(named(record), record.label, base, new, h, record is champion, lead)
 
     return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
+
+
+class Choice(NamedTuple):
+    """A setting of the shortlist: the objective in the search and with new seeds, and how far behind the best."""
+
+    record: TrialRecord
+    before: Spread
+    again: Spread
+    behind: Difference | None
+
+
+def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], objective: str) -> list[Choice]:
+    """The shortlist by its second measurement, the best first."""
+    before = {record.number: record.metrics.get(objective, ()) for record in records}
+    ordered = sorted(rechecked, key=lambda record: (-record.mean(objective), record.number))
+    return [
+        Choice(
+            record,
+            spread(before.get(record.number, ())),
+            spread(record.metrics.get(objective, ())),
+            paired(ordered[0], record, objective) if record is not ordered[0] else None,
+        )
+        for record in ordered
+    ]
 
 
 def deciding(finals: Sequence[TrialRecord]) -> str:
@@ -128,7 +153,7 @@ def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None, 
 
 
 def _is_yardstick(label: str) -> bool:
-    return label.endswith(LITERATURE) or label.startswith(ZEROSHOT)
+    return label.endswith(LITERATURE) or label.startswith((ZEROSHOT, COOP))
 
 
 def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:
