@@ -430,3 +430,43 @@ def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, mon
     assert {tensor.shape[-1] for tensor in features.values()} == {512}
     config = tomllib.loads((tmp_path / "best" / "config.toml").read_text())
     assert config["task"]["pretrained"] == str(tmp_path / "weights.safetensors")
+
+
+# --- Choosing
+
+
+def test_seeds_can_be_added_to_a_finished_sweep(tmp_path):
+    settings = {**SMOKE, "name": "more", "search": {**SMOKE["search"], "trials": 2}}
+    settings["confirm"] = {"top": 2, "seeds": [4], "references": ["zeroshot"]}
+    before = pipelines.run(Pipeline.from_dict(settings), store=tmp_path)
+    finals, records = before.finals, before.records
+    done = subprocess.run(command("confirm", "more", "--seeds", "9", store=tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mean ± sd over seeds 4, 9" in done.stdout
+    assert "verdict" in done.stdout
+    after = open_sweep("more", tmp_path)
+    for old in finals:
+        (new,) = [one for one in after.finals if one.number == old.number]
+        assert new.seeds == (4, 9)
+        assert {key: values[:1] for key, values in new.metrics.items()} == old.metrics
+    assert after.records == records
+    assert len(safetensors.torch.load_file(after.export(tmp_path / "best") / "prompt.safetensors")) == 2
+    again = subprocess.run(command("confirm", "more", "--seeds", "9", store=tmp_path), capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "new to the sweep" in again.stderr
+
+
+def test_an_oracle_is_called_so_wherever_it_shows(tmp_path):
+    search = {**SMOKE["search"], "objective": "test_h", "trials": 2}
+    settings = {**SMOKE, "name": "oracle", "search": search, "confirm": {"top": 2, "seeds": [4], "references": []}}
+    found = pipelines.run(Pipeline.from_dict(settings), store=tmp_path)
+    assert {record.stage for record in found.records} == {"test"}
+    words = "test_h (oracle: it looks at test images)"
+    assert words in (found.folder / "report.html").read_text()
+    assert words in subprocess.run(command("best", "oracle", store=tmp_path), capture_output=True, text=True).stdout
+    assert all(row.to_dict()["objective"]["oracle"] for row in found.ranking)
+    numbers = json.loads((found.export(tmp_path / "best") / "metrics.json").read_text())
+    assert numbers["provenance"]["chosen_by"]["objective"]["oracle"] is True
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.`gcsearch.kind` = 'sweep'")
+    assert [run.data.tags["gcsearch.selection"] for run in runs] == ["oracle"]
