@@ -248,7 +248,8 @@ def test_columns_show_what_the_protocol_measures(task, searched, tested, decides
     assert " ".join(column.key for column in columns(task, "search")) == searched
     assert " ".join(column.key for column in columns(task)) == tested
     assert deciding(task).title == decides
-    assert set(objectives(task)) <= {column.metric for column in columns(task, "search")}
+    measured = {column.metric for stage in ("search", "test") for column in columns(task, stage)}
+    assert set(objectives(task)) <= measured
 
 
 def test_columns_are_the_metrics_that_a_trial_has(away):
