@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gcsearch.tables import (
+    Form,
     near,
+    print_averages,
     print_beside,
     print_cache,
     print_csv,
@@ -440,33 +442,48 @@ def compare(
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables for the package booktabs.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare every row with this one, paired by seed: a title, a method or a sweep's name."),
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Put published numbers of the same data set, model and shots beside.")
     ] = False,
 ) -> None:
-    """All methods of finished sweeps in one table: accuracies on test images, a part per task."""
+    """All methods of finished sweeps in one table: accuracies on test images, a part per task, and their averages.
+
+    With --against the paired difference to one row, its 95 % interval (* where it leaves out zero) and Wilcoxon's p.
+    """
     from gcsearch import comparison
+    from gcsearch.averages import averages
     from gcsearch.errors import InputError
 
-    if as_json + as_markdown + as_csv > 1:
-        raise InputError("one output has one form", remedy="Of --json, --markdown and --csv, name one.")
+    if as_json + as_markdown + as_csv + as_latex > 1:
+        raise InputError("one output has one form", remedy="Of --json, --markdown, --csv and --latex, name one.")
     groups = comparison.compare([one for name in sweeps for one in _all_finished(name, store)])
+    groups = comparison.against(groups, against) if against else groups
+    means = averages(groups)
     found = _beside(groups) if published else None
     if as_json:
         documents = [group.to_dict() for group in groups]
-        print_json(
-            [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)] if found else documents
-        )
+        if found:
+            documents = [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)]
+        print_json([*documents, *(table.to_dict() for table in means)])
     elif as_csv:
         print_csv(groups, found)
         for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
             print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
     else:
+        form: Form = "markdown" if as_markdown else "latex" if as_latex else "text"
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
-            print_group(group, groups, markdown=as_markdown)
+            print_group(group, groups, form=form)
             if found:
-                print_beside(found[index], markdown=as_markdown)
+                print_beside(found[index], form=form)
+        for table in means:
+            print()
+            print_averages(table, form=form)
 
 
 def _beside(groups: list[Group]) -> list[Beside]:
