@@ -74,9 +74,9 @@ def test_an_override_leaves_a_part_under_the_same_names(write):
 def test_values_become_names_of_folders(write, tmp_path):
     (tmp_path / "my spaces").mkdir()
     (tmp_path / "my spaces" / "so ein.toml").write_text(files.shipped("search_spaces")["coop"].read_text())
-    content = '[matrix]\n"task.seeds" = [[1, 2], [7]]\n"search.space" = ["sam", "my spaces/so ein.toml"]\n'
+    content = '[matrix]\n"task.seeds" = [[1, 2], [9]]\n"search.space" = ["sam", "my spaces/so ein.toml"]\n'
     found = matrix.load(write(HEAD + content))
-    assert names(found) == ["many-1-2-sam", "many-1-2-so-ein", "many-7-sam", "many-7-so-ein"]
+    assert names(found) == ["many-1-2-sam", "many-1-2-so-ein", "many-9-sam", "many-9-so-ein"]
     assert found.pipelines[1].search.space == str(tmp_path / "my spaces" / "so ein.toml")
     assert names(matrix.load(write(HEAD + '[matrix]\n"task.targets" = [[], ["shapes-neon"]]\n'))) == [
         "many-none",
