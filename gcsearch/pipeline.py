@@ -283,14 +283,12 @@ class _Session:
             self.journal.append("artifact", file=self.sweep.report().name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             why = "FINISHED"
-        except Interrupted:
-            why = self._interrupted()
+        except (Interrupted, KeyboardInterrupt) as error:
+            asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
+            why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
             raise
         except Exception:
             why = "FAILED"
-            raise
-        except KeyboardInterrupt:
-            why = self._interrupted()
             raise
         finally:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
@@ -305,9 +303,6 @@ class _Session:
                 f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
                 f"`gcsearch resume {self.sweep.name}` goes on."
             )
-
-    def _interrupted(self) -> str:
-        return {Wish.STOP: "STOPPED", Wish.CANCEL: "CANCELLED", None: "KILLED"}[self.driver.wish]
 
     def _mend(self) -> None:
         """Put right what the last session left, and say so. All else follows from the journal as it is."""
@@ -329,7 +324,8 @@ class _Session:
                 raise
             if not self.driver.lost:  # then this is what ended the session, and is on its way
                 self.watcher.warn(str(error))
-        if trouble := mirror.close():
+        # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
+        if trouble := mirror.close(60 if why == "FINISHED" else 15):
             self.watcher.warn(trouble)
 
     def _mirror(self) -> Mirror:
