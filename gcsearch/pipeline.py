@@ -92,7 +92,7 @@ def run(
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
     space = check(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
-    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}") as driver:
+    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}", listener.warn) as driver:
         texts = _texts(pipeline)
         if not fresh:
             _check_same(pipeline, located, texts)
@@ -136,7 +136,7 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
         space = check(pipeline)
     except InputError as error:
         raise error.at(file=found.folder / "pipeline.toml") from None
-    with driving(found.store.lease(name), f"the sweep {name}") as driver:
+    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _drive(driver, pipeline, space, found.store, lambda: Sweep(name, found.store, found.folder), listener)
     return Sweep(name, found.store, found.folder)
 
@@ -477,7 +477,7 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
     from gcsearch.mirror import Mirror
 
     sweep, listener = open_sweep(name, store), watcher or Watcher()
-    with driving(sweep.store.lease(name), f"the sweep {name}") as driver:
+    with driving(sweep.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         journal = Journal(sweep.journal.path, before=driver.lease.check)
         return Mirror(sweep, journal, listener.warn, listener.mended).sync()
 
