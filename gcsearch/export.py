@@ -42,8 +42,8 @@ def write(
     Args:
         trial: what `gcsearch train` needs; record: the confirmed numbers (stage `test`).
         prompts: per seed, what was trained by name; empty for a method that trains nothing.
-        features: per seed, [C, E] for the base and then the new names; empty where they depend on the image.
-        names: `base` and `new` class names, in the order of the features.
+        features: per seed, [C, E] for all names in their order; empty where they depend on the image.
+        names: class names by part, `base` and `new` or `all`, in the order of the features.
         force: replace an earlier export; a folder that holds anything else is never touched.
 
     Raises:

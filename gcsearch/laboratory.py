@@ -16,7 +16,7 @@ from gcsearch import backbone as backbones
 from gcsearch import datasets, shapes, spaces
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
-from gcsearch.episodes import Episode, Half
+from gcsearch.episodes import Episode, Half, Target
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
 from gcsearch.methods import NFL, Trained, build
@@ -37,8 +37,27 @@ class Laboratory:
 
     @cached_property
     def halves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Base and new labels of the data set."""
+        """Base and new labels of the data set; all labels and none where the task trains all classes."""
+        if self.task.classes == "all":
+            return tuple(range(len(self.dataset.classes))), ()
         return datasets.halves(self.dataset)
+
+    @cached_property
+    def targets(self) -> tuple[Dataset, ...]:
+        """The data sets that the stage `test` measures beside the source; read on first use.
+
+        InputError for one that cannot be read or has no test images.
+        """
+        return tuple(self._target(name) for name in self.task.targets)
+
+    def _target(self, name: str) -> Dataset:
+        if name == self.task.dataset:
+            return self.dataset
+        datasets.find(name, key="task.targets")
+        dataset = datasets.load(name, data_root(self.task))
+        if not dataset.test:
+            raise InputError("a target must have test images", key="task.targets", received=name)
+        return dataset
 
     def check_sizes(self) -> None:
         """InputError where the task asks for more images or folds than the data set has for any class."""
@@ -51,7 +70,7 @@ class Laboratory:
                 rule = f"no class of {self.dataset.name} has so many images; the largest has {most}"
                 raise InputError(rule, key=f"task.{key}", received=wanted, remedy=f"At most {most} are there.")
         most = len(self.halves[0]) // 2
-        if self.task.folds > most:
+        if self.task.folds > max(most, 1):
             rule = f"every fold needs two of the {len(self.halves[0])} base classes"
             raise InputError(rule, key="task.folds", received=self.task.folds, remedy=f"At most {most} folds fit.")
 
@@ -78,10 +97,11 @@ class Laboratory:
     def check_prompt(self, method: Trained) -> None:
         """InputError where context vectors and start words do not fit each other, or a name the model."""
         tower, classes = self.backbone.tower, len(self.dataset.classes)
+        every = (*self.dataset.classes, *(name for target in self.targets for name in target.classes))
         parameters = initial_parameters(self.backbone, method, classes, torch.Generator())[None].to(tower.device)
         image = torch.zeros(1, 1, self.backbone.embedding_size, device=tower.device)
         others = self.others[: method.nfl_count] if isinstance(method, NFL) else ()
-        for names in (self.dataset.classes, others):
+        for names in (every, others):
             longest = max(names, key=lambda name: len(self.backbone.tokenize(name)), default=None)
             if longest is None:
                 continue
@@ -98,7 +118,7 @@ class Laboratory:
         return datasets.other_names(self.dataset, self.task.other_names)
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
-        """One episode per seed. The stage `search` reads no test image and no image of a new class."""
+        """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""
         return [self._episode(stage, index, seed, progress) for index, seed in enumerate(seeds)]
 
     def _episode(self, stage: Stage, index: int, seed: int, progress: Progress | None) -> Episode:
@@ -112,17 +132,43 @@ class Laboratory:
             every, scoring = (*base, *new), self.dataset.test
         views, labels = self._views(train_items, trained, base, seed, progress)
         scored = self._fixed(scoring, every, progress)
+        names = [self.dataset.classes[label] for label in every]
         return Episode(
             seed=seed,
             stage=stage,
-            names=tuple(self.dataset.classes[label] for label in every),
             views=views,
             labels=labels,
             base=scored.half(trained, every),
-            new=scored.half(held, every),
+            new=scored.half(held, every) if held else None,
             template=self.task.template,
             others=self.others,
+            classes=self.task.classes,
+            targets=self._measured_targets(names, progress) if stage == "test" else (),
+            names=tuple(names),
         )
+
+    def _measured_targets(self, names: list[str], progress: Progress | None) -> tuple[Target, ...]:
+        """The targets with all their classes and test images; their names are added to `names`.
+
+        A name that is there already stands for the target's class too: so it has one text feature, and a source
+        that is its own target the same accuracy.
+        """
+        place: dict[str, int] = {}
+        for index, name in enumerate(names):
+            place.setdefault(name, index)
+        found = []
+        for dataset in self.targets:
+            for name in dataset.classes:
+                if name not in place:
+                    place[name] = len(names)
+                    names.append(name)
+            half = Half(
+                classes=torch.tensor([place[name] for name in dataset.classes]),
+                features=self.cache.fixed(dataset, dataset.test, progress),
+                labels=torch.tensor([item.label for item in dataset.test]),
+            )
+            found.append(Target(dataset.name, half, is_source=dataset is self.dataset))
+        return tuple(found)
 
     def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
@@ -175,12 +221,13 @@ class _Scored:
 
 
 def data_root(task: Task, progress: Progress | None = None) -> Path:
-    """The folder that holds the task's data set; an embedded one is drawn there on first use."""
+    """The folder that holds the task's data sets; embedded ones are drawn there on first use."""
     if task.root is not None:
         return Path(task.root).expanduser()
     root = cache_folder() / "data"
-    if task.dataset in shapes.WORLDS:
-        shapes.write_dataset(task.dataset, root, on_image=progress)
+    for name in (task.dataset, *task.targets):
+        if name in shapes.WORLDS:
+            shapes.write_dataset(name, root, on_image=progress)
     return root
 
 

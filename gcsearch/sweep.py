@@ -133,14 +133,13 @@ def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
     )
     lab = laboratory.of(sweep.pipeline.task)
     method, parameters = methods.build(record.config), load_parameters(sweep.kept, record)
-    base, new = ([lab.dataset.classes[label] for label in half] for half in lab.halves)
-    names = {"base": base, "new": [] if _without_new_classes(method) else new}
+    names = _names(lab, method)
     return export.write(
         folder,
         trial=trial,
         record=record,
         prompts=[_named(lab, cast(methods.Trained, method), one) for one in parameters],
-        features=_features(lab, method, parameters, record, [*names["base"], *names["new"]]),
+        features=_features(lab, method, parameters, record, [name for part in names.values() for name in part]),
         names=names,
         provenance=_provenance(sweep, record, lab),
         force=force,
@@ -158,8 +157,12 @@ def _confirmed(sweep: Sweep) -> TrialRecord:
     return finals[0]
 
 
-def _without_new_classes(method: methods.Method) -> bool:
-    return isinstance(method, methods.Trained) and method.class_specific
+def _names(lab: Laboratory, method: methods.Method) -> dict[str, list[str]]:
+    """Class names by what they were in the protocol: base and new, or all."""
+    base, new = ([lab.dataset.classes[label] for label in half] for half in lab.halves)
+    if lab.task.classes == "all":
+        return {"all": base}
+    return {"base": base, "new": [] if getattr(method, "class_specific", False) else new}
 
 
 def _named(lab: Laboratory, method: methods.Trained, parameters: Tensor) -> dict[str, Tensor]:

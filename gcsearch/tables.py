@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gcsearch.comparison import Group, Row
     from gcsearch.inventory import Finding
-    from gcsearch.schema import TrialRecord
+    from gcsearch.plan import Plan
+    from gcsearch.schema import Task, TrialRecord
     from gcsearch.sweep import Sweep
 
 
@@ -78,16 +79,15 @@ def _plus_minus(values: tuple[float, ...]) -> str:
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def print_results(records: list[TrialRecord], title: str = "") -> None:
-    """Base, new and H of records, one row each."""
+def print_results(records: list[TrialRecord], task: Task, title: str = "") -> None:
+    """What the protocol of `task` measures of records of one stage, a row each."""
     from gcsearch.comparison import tagged
+    from gcsearch.protocol import columns
 
-    keys = ("base_acc", "new_acc", "h")
-    rows = []
-    for record in records:
-        prefix = "test" if record.stage == "test" else "val"
-        rows.append([tagged(record), *(_plus_minus(record.metrics.get(f"{prefix}_{key}", ())) for key in keys)])
-    _table(title, ["", "base", "new", "H"], rows, lambda line, _: records[line].label == "champion")
+    shown = columns(task, records[0].stage if records else "test")
+    rows = [[tagged(record), *(_plus_minus(record.metrics.get(c.metric, ())) for c in shown)] for record in records]
+    titles = ["", *(column.title for column in shown)]
+    _table(title, titles, rows, lambda line, _: records[line].label == "champion")
 
 
 def print_finals(sweep: Sweep) -> None:
@@ -97,7 +97,9 @@ def print_finals(sweep: Sweep) -> None:
     task, seeds = sweep.pipeline.task, sweep.pipeline.confirm.seeds
     print_results(
         sweep.finals,
-        f"{task.dataset}, {task.backbone}, {task.shots} shots: accuracy on test images in %, "
+        task,
+        f"{task.dataset}, {task.backbone}, {task.shots} shots{', all classes' if task.classes == 'all' else ''}: "
+        "accuracy on test images in %, "
         f"mean ± sd over seeds {', '.join(map(str, seeds))}",
     )
     print(f"champion  {described(sweep.champion.config)}")
@@ -128,18 +130,40 @@ def print_ranking(sweep: Sweep, top: int) -> None:
 
 def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
     """One part of a comparison. Where rows differ in their seeds, each shows its own."""
-    from gcsearch.comparison import COLUMNS, heading
+    from gcsearch.comparison import heading
 
     seeds = " or ".join(_commas(some) for some in group.seeds)
     title = f"{heading(group, groups)}: accuracy on test images in %, mean ± sd over seeds {seeds}"
     words = ["", "searched in", "seeds"] if len(group.seeds) > 1 else ["", "searched in"]
     rows = [
         [row.name, ", ".join(row.sweeps), _commas(row.record.seeds)][: len(words)]
-        + [_plus_minus(row.per_seed(column)) for column in COLUMNS]
+        + [_plus_minus(row.per_seed(column.key)) for column in group.columns]
         for row in group.rows
     ]
     draw = _print_markdown if markdown else _table
-    draw(title, [*words, "base", "new", "H"], rows, lambda line, i: [*words, *COLUMNS][i] in group.rows[line].best)
+    keys = [*words, *(column.key for column in group.columns)]
+    titles = [*words, *(column.title for column in group.columns)]
+    draw(title, titles, rows, lambda line, i: keys[i] in group.rows[line].best)
+
+
+def print_plans(plans: list[Plan]) -> None:
+    """What the sweeps of a matrix would do, a row each, and how long all of them take one after another."""
+    from gcsearch.plan import duration
+
+    rows = [
+        [
+            plan.name,
+            f"{plan.settings} x {plan.seeds} seeds",
+            str(plan.trained_classes),
+            str(plan.images),
+            duration(plan.search_seconds),
+            f"{plan.peak_bytes / 2**20:.0f} MiB",
+        ]
+        for plan in plans
+    ]
+    _table("", ["sweep", "settings", "classes trained", "images", "search", "memory"], rows, lambda *_: False)
+    total = duration(sum(plan.search_seconds for plan in plans))
+    print(f"{len(plans)} sweeps, about {total} of training in the search; start and confirmation beside")
 
 
 def _commas(seeds: tuple[int, ...]) -> str:
@@ -159,25 +183,28 @@ def print_csv(groups: list[Group]) -> None:
     """One line per row, with its task; an empty field where there is no number."""
     import csv
 
-    from gcsearch.comparison import COLUMNS
-
     keys = list(dict.fromkeys(key for group in groups for key in group.task))
+    columns = list(dict.fromkeys(column.key for group in groups for column in group.columns))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    numbers = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "sd")]
+    numbers = [f"{column}_{part}" for column in columns for part in ("mean", "sd")]
     writer.writerow([*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers])
     for group in groups:
         for row in group.rows:
             words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
             words += [row.record.outcome.value, row.record.config.describe()]
-            writer.writerow([*(group.task.get(key, "") for key in keys), *words, *_mean_and_sd(row)])
+            task = [_cell(group.task.get(key, "")) for key in keys]
+            writer.writerow([*task, *words, *_mean_and_sd(row, columns)])
 
 
-def _mean_and_sd(row: Row) -> list[str]:
+def _cell(value: object) -> str:
+    return ";".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _mean_and_sd(row: Row, columns: list[str]) -> list[str]:
     import math
 
-    from gcsearch.comparison import COLUMNS
-
-    pairs = [row.values(column)[:2] for column in COLUMNS]
+    own = {column.key for column in row.columns}
+    pairs = [row.values(column)[:2] if column in own else (math.nan, math.nan) for column in columns]
     return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
 
 

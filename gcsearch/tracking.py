@@ -151,7 +151,7 @@ class Tracker:
             else:
                 self.parent = self._create(name, described, began or time.time())
                 self._batches(self.parent, _pipeline_params(pipeline), [])
-                self.client.log_inputs(self.parent, [_dataset_input(pipeline)])
+                self.client.log_inputs(self.parent, [_dataset_input(pipeline), *_target_inputs(pipeline)])
             self._sweep = name
             trials = [run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"]
             self._children = {_key_of(run): _Child.of(run) for run in trials}
@@ -441,7 +441,9 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": (
             f"Sweep **{name}**: search space `{pipeline.search.space}` on `{task.dataset}` "
-            f"with `{task.backbone}`, {task.shots} shots, seeds {', '.join(map(str, task.seeds))}; "
+            f"with `{task.backbone}`, {task.shots} shots{' of all classes' if task.classes == 'all' else ''}, "
+            f"seeds {', '.join(map(str, task.seeds))}; "
+            f"{''.join(f'measured on `{name}`; ' for name in task.targets)}"
             f"chosen by `{pipeline.search.objective}`. Each child run is one setting."
         ),
     }
@@ -472,9 +474,32 @@ def _dataset_input(pipeline: Pipeline) -> DatasetInput:
         digest=hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH],
         source_type="gcsearch",
         source=json.dumps({"dataset": task.dataset, "root": task.root}),
-        profile=json.dumps({"shots": task.shots, "val_shots": task.val_shots, "folds": task.folds}),
+        profile=json.dumps(
+            {"shots": task.shots, "val_shots": task.val_shots, "folds": task.folds, "classes": task.classes}
+        ),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])
+
+
+def _target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
+    """The data sets that are measured only."""
+    sources = [
+        (name, json.dumps({"dataset": name, "root": pipeline.task.root}))
+        for name in pipeline.task.targets
+        if name != pipeline.task.dataset
+    ]
+    return [
+        DatasetInput(
+            Dataset(
+                name=name,
+                digest=hashlib.sha256(source.encode()).hexdigest()[:_DIGEST_LENGTH],
+                source_type="gcsearch",
+                source=source,
+            ),
+            [InputTag("mlflow.data.context", "test")],
+        )
+        for name, source in sources
+    ]
 
 
 def _metrics(record: TrialRecord, began: int) -> list[Metric]:

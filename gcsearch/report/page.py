@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from gcsearch import files
 from gcsearch.methods import title_and_tags, with_tags
+from gcsearch.protocol import columns
 from gcsearch.report.figures import (
     draw_confirmation,
     draw_contour,
@@ -70,6 +71,7 @@ _METRIC = {
     "val_h": "H of trained and held-out base classes, validation images (%)",
     "val_base_acc": "accuracy on trained base classes, validation images (%)",
     "val_new_acc": "accuracy on held-out base classes, validation images (%)",
+    "val_acc": "accuracy on all classes, validation images (%)",
     "test_h": "H of base and new classes, test images (%)",
     "test_base_acc": "accuracy on base classes, test images (%)",
     "test_new_acc": "accuracy on new classes, test images (%)",
@@ -132,15 +134,18 @@ def build_report(
 def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
     if not finals:
         return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
-    rows = [_result_row(row) for row in render_table(finals)]
-    ahead = f"champion ahead by, in {IN_WORDS[deciding(finals)]}"
-    head = f"<tr><th>setting<th class=n>base<th class=n>new<th class=n>H<th class=n>{ahead}</tr>"
+    task = pipeline.task
+    rows = [_result_row(row) for row in render_table(finals, task)]
+    ahead = f"champion ahead by, in {IN_WORDS[deciding(finals, task)]}"
+    titles = "".join(f"<th class=n>{html.escape(column.title)}" for column in columns(task))
+    head = f"<tr><th>setting{titles}<th class=n>{ahead}</tr>"
     seeds = sorted({seed for record in finals for seed in record.seeds})
-    known = set(seeds) & set(pipeline.task.seeds)
+    known = set(seeds) & set(task.seeds)
     lead = (
         f"Accuracy in per cent, mean ± standard deviation over {counted(len(seeds), 'seed')} "
         f"({', '.join(map(str, seeds))}), {'some of which the search used too' if known else 'new to the search'}. "
-        "Whatever is trained was trained on all base classes. "
+        f"Whatever is trained was trained on all {'' if task.classes == 'all' else 'base '}classes"
+        f"{' of the source' if task.targets else ''}. "
         "The last column pairs the runs by seed and gives the 95 % interval of the mean difference."
     )
     body = f"<div class=scroll><table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -148,7 +153,7 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
 
 
 def _result_row(row: Row) -> str:
-    cells = "".join(f"<td class=n>{plus_minus(value)}" for value in (row.base, row.new, row.h))
+    cells = "".join(f"<td class=n>{plus_minus(value)}" for value in row.values.values())
     if row.lead is None:
         lead = ""
     elif row.lead.n == 1:
@@ -286,8 +291,8 @@ def _trials_section(records: Sequence[TrialRecord], champion: int | None, object
         return Section(title, "No trial has ended yet.")
     names = searched(records)
     seeds = max((record.seeds for record in records), key=len)
-    columns = ["rank", "trial", *names, objective, *(f"seed {seed}" for seed in seeds), "epochs run", "outcome"]
-    head = "".join(f"<th class=n tabindex=0>{html.escape(column)}" for column in columns[:-1])
+    titles = ["rank", "trial", *names, objective, *(f"seed {seed}" for seed in seeds), "epochs run"]
+    head = "".join(f"<th class=n tabindex=0>{html.escape(title)}" for title in titles)
     rows = "".join(_trial_row(entry, names, seeds, champion) for entry in entries(records, objective))
     lead = "Click a heading to sort. Mean ± standard deviation over seeds, in per cent."
     same = _shared(records, names)
