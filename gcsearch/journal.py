@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch.errors import InputError, RunError
+from gcsearch.files import is_full
 from gcsearch.schema import Model, TrialRecord
 
 Event = dict[str, Any]
@@ -79,12 +80,14 @@ class Journal:
             self._sync_folder()
 
     def _unwritable(self, error: OSError) -> RunError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "Make room on this disk" if full else "Mend that"
+        remedy = "Make room on this disk" if is_full(error) else "Mend that"
         return RunError(
-            f"{self.path}: the journal cannot be written: {error.strerror or error}.\n"
-            f"Every line before is safe. {remedy}, then `gcsearch resume {self.path.parent.name}` goes on."
+            f"{self.path}: the journal cannot be written: {error.strerror or error}.\n{self.goes_on(remedy)}"
         )
+
+    def goes_on(self, remedy: str) -> str:
+        """What to do after an error that `remedy` mends."""
+        return f"Every line before is safe. {remedy}, then `gcsearch resume {self.path.parent.name}` goes on."
 
     def mend(self) -> int:
         """Cut off a torn last line, which a writer killed halfway left; returns how many bytes it had."""

@@ -287,8 +287,11 @@ class _Session:
             asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
             why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
             raise
-        except Exception:
+        except Exception as error:
             why = "FAILED"
+            if isinstance(error, OSError) and files.is_full(error):
+                what = f"{self.sweep.folder}: no room is left: {error.strerror or error}."
+                raise RunError(f"{what}\n{self.journal.goes_on('Make room on this disk')}") from error
             raise
         finally:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
