@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from gcsearch import files, weights
 from gcsearch.block import Block, fold
 from gcsearch.errors import InputError, unknown_name
+from gcsearch.images import OPENAI_MEAN, OPENAI_STD, Interpolation, Preparation, ResizeMode
 from gcsearch.tower import TextTower
 from gcsearch.weights import Checkpoint, Sizes
 
 VOCABULARY = 49408  # tokens of CLIP's tokenizer, the only one that there is here
 MINI_FILE = Path(__file__).parent / "assets" / "mini.safetensors"
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+_WORD_END = "</w>"  # ends a token of the vocabulary that ends a word
 
 
 @cache
@@ -76,7 +76,15 @@ class Backbone:
     fingerprint: str
     mean: tuple[float, ...] = OPENAI_MEAN
     std: tuple[float, ...] = OPENAI_STD
+    interpolation: Interpolation = "bicubic"
+    resize_mode: ResizeMode = "shortest"
+    fill_color: int = 0
     model: nn.Module = field(repr=False, default_factory=nn.Identity)
+
+    @property
+    def preparation(self) -> Preparation:
+        """How the model's images are prepared."""
+        return Preparation(self.image_size, self.mean, self.std, self.interpolation, self.resize_mode, self.fill_color)
 
     @torch.inference_mode()
     def encode_images(self, pixels: Tensor) -> Tensor:
@@ -88,6 +96,11 @@ class Backbone:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text` without start and end markers; underscores count as spaces."""
         return _tokenizer().encode(text.replace("_", " "))
+
+    def word(self, token: int) -> str:
+        """The text of a token: `photo`, or with a mark behind it where another token must follow: `phot-`."""
+        text: str = _tokenizer().decoder[token]
+        return text.removesuffix(_WORD_END) if text.endswith(_WORD_END) else f"{text}-"
 
 
 @cache
@@ -108,12 +121,11 @@ def load(name: str, pretrained: str | None = None, device: str = "cpu") -> Backb
         InputError: unknown name or tag; weights that are absent, unsafe to read or of another model; a text tower
             that is not causal and EOT-pooled.
     """
-    mean, std = OPENAI_MEAN, OPENAI_STD
+    preprocessing: Mapping[str, Any] = {}
     if name == "mini":
         model = _load_mini()
     else:
         name, model, preprocessing = _load_open_clip(name, pretrained)
-        mean, std = (tuple(preprocessing.get(key, value)) for key, value in (("mean", mean), ("std", std)))
     model = model.eval().requires_grad_(False).to(device)
     tower = text_tower(model, name)
     visual: Any = model.visual
@@ -124,10 +136,21 @@ def load(name: str, pretrained: str | None = None, device: str = "cpu") -> Backb
         image_size=size[0] if isinstance(size, tuple) else size,
         embedding_size=len(tower.projection),
         fingerprint=fingerprint(model),
-        mean=mean,
-        std=std,
         model=model,
+        **_preparation(preprocessing),
     )
+
+
+def _preparation(stated: Mapping[str, Any]) -> dict[str, Any]:
+    """What a `preprocess_cfg` of open_clip's says of images beside their size; None and absence mean the default."""
+    found = {key: stated[key] for key in ("interpolation", "resize_mode", "fill_color") if stated.get(key) is not None}
+    if found.get("interpolation") == "random":
+        del found["interpolation"]  # that is for training; images to be tested are bicubic then
+    for key in ("mean", "std"):
+        if (value := stated.get(key)) is not None:
+            found[key] = tuple(value) if isinstance(value, (list, tuple)) else (value,) * 3
+    Preparation(0, **found)  # refuses what is unknown
+    return found
 
 
 def _load_open_clip(name: str, pretrained: str | None) -> tuple[str, nn.Module, Mapping[str, Any]]:

@@ -17,6 +17,8 @@ import typer
 
 from gcsearch.tables import (
     near,
+    print_beside,
+    print_cache,
     print_csv,
     print_finals,
     print_group,
@@ -24,12 +26,15 @@ from gcsearch.tables import (
     print_json,
     print_pairs,
     print_plans,
+    print_predictions,
     print_ranking,
     print_results,
+    print_sharpnesses,
 )
 
 if TYPE_CHECKING:
-    from gcsearch.comparison import Finished
+    from gcsearch.beside import Beside
+    from gcsearch.comparison import Finished, Group
     from gcsearch.matrix import Matrix
     from gcsearch.progress import ProgressWatcher
     from gcsearch.schema import Pipeline
@@ -47,6 +52,22 @@ app = typer.Typer(
 data_app = typer.Typer(help="Data sets: the embedded ones, and what lies in a folder.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+
+class _BuildByDefault(typer.core.TyperGroup):
+    """`gcsearch cache my.toml` is `gcsearch cache build my.toml`."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        known = args[0] in self.commands or args[0].startswith("-")
+        return super().resolve_command(ctx, args if known else ["build", *args])
+
+
+cache_app = typer.Typer(
+    cls=_BuildByDefault,
+    help="Encoded images: computed for a pipeline (gcsearch cache my.toml), listed, checked, removed.",
+    no_args_is_help=True,
+)
+app.add_typer(cache_app, name="cache")
+
 Store = Annotated[
     Path | None,
     typer.Option(help="Folder of sweeps and MLflow's data. [default: $GCSEARCH_STORE, else ./gcsearch-store]"),
@@ -61,6 +82,10 @@ Memory = Annotated[
     typer.Option(
         help='What this process may take, such as "6 GiB"; works in smaller pieces then. [default: what is free]'
     ),
+]
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(help="Text file of further class names, one per line.", metavar="FILE", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -171,6 +196,7 @@ def run(
 
 
 def _print_end(sweep: Sweep, store: Path | None) -> None:
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
     elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
@@ -399,6 +425,9 @@ def compare(
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Put published numbers of the same data set, model and shots beside.")
+    ] = False,
 ) -> None:
     """All methods of finished sweeps in one table: accuracies on test images, a part per task."""
     from gcsearch import comparison
@@ -407,14 +436,29 @@ def compare(
     if as_json + as_markdown + as_csv > 1:
         raise InputError("one output has one form", remedy="Of --json, --markdown and --csv, name one.")
     groups = comparison.compare([one for name in sweeps for one in _all_finished(name, store)])
+    found = _beside(groups) if published else None
     if as_json:
-        print_json([group.to_dict() for group in groups])
+        documents = [group.to_dict() for group in groups]
+        print_json(
+            [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)] if found else documents
+        )
     elif as_csv:
-        print_csv(groups)
+        print_csv(groups, found)
+        for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
+            print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
     else:
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
             print_group(group, groups, markdown=as_markdown)
+            if found:
+                print_beside(found[index], markdown=as_markdown)
+
+
+def _beside(groups: list[Group]) -> list[Beside]:
+    """What was published for each group."""
+    from gcsearch.beside import beside
+
+    return [beside(group) for group in groups]
 
 
 def _all_finished(name: str, store: Path | None) -> list[Finished]:
@@ -463,17 +507,67 @@ def _finished(name: str, store: Path | None) -> Finished:
     return Finished(name, sweep.pipeline.task, champions[-1], references)
 
 
-@app.command(epilog="Example: gcsearch export demo --out best")
+@app.command(epilog="Example: gcsearch export demo --out best --register")
 def export(
     sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; needed unless --register is given.")] = None,
+    classes: ClassFile = None,
+    register: Annotated[bool, typer.Option("--register", help="Also put it into MLflow's registry.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the registered model. [default: the sweep's]")] = None,
     force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
     store: Store = None,
 ) -> None:
-    """Write the best configuration, its prompts, text features and numbers to a folder."""
-    from gcsearch.sweep import open_sweep
+    """Write the best configuration, its prompts, text features and numbers to a folder, and register it."""
+    from gcsearch import handover
 
-    print(near(open_sweep(sweep, store).export(out, force=force)))
+    done = handover.hand_over(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
+    if done.folder:
+        print(near(done.folder))
+    if done.version:
+        print(done.version.describe())
+
+
+@app.command(epilog="Example: gcsearch predict best cat.png dog.jpg --top 3")
+def predict(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    classes: ClassFile = None,
+    seed: Annotated[int | None, typer.Option(help="This seed's prompt. [default: the mean over all seeds]")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for an image.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Classify images with an export; needs neither the sweep nor the data set."""
+    from gcsearch import prediction
+
+    opened = prediction.open_export(export)
+    names = prediction.read_names(classes) if classes else opened.names
+    found = prediction.predict(opened, images, names=names, seed=seed, top=top)
+    print_json(found.dump()) if as_json else print_predictions(found)
+
+
+@app.command(epilog="Example: gcsearch landscape best --out landscape.html")
+def landscape(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also draw the loss around the prompt: a .html or .png file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed's prompt. [default: every seed's]")] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of the ball. [default: the method's rho, else 0.1]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="A random plane, not the sharpest directions'.")] = False,
+    draw: Annotated[int, typer.Option(min=0, help="Seed of what is random.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Loss and sharpness of exported prompts on their training images, and a picture of the loss around them."""
+    from gcsearch import surroundings
+
+    if out:
+        surroundings.check_picture(out)
+    with _watch(quiet=quiet) as watcher:
+        found = surroundings.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, watcher=watcher)
+    print_json(found.dump()) if as_json else print_sharpnesses(found)
+    if out and not as_json:
+        print(near(out))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")
@@ -614,6 +708,74 @@ def data_check(
             findings.append(inventory.examine(root, name, verify=verify, progress=watcher.progress))
     print_json([finding.to_dict() for finding in findings]) if as_json else print_inventory(findings)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@cache_app.command("build", epilog="Example: gcsearch cache my.toml --set task.views=16")
+def cache_build(
+    pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
+    sets: Sets = None,
+    quiet: Quiet = False,
+) -> None:
+    """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on."""
+    from gcsearch import configuration
+    from gcsearch import pipeline as pipelines
+    from gcsearch.store import cache_place
+
+    with _watch(quiet=quiet) as watcher:
+        pipelines.cache(configuration.load(pipeline, _overrides(sets)), watcher=watcher)
+    print(f"every image that {pipeline} reads is encoded, in {cache_place()}")
+
+
+@cache_app.command("ls", epilog="Example: gcsearch cache ls --json")
+def cache_ls(as_json: Json = False) -> None:
+    """Every entry: data set, transform, images, model, size, age."""
+    from gcsearch.laboratory import shelves
+
+    found = [one for shelf in shelves() for one in (*shelf.entries(), *shelf.leftovers())]
+    print_json([one.to_dict() for one in found]) if as_json else print_cache(found)
+
+
+@cache_app.command("verify", epilog="Example: gcsearch cache verify")
+def cache_verify(as_json: Json = False) -> None:
+    """Read every byte of every entry and compare its checksum. Ends with 1 where one is broken."""
+    from dataclasses import replace
+
+    from gcsearch.laboratory import shelves
+
+    checked = [replace(one, problem=shelf.check(one)) for shelf in shelves() for one in shelf.entries()]
+    print_json([one.to_dict() for one in checked]) if as_json else print_cache(checked)
+    sys.exit(1 if any(one.problem for one in checked) else 0)
+
+
+@cache_app.command("prune", epilog="Example: gcsearch cache prune --older-than 30d --keep my.toml --yes")
+def cache_prune(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Entries older than that, too: 30d, 12h, 45m.")
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PIPELINE", help="Entries of other models than this pipeline's, too. Repeatable."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every entry.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it only what would go is shown.")] = False,
+) -> None:
+    """Remove broken files, other formats' and what was left unfinished a day ago; and what the flags name."""
+    from gcsearch import configuration, entries
+    from gcsearch.laboratory import shelves, weights_of
+
+    age = None if older_than is None else entries.seconds_of(older_than)
+    weights = {weights_of(configuration.load(name).task) for name in keep} if keep else None
+    chosen = []
+    for shelf in shelves():
+        found = [*shelf.entries(), *shelf.leftovers()]
+        taken = list(entries.superfluous(found, older_than=age, keep_weights=weights, everything=everything))
+        for one in taken if yes else ():
+            shelf.remove(one)
+        chosen += taken
+    if chosen:
+        print_cache(chosen)
+    size = sum(one.bytes for one in chosen) / 2**20
+    print(f"{len(chosen)} files, {size:.1f} MiB, {'removed' if yes else 'would go; --yes removes them'}")
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gcsearch import methods, protocol
+from gcsearch import documents, methods, protocol
+from gcsearch.documents import Numbers, facts
 from gcsearch.errors import InputError
 from gcsearch.methods import title_and_tags, with_tags
-from gcsearch.metrics import Spread, finite, spread
+from gcsearch.metrics import Spread, spread
 from gcsearch.protocol import Column
 from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
 
@@ -67,24 +68,16 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers that do not exist are null."""
-        return {
-            "name": self.title,
-            "tags": list(self.tags),
-            "sweeps": list(self.sweeps),
-            "config": self.record.config.to_dict(),
-            "outcome": self.record.outcome.value,
-            "seeds": list(self.record.seeds),
-            **{column.key: self._numbers(column.key) for column in self.columns},
-            "best": [column.key for column in self.columns if column.key in self.best],
-        }
+        return self.document().dump()
 
-    def _numbers(self, column: str) -> dict[str, Any]:
-        mean, deviation, _ = self.values(column)
-        return {
-            "mean": finite(mean),
-            "deviation": finite(deviation),
-            "per_seed": {str(s): finite(v) for s, v in zip(self.record.seeds, self.per_seed(column), strict=False)},
-        }
+    def document(self) -> documents.Compared:
+        """The row as `gcsearch compare --json` prints it."""
+        return documents.Compared(
+            **facts(self.record) | {"name": self.title, "tags": self.tags},
+            sweeps=self.sweeps,
+            **{one.key: Numbers.of(self.record.seeds, self.per_seed(one.key)) for one in self.columns},
+            best=tuple(one.key for one in self.columns if one.key in self.best),
+        )
 
 
 @dataclass(frozen=True)
@@ -101,8 +94,8 @@ class Group:
         return list(dict.fromkeys(row.record.seeds for row in self.rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"task": dict(self.task), "rows": [row.to_dict() for row in self.rows]}
+        """What `gcsearch compare --json` prints for a task, see `gcsearch.documents`."""
+        return documents.Group(task=dict(self.task), rows=tuple(row.document() for row in self.rows)).dump()
 
 
 def compare(sweeps: Iterable[Finished]) -> list[Group]:

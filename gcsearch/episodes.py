@@ -18,7 +18,7 @@ class Half:
     """One side of the trade-off: its classes and the images that score it."""
 
     classes: Tensor  # [C], positions in `Episode.names`
-    features: Tensor  # [N, E]
+    features: Tensor  # [N, E], float32
     labels: Tensor  # [N], positions in `classes`
 
 
@@ -44,7 +44,7 @@ class Episode:
     seed: int
     stage: Stage
     names: tuple[str, ...]
-    views: Tensor  # [V, N, E], of the training images
+    views: Tensor  # [V, N, E], of the training images; float16 as the cache keeps them
     labels: Tensor  # [N], positions in `base.classes`
     base: Half
     new: Half | None

@@ -1,8 +1,9 @@
-"""The feature cache: images encoded once, kept as Arrow files, read by memory map.
+"""The feature cache: images encoded once, kept as float16 in Arrow files, read by memory map.
 
-An entry's key hashes all that its numbers depend on (weights, transform, files with sizes, views, seed), so
-a stale entry is never found.  It is written aside, synced and renamed; on opening, its metadata and the
-checksum of its bytes are verified, and an entry that fails is rebuilt.
+An entry's key hashes all that its numbers depend on (weights, preparation, each file's path and content, views,
+seed), so a stale entry is never found. Images are opened ahead of the encoder by processes of their own. Parts
+are kept as they come, at boundaries that are always the same: what was interrupted goes on and ends in the same
+bytes. One process makes an entry; others that want it wait for it.
 
 Shapes: N images, V views, E embedding size, S image side in pixels.
 """
@@ -11,71 +12,100 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
+import time
 import warnings
-import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from gcsearch import decoding, digests, entries, images
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
+from gcsearch.entries import BrokenEntryWarning, Partial, Shelf
 from gcsearch.errors import InputError
-from gcsearch.files import whole
+from gcsearch.files import write_whole
+from gcsearch.images import Draw, Job
+from gcsearch.provenance import cores
+from gcsearch.store import locked
 
-FORMAT = 1
-BATCH = 256
-
-
-def centre(image: Image.Image, size: int) -> Image.Image:
-    """The fixed transform: shorter side to `size` (bicubic), then the middle square."""
-    width, height = image.size
-    shorter = min(width, height)
-    scaled = (int(size * width / shorter), int(size * height / shorter))
-    image = image.resize(scaled, Image.Resampling.BICUBIC)
-    left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
-    return image.crop((left, top, left + size, top + size))
+PART = 256  # rows written at a time
+ON_PROCESSOR = 32  # rows encoded at a time there: more takes memory and no less time
+JOB = 32  # rows given to a process at a time
+AHEAD = 2 * PART // JOB  # jobs done and not yet encoded
+POLL = 0.1  # seconds between two looks at an entry that another process makes
 
 
-def random_view(image: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
-    """The training transform: a crop of 8 to 100 % of the area, ratio 3/4 to 4/3, bicubic; flip with p = 0.5.
+@dataclass(frozen=True)
+class Wanted:
+    """Features that somebody wants: of `items` under the fixed transform, or `views` of each, drawn from `seed`."""
 
-    As in CLIP prompt learning's usual recipe: ten tries for a crop that fits, then the middle.
-    """
-    box = _random_box(*image.size, generator)
-    view = image.crop(box).resize((size, size), Image.Resampling.BICUBIC)
-    return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else view
+    dataset: Dataset
+    items: Sequence[Item]
+    seed: int | None = None
+    views: int = 1
+
+    @property
+    def transform(self) -> str:
+        return "centre" if self.seed is None else "random_view"
+
+    @property
+    def rows(self) -> int:
+        return len(self.items) * self.views
+
+    def draw(self, row: int) -> Draw | None:
+        return None if self.seed is None else (self.seed, row % self.views)
+
+    def job(self, rows: range, preparation: images.Preparation) -> Job:
+        """The images of some rows; row r is view r mod V of image r div V."""
+        names = tuple(self.items[row // self.views].path for row in rows)
+        return Job(str(self.dataset.images), names, tuple(map(self.draw, rows)), preparation)
 
 
-def _random_box(width: int, height: int, generator: np.random.Generator) -> tuple[int, int, int, int]:
-    for _ in range(10):
-        area = width * height * generator.uniform(0.08, 1.0)
-        ratio = math.exp(generator.uniform(math.log(3 / 4), math.log(4 / 3)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            left, top = int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1))
-            return left, top, left + w, top + h
-    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
-    left, top = (width - w) // 2, (height - h) // 2
-    return left, top, left + w, top + h
+@dataclass(frozen=True)
+class _Entry:
+    """Something wanted, and the file that holds it."""
+
+    wanted: Wanted
+    path: Path
+    stated: dict[str, Any]
+
+    @property
+    def partial(self) -> Partial:
+        row = 2 * self.stated["shape"][2]
+        return Partial(self.path, self.stated["key"], part=PART * row, total=self.wanted.rows * row)
+
+
+class _UnreadableError(Exception):
+    """Images of a part could not be opened: why, by path."""
+
+    def __init__(self, failed: dict[str, str]) -> None:
+        super().__init__(failed)
+        self.failed = failed
 
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Encoded images of one backbone below one folder."""
+    """Encoded images of one backbone below one folder.
+
+    `decoders`: processes that open images, see `decoding.processes`. `shared`: where entries are looked for before
+    they are made, and put afterwards, beside the folder.
+    """
 
     folder: Path
     backbone: Backbone
+    decoders: int | str = "auto"
+    shared: Shelf | None = None
 
     def fixed(self, dataset: Dataset, items: Sequence[Item], progress: Progress | None = None) -> Tensor:
-        """Features [N, E] of `items` under the fixed transform, read-only."""
-        return self._entry(dataset, items, "centre", [None], progress)[0]
+        """Features [N, E] of `items` under the fixed transform, float16, read-only."""
+        return self.get([Wanted(dataset, items)], progress)[0][0]
 
     def views(
         self,
@@ -86,103 +116,209 @@ class FeatureCache:
         count: int,
         progress: Progress | None = None,
     ) -> Tensor:
-        """Features [V, N, E] of `count` augmented views of `items`, drawn from `seed`, read-only."""
-        return self._entry(dataset, items, "random_view", [(seed, view) for view in range(count)], progress)
+        """Features [V, N, E] of `count` augmented views of `items`, drawn from `seed`, float16, read-only."""
+        return self.get([Wanted(dataset, items, seed, count)], progress)[0]
 
-    def _entry(
-        self,
-        dataset: Dataset,
-        items: Sequence[Item],
-        transform: str,
-        draws: Sequence[tuple[int, int] | None],
-        progress: Progress | None,
-    ) -> Tensor:
-        key = self._key(dataset, items, transform, draws)
-        path = self.folder / f"{dataset.name}-{transform}-{key[:20]}.arrow"
-        shape = (len(draws), len(items), self.backbone.embedding_size)
-        found = _read(path, key, shape)
-        if found is None:
-            batches = self._encode(dataset, items, draws, progress)
-            _write(path, key, shape, batches)
-            found = _read(path, key, shape)
-        if found is None:
-            raise OSError(f"{path} was written but does not verify; is the disk sound?")
-        return found
+    def get(self, wanted: Sequence[Wanted], progress: Progress | None = None) -> list[Tensor]:
+        """Features [V, N, E] of each, float16, read-only, on the pages of the files; what is missing is computed.
 
-    def _key(
-        self, dataset: Dataset, items: Sequence[Item], transform: str, draws: Sequence[tuple[int, int] | None]
-    ) -> str:
-        stated = {
-            "format": FORMAT,
+        Raises:
+            InputError: images are missing or unreadable; all of them are found before this is said.
+            RunError: a process that opens images died.
+        """
+        every = self._entries({id(one): one for one in wanted})
+        found = {which: self._find(entry) for which, entry in every.items()}
+        absent = {entry.path: entry for which, entry in every.items() if found[which] is None}
+        self._make(list(absent.values()), progress or (lambda done, total: None))
+        for which, entry in every.items():
+            if found[which] is None:
+                found[which] = self._find(entry)
+            if found[which] is None:
+                raise OSError(f"{entry.path} was written but does not verify; is the disk sound?")
+        return [_tensor(found[id(one)]) for one in wanted]
+
+    # --- What is there
+
+    def recognise(self, wanted: Sequence[Wanted], progress: Progress) -> None:
+        """Read the files that are new, so that `get` knows their content. Errors show in `get`."""
+        names: dict[Path, dict[str, None]] = {}
+        for one in wanted:
+            names.setdefault(one.dataset.images, {}).update(dict.fromkeys(item.path for item in one.items))
+        for folder, distinct in names.items():
+            digests.of_files(folder, list(distinct), self.memory, progress)
+
+    @property
+    def memory(self) -> Path:
+        """Where digests of files are remembered."""
+        return self.folder / "digests"
+
+    def _entries(self, wanted: dict[int, Wanted]) -> dict[int, _Entry]:
+        """The entries by identity of what is wanted. InputError, naming all, where files cannot be read."""
+        made: dict[int, _Entry] = {}
+        failed: dict[str, str] = {}
+        for which, one in wanted.items():
+            names = [item.path for item in one.items]
+            found, missing = digests.of_files(one.dataset.images, names, self.memory)
+            failed |= {str(one.dataset.images / name): reason for name, reason in missing.items()}
+            made[which] = self._entry(one, names, found)
+        if failed:
+            raise self._refusal(failed, sum(len(one.items) for one in wanted.values()))
+        return made
+
+    def _entry(self, wanted: Wanted, names: Sequence[str], contents: np.ndarray) -> _Entry:
+        """All that the numbers depend on goes into the key; the rest of what is stated is for people."""
+        files = hashlib.blake2b("\n".join(names).encode(), digest_size=20)
+        files.update(contents.tobytes())
+        depends = {
+            "format": entries.FORMAT,
             "weights": self.backbone.fingerprint,
-            "transform": [transform, self.backbone.image_size, self.backbone.mean, self.backbone.std],
-            "draws": list(draws),
-            "files": [[item.path, (dataset.images / item.path).stat().st_size] for item in items],
+            "preparation": asdict(self.backbone.preparation),
+            "draws": [wanted.transform, wanted.seed, wanted.views],
+            "files": files.hexdigest(),
         }
-        return hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
+        key = hashlib.blake2b(json.dumps(depends, sort_keys=True).encode(), digest_size=20).hexdigest()
+        stated = {
+            "key": key,
+            "shape": [len(wanted.items), wanted.views, self.backbone.embedding_size],
+            "dataset": wanted.dataset.name,
+            "transform": wanted.transform,
+            "weights": self.backbone.fingerprint,
+        }
+        path = self.folder / entries.file_of(wanted.dataset.name, wanted.transform, key)
+        return _Entry(wanted, path, stated)
 
-    def _encode(
-        self,
-        dataset: Dataset,
-        items: Sequence[Item],
-        draws: Sequence[tuple[int, int] | None],
-        progress: Progress | None,
-    ) -> Iterator[Tensor]:
-        size, total = self.backbone.image_size, len(draws) * len(items)
-        done = 0
-        for draw in draws:
-            for start in range(0, len(items), BATCH):
-                part = items[start : start + BATCH]
-                pixels = [self._pixels(dataset.images / item.path, size, draw, item.path) for item in part]
-                yield self.backbone.encode_images(self._normalise(np.stack(pixels)))
-                done += len(part)
-                if progress:
-                    progress(done, total)
+    def _find(self, entry: _Entry) -> np.ndarray | None:
+        return entries.read(entry.path, entry.stated)
 
-    def _pixels(self, path: Path, size: int, draw: tuple[int, int] | None, name: str) -> np.ndarray:
+    # --- What is made
+
+    def _make(self, absent: Sequence[_Entry], progress: Progress) -> None:
+        """Compute, or copy from the shared place, what is not there; wait for what another process computes."""
+        total, before = sum(entry.wanted.rows for entry in absent), 0
+        for entry in absent:
+
+            def show(rows: int, before: int = before) -> None:
+                progress(before + rows, total)
+
+            with self._alone(entry, show):
+                if not self._is_there(entry) and not self._fetched(entry):
+                    try:
+                        self._compute(entry, show)
+                    except _UnreadableError as error:
+                        raise self._search_unreadable(absent, error.failed) from None
+                    self._offer(entry)
+            before += entry.wanted.rows
+            progress(before, total)
+
+    def _is_there(self, entry: _Entry) -> bool:
+        """Whether another process has made the entry meanwhile. What is broken has been named already."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", BrokenEntryWarning)
+            return self._find(entry) is not None
+
+    @contextmanager
+    def _alone(self, entry: _Entry, show: Callable[[int], None]) -> Iterator[None]:
+        """Hold the entry's lock; while another process has it, show how far that one is."""
+        lock = self.folder / ".locks" / entry.path.stem
+        row = 2 * entry.stated["shape"][2]
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(locked(lock, wait=False, what="an entry"))
+                    break
+                except InputError:
+                    show(entry.partial.bytes_there() // row)
+                    time.sleep(POLL)
+            yield
+
+    def _compute(self, entry: _Entry, show: Callable[[int], None]) -> None:
+        wanted, partial = entry.wanted, entry.partial
+        done = min(partial.resume() * PART, wanted.rows)
+        show(done)
+        gpu = self.backbone.tower.device.type == "cuda"
+        jobs = [wanted.job(rows, self.backbone.preparation) for rows in _slices(range(done, wanted.rows))]
+        decoders = min(decoding.processes(self.decoders, wanted.rows - done, cores(), gpu=gpu), len(jobs))
+        pixels: list[np.ndarray] = []
+        for result in decoding.prepared(jobs, decoders, AHEAD):
+            if result.unreadable:
+                folder = wanted.dataset.images
+                raise _UnreadableError({str(folder / name): why for name, why in result.unreadable.items()})
+            pixels.append(result.pixels)
+            gathered = sum(map(len, pixels))
+            if gathered in (PART, wanted.rows - done):
+                partial.append(self._encode(np.concatenate(pixels)))
+                done, pixels = done + gathered, []
+                show(done)
+        partial.finish(entry.stated, self.backbone.embedding_size)
+
+    def _encode(self, pixels: np.ndarray) -> np.ndarray:
+        """[N, S, S, 3] bytes to features [N, E], float16."""
+        device = self.backbone.tower.device
+        size = len(pixels) if device.type == "cuda" else ON_PROCESSOR
+        mean, std = (torch.tensor(values, device=device) for values in (self.backbone.mean, self.backbone.std))
+        encoded = []
+        for part in torch.from_numpy(pixels).split(size):
+            values = part.to(device).permute(0, 3, 1, 2).float() / 255
+            values = (values - mean[:, None, None]) / std[:, None, None]
+            encoded.append(self.backbone.encode_images(values).half())
+        return torch.cat(encoded).cpu().numpy()
+
+    # --- What cannot be read
+
+    def _search_unreadable(self, absent: Sequence[_Entry], failed: dict[str, str]) -> InputError:
+        """Open every image that is still to be encoded: the user is to hear of all unreadable ones, not of `failed`."""
+        paths = sorted({entry.wanted.dataset.images / item.path for entry in absent for item in entry.wanted.items})
+        with ThreadPoolExecutor() as threads:  # decoding frees the interpreter
+            good = threads.map(images.is_readable, paths)
+            others = {str(path): "no whole image" for path, fine in zip(paths, good, strict=True) if not fine}
+        return self._refusal(others | failed, len(paths))
+
+    def _refusal(self, failed: dict[str, str], total: int) -> InputError:
+        listed = self.folder / "unreadable.txt"
+        write_whole(listed, "".join(f"{path}\t{reason}\n" for path, reason in sorted(failed.items())))
+        return InputError(
+            f"every image must be readable; {len(failed)} of {total} are not (all of them in {listed})",
+            received=images.named(sorted(failed)),
+            remedy="Replace these files, or take them out of the split; `gcsearch data check ROOT --verify` "
+            "opens those of every list.",
+        )
+
+    # --- The shared place
+
+    def _fetched(self, entry: _Entry) -> bool:
+        """Whether the shared place had the entry, whole; it lies in the folder then."""
+        if self.shared is None:
+            return False
         try:
-            with Image.open(path) as file:
-                image = file.convert("RGB")
-        except (OSError, UnidentifiedImageError) as error:
-            raise InputError("every image must be readable", file=path, received=str(error)) from None
-        if draw is None:
-            return np.asarray(centre(image, size))
-        # Each view has a generator of its own, so that its crop depends on nothing but itself.
-        generator = np.random.default_rng([*draw, zlib.crc32(name.encode())])
-        return np.asarray(random_view(image, size, generator))
+            there = self.shared.fetch(entry.path)
+        except OSError as error:
+            self._lament(f"{entry.path.name} could not be read from it and is computed here", error)
+            return False
+        return there and self._find(entry) is not None
 
-    def _normalise(self, pixels: np.ndarray) -> Tensor:
-        """[N, S, S, 3] bytes to [N, 3, S, S] floats with CLIP's mean and deviation."""
-        values = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
-        mean, std = torch.tensor(self.backbone.mean), torch.tensor(self.backbone.std)
-        return (values - mean[:, None, None]) / std[:, None, None]
+    def _offer(self, entry: _Entry) -> None:
+        if self.shared is None:
+            return
+        try:
+            self.shared.offer(entry.path)
+        except OSError as error:
+            self._lament(f"{entry.path.name} could not be put there and is on this machine alone", error)
 
-
-def _write(path: Path, key: str, shape: tuple[int, ...], batches: Iterator[Tensor]) -> None:
-    """Write the rows as one Arrow file: a reader sees a whole entry or none."""
-    rows = torch.cat([batch.cpu() for batch in batches]).numpy() if shape[0] * shape[1] else np.zeros((0, shape[2]))
-    flat = np.ascontiguousarray(rows, dtype=np.float32).reshape(-1)
-    metadata = {"gcsearch": json.dumps({"key": key, "shape": shape, "crc32": zlib.crc32(flat.data)})}
-    column = pa.FixedSizeListArray.from_arrays(pa.array(flat), shape[2])
-    table = pa.table({"feature": column}).replace_schema_metadata(metadata)
-    with whole(path) as file, pa.ipc.new_file(file, table.schema) as writer:
-        writer.write_table(table)
+    def _lament(self, what: str, error: OSError) -> None:
+        place = self.shared.place if self.shared else ""
+        warnings.warn(f"shared cache {place}: {what} ({error})", UserWarning, stacklevel=2)
 
 
-def _read(path: Path, key: str, shape: tuple[int, ...]) -> Tensor | None:
-    """The entry's features [V, N, E] without copying, or None where it is absent, foreign or damaged."""
-    if not path.exists():
-        return None
-    try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        stated = json.loads((table.schema.metadata or {})[b"gcsearch"])
-        chunks = table["feature"].chunks
-        flat = chunks[0].flatten().to_numpy() if chunks else np.zeros(0, np.float32)
-    except (pa.ArrowInvalid, OSError, KeyError, ValueError, IndexError):
-        return None
-    if stated != {"key": key, "shape": list(shape), "crc32": zlib.crc32(flat.data)} or flat.size != math.prod(shape):
-        return None
+def _slices(rows: range) -> Iterator[range]:
+    """Jobs of some rows, none of which reaches over the end of a part."""
+    for part in range(rows.start, rows.stop, PART):
+        stop = min(part + PART, rows.stop)
+        yield from (range(start, min(start + JOB, stop)) for start in range(part, stop, JOB))
+
+
+def _tensor(rows: np.ndarray | None) -> Tensor:
+    """[N, V, E] as a tensor [V, N, E] on the same memory."""
     with warnings.catch_warnings():
         # The pages are read-only and stay so: features are never written to.
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(flat).reshape(shape)
+        return torch.from_numpy(rows).transpose(0, 1)

@@ -9,12 +9,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
-
 from gcsearch import datasets
 from gcsearch.datasets import DATASETS, Dataset, Progress
 from gcsearch.draws import compare_draw
 from gcsearch.errors import InputError
+from gcsearch.images import is_readable
 from gcsearch.splits import FreshSplitWarning, duplicates
 
 
@@ -92,20 +91,10 @@ def _unreadable(dataset: Dataset, missing: set[str], progress: Progress | None) 
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         for start in range(0, len(paths), 256):
             part = paths[start : start + 256]
-            good = pool.map(_opens, [dataset.images / path for path in part])
+            good = pool.map(is_readable, [dataset.images / path for path in part])
             yield from (path for path, fine in zip(part, good, strict=True) if not fine)
             if progress:
                 progress(start + len(part), len(paths))
-
-
-def _opens(path: Path) -> bool:
-    """Whether the image can be decoded to its last row."""
-    try:
-        with Image.open(path) as image:
-            image.convert("RGB")
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return False
-    return True
 
 
 def check_names(names: Sequence[str] | None, root: Path) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -16,14 +18,27 @@ from gcsearch import backbone as backbones
 from gcsearch import datasets, shapes, spaces
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
+from gcsearch.entries import Shelf
 from gcsearch.episodes import Episode, Half, Target
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache
+from gcsearch.features import FeatureCache, Wanted
 from gcsearch.methods import NFL, Trained, build
 from gcsearch.prompts import initial_parameters, prompts
 from gcsearch.schema import Precision, Stage, Task, TrialConfig
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import cache_folder
+from gcsearch.store import cache_address, cache_folder
+
+_Made = tuple[Wanted, Tensor]
+"""What was asked of the cache, and the features [V, N, E] that it gave."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the episodes of all seeds have in common."""
+
+    stage: Stage
+    names: tuple[str, ...]
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
@@ -117,37 +132,68 @@ class Laboratory:
         """Names that are no class of the data set: those of `task.other_names`, or the embedded list."""
         return datasets.other_names(self.dataset, self.task.other_names)
 
+    def digests(self, seeds: Sequence[int]) -> dict[str, str]:
+        """Twelve digits for the few-shot images of each seed, and for `test`: the test images."""
+        drawn = {str(seed): self._draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
+        return {name: self._digest(items) for name, items in drawn.items()}
+
+    def _digest(self, items: Sequence[Item]) -> str:
+        """Of paths below the image folder, labels, and sizes in bytes."""
+        listed = [[item.path, item.label, (self.dataset.images / item.path).stat().st_size] for item in items]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
+
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""
-        return [self._episode(stage, index, seed, progress) for index, seed in enumerate(seeds)]
+        wanted = self.wanted(stage, seeds)
+        made = list(zip(wanted, self.cache.get(wanted, progress), strict=True))
+        names = [self.dataset.classes[label] for label in self._scored_labels(stage)]
+        targets = self._measured_targets(names, made[2 * len(seeds) :])
+        shared = _Shared(stage, tuple(names), targets)
+        return [self._episode(shared, i, seed, made[2 * i], made[2 * i + 1]) for i, seed in enumerate(seeds)]
 
-    def _episode(self, stage: Stage, index: int, seed: int, progress: Progress | None) -> Episode:
+    def _scored_labels(self, stage: Stage) -> tuple[int, ...]:
+        """The labels that a stage scores, in the order of an episode's names."""
         base, new = self.halves
-        train_items, val_items = self._draw(seed)
-        if stage == "search":
-            trained, held = datasets.hold_out(base, index, self.task.folds)
-            every, scoring = base, val_items
+        return base if stage == "search" else (*base, *new)
+
+    def wanted(self, stage: Stage, seeds: Sequence[int]) -> list[Wanted]:
+        """The features that a stage needs: for each seed those it trains on and those that score it; then the targets'.
+
+        What it trains on is all base classes in both stages, so that they share it.
+        """
+        (base, _), every = self.halves, self._scored_labels(stage)
+        tested = Wanted(self.dataset, _of(self.dataset.test, every))
+        wanted = []
+        for seed in seeds:
+            train, val = self._draw(seed)
+            scoring = Wanted(self.dataset, _of(val, every)) if stage == "search" else tested
+            wanted += [Wanted(self.dataset, _of(train, base), seed, self.task.views), scoring]
+        return wanted + [Wanted(target, target.test) for target in self.targets if stage == "test"]
+
+    def _episode(self, shared: _Shared, index: int, seed: int, train: _Made, scoring: _Made) -> Episode:
+        every = self._scored_labels(shared.stage)
+        if shared.stage == "search":
+            trained, held = datasets.hold_out(every, index, self.task.folds)
         else:
-            trained, held = base, new
-            every, scoring = (*base, *new), self.dataset.test
-        views, labels = self._views(train_items, trained, base, seed, progress)
-        scored = self._fixed(scoring, every, progress)
-        names = [self.dataset.classes[label] for label in every]
+            trained, held = self.halves
+        items, views = train[0].items, train[1]
+        positions = datasets.of_labels(items, trained)
+        scored = _Scored(scoring[0].items, scoring[1][0])
         return Episode(
             seed=seed,
-            stage=stage,
-            views=views,
-            labels=labels,
+            stage=shared.stage,
+            views=views if len(positions) == len(items) else views[:, positions],
+            labels=torch.tensor([trained.index(items[p].label) for p in positions]),
             base=scored.half(trained, every),
             new=scored.half(held, every) if held else None,
             template=self.task.template,
             others=self.others,
             classes=self.task.classes,
-            targets=self._measured_targets(names, progress) if stage == "test" else (),
-            names=tuple(names),
+            targets=shared.targets,
+            names=shared.names,
         )
 
-    def _measured_targets(self, names: list[str], progress: Progress | None) -> tuple[Target, ...]:
+    def _measured_targets(self, names: list[str], targets: Sequence[_Made]) -> tuple[Target, ...]:
         """The targets with all their classes and test images; their names are added to `names`.
 
         A name that is there already stands for the target's class too: so it has one text feature, and a source
@@ -157,14 +203,15 @@ class Laboratory:
         for index, name in enumerate(names):
             place.setdefault(name, index)
         found = []
-        for dataset in self.targets:
+        for wanted, features in targets:
+            dataset = wanted.dataset
             for name in dataset.classes:
                 if name not in place:
                     place[name] = len(names)
                     names.append(name)
             half = Half(
                 classes=torch.tensor([place[name] for name in dataset.classes]),
-                features=self.cache.fixed(dataset, dataset.test, progress),
+                features=features[0].float(),
                 labels=torch.tensor([item.label for item in dataset.test]),
             )
             found.append(Target(dataset.name, half, is_source=dataset is self.dataset))
@@ -180,27 +227,10 @@ class Laboratory:
         val_shots = None if self.task.val_shots == "all" else self.task.val_shots
         return shots, datasets.few_shot(self.dataset.val, val_shots, generator)
 
-    def _views(
-        self,
-        items: Sequence[Item],
-        trained: Sequence[int],
-        encoded: Sequence[int],
-        seed: int,
-        progress: Progress | None,
-    ) -> tuple[Tensor, Tensor]:
-        """Views [V, N, E] and labels [N] of the `trained` classes' images.
 
-        All `encoded` classes go into one cache entry, so that both stages share it.
-        """
-        kept = [items[i] for i in datasets.of_labels(items, encoded)]
-        views = self.cache.views(self.dataset, kept, seed=seed, count=self.task.views, progress=progress)
-        positions = datasets.of_labels(kept, trained)
-        labels = torch.tensor([trained.index(kept[p].label) for p in positions])
-        return (views if len(positions) == len(kept) else views[:, positions]), labels
-
-    def _fixed(self, items: Sequence[Item], labels: Sequence[int], progress: Progress | None) -> _Scored:
-        kept = [items[i] for i in datasets.of_labels(items, labels)]
-        return _Scored(kept, self.cache.fixed(self.dataset, kept, progress))
+def _of(items: Sequence[Item], labels: Sequence[int]) -> list[Item]:
+    """The items of these labels, in their order."""
+    return [items[position] for position in datasets.of_labels(items, labels)]
 
 
 @dataclass(frozen=True)
@@ -215,7 +245,7 @@ class _Scored:
         positions = datasets.of_labels(self.items, side)
         return Half(
             classes=torch.tensor([every.index(label) for label in side]),
-            features=self.features[positions],
+            features=self.features[positions].float(),
             labels=torch.tensor([side.index(self.items[p].label) for p in positions]),
         )
 
@@ -238,12 +268,41 @@ def _backbone(name: str, pretrained: str | None, precision: Precision) -> Backbo
     return replace(frozen, tower=frozen.tower.to(getattr(torch, precision)))
 
 
+def frozen(task: Task) -> Backbone:
+    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
+    return _backbone(task.backbone, task.pretrained, task.precision)
+
+
+def of(task: Task, decoders: int | str = "auto") -> Laboratory:
+    """The task with its model and data loaded, and `decoders` as in `Resources`; kept for the life of the process."""
+    return _of_task(task, decoders)
+
+
 @cache
-def of(task: Task) -> Laboratory:
-    """The task with its model and data loaded; kept for the life of the process."""
-    frozen = _backbone(task.backbone, task.pretrained, task.precision)
+def _of_task(task: Task, decoders: int | str) -> Laboratory:
+    backbone = frozen(task)
     dataset = datasets.load(task.dataset, data_root(task))
-    return Laboratory(task, frozen, dataset, FeatureCache(cache_folder() / "features", frozen))
+    return Laboratory(task, backbone, dataset, FeatureCache(_features(), backbone, decoders, *shelves()[1:]))
+
+
+def forget() -> None:
+    """Let go of the tasks that `of` keeps: lists of images of large data sets would add up."""
+    _of_task.cache_clear()
+
+
+def shelves() -> list[Shelf]:
+    """Where entries of the feature cache lie: this machine's folder, and the shared place where there is one."""
+    address = cache_address()
+    return [Shelf.of_folder(_features()), *([Shelf.of_uri(f"{address}/features")] if address else [])]
+
+
+def _features() -> Path:
+    return cache_folder() / "features"
+
+
+def weights_of(task: Task) -> str:
+    """The fingerprint of the task's model."""
+    return frozen(task).fingerprint
 
 
 def gpus() -> int:

@@ -202,15 +202,15 @@ def run_matrix(
         try:
             with watch(chosen) as watcher:
                 sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
-        except Interrupted:
-            raise  # whoever stops or cancels the sweep that runs wants no other begun
+        except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
+            raise
         except Exception as trouble:  # whatever one sweep dies of, the others are run
             error = trouble
             if isinstance(trouble, TooManyFailures):
                 sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
         ended.append(Ended(chosen.name, sweep, error))
         on_end(ended[-1])
-        laboratory.of.cache_clear()  # lists of images of large data sets would add up
+        laboratory.forget()
     return ended
 
 
@@ -242,5 +242,5 @@ def plan(matrix: Matrix) -> list[Plan]:
             raise InputError(
                 rule, file=error.file, key=error.key, received=error.received, remedy=error.remedy
             ) from None
-        laboratory.of.cache_clear()
+        laboratory.forget()
     return made

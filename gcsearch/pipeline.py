@@ -27,7 +27,7 @@ from gcsearch.schema import (
     bytes_of,
 )
 from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store, cache_folder
+from gcsearch.store import Store, cache_address, cache_folder, cache_place
 from gcsearch.sweep import CHAMPION, Sweep, open_sweep
 from gcsearch.where import Where
 
@@ -192,6 +192,20 @@ def _anywhere(pipeline: Pipeline) -> Pipeline:
     return pipeline.model_copy(update={"resources": pipeline.resources.model_copy(update={"address": None})})
 
 
+def cache(
+    pipeline: Pipeline | str | Path, *, overrides: Mapping[str, str] | None = None, watcher: Watcher | None = None
+) -> None:
+    """Compute the features that the pipeline's search and confirmation read, and do no more.
+
+    Raises:
+        InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
+    """
+    pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
+    space, where = check(pipeline), grounds.find(pipeline)
+    with grounds.joined(where):
+        _prepare(pipeline, space, Store.locate(), where, watcher or Watcher())
+
+
 def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where, watcher: Watcher) -> None:
     """Check what needs the data and the model, and compute what trials read, so that workers only read it.
 
@@ -202,17 +216,27 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where,
     if where.cluster:
         watcher.cluster(where.cluster.describe())
         watcher.stage("nodes")
-        one_cache = grounds.check_nodes(where, store.root, cache_folder())
+        one_cache = grounds.check_nodes(where, store.root, None if cache_address() else cache_folder())
     watcher.stage("data")
     laboratory.data_root(pipeline.task, watcher.progress)
-    lab = laboratory.of(pipeline.task)
+    lab = laboratory.of(pipeline.task, pipeline.resources.decoders)
     check_loaded(pipeline, space, lab)
-    watcher.stage("features")
     if where.cluster:
-        grounds.prepare_nodes(where, pipeline, cache_folder(), one_cache=one_cache, progress=watcher.progress)
+        watcher.stage("features")
+        shared = one_cache or cache_address() is not None
+        grounds.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
         return
-    lab.episodes("search", pipeline.task.seeds, watcher.progress)
-    lab.episodes("test", pipeline.confirm.seeds, watcher.progress)
+    # Both stages at once: the user hears at once of all images that cannot be read.
+    encode(lab, {"search": pipeline.task.seeds, "test": pipeline.confirm.seeds}, watcher)
+
+
+def encode(lab: Laboratory, seeds: Mapping[Stage, tuple[int, ...]], watcher: Watcher) -> None:
+    """Compute the cache entries that stages with these seeds read."""
+    wanted = [one for stage, numbers in seeds.items() for one in lab.wanted(stage, numbers)]
+    watcher.stage("digest")
+    lab.cache.recognise(wanted, watcher.progress)
+    watcher.stage("features")
+    lab.cache.get(wanted, watcher.progress)
 
 
 def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> None:
@@ -386,9 +410,10 @@ class _Session:
             stage,
             seeds,
             every,
-            str(cache_folder()),
+            cache_place(),
             kept,
             limit,
+            decoders=self.pipeline.resources.decoders,
             checkpoints=self.checkpoints,
             checkpoint_every=self.pipeline.search.checkpoint_every,
         )

@@ -173,9 +173,10 @@ class Population:
         device = self.parameters.device
         self.epochs = [epoch + 1 for epoch in self.epochs]
         order = torch.stack([torch.randperm(self.labels.shape[1], generator=g) for g in self.generators]).to(device)
-        # Members that share a draw share its views: one stack per epoch, no copy per step.
+        # Members that share a draw share its views: one stack per epoch, no copy per step. The cache keeps float16.
         at = list(zip(self.members, self.epochs, strict=True))
-        views = torch.stack([m.episode.views[(epoch - 1) % len(m.episode.views)] for m, epoch in at]).to(device)
+        views = torch.stack([m.episode.views[(epoch - 1) % len(m.episode.views)] for m, epoch in at])
+        views = views.to(device).float()
         rates = [_rate(member.method, epoch) for member, epoch in at]
         rate = torch.tensor(rates, device=device)
         shares = [one / member.method.lr for one, member in zip(rates, self.members, strict=True)]

@@ -26,7 +26,7 @@ from gcsearch.cluster import Node
 from gcsearch.datasets import Progress
 from gcsearch.errors import InputError
 from gcsearch.placement import Placement
-from gcsearch.schema import Stage, Task
+from gcsearch.schema import Task
 
 ANSWER_SECONDS = 60
 """Starting a process on a node takes seconds; one that needs longer than this has something else wrong."""
@@ -55,19 +55,26 @@ class Finding:
     one_cache: bool
 
 
-Work = list[tuple[Stage, tuple[int, ...]]]
-"""The stages that will run, each with its seeds."""
+@dataclass(frozen=True)
+class Job:
+    """What a node makes ready: the task, the seeds of its confirmation, in the cache at `cache` (GCSEARCH_CACHE)."""
+
+    task: Task
+    confirm: tuple[int, ...]
+    cache: str
+    decoders: int | str = "auto"
 
 
-def examine(nodes: Sequence[Node], store: Path, cache: Path) -> Finding:
+def examine(nodes: Sequence[Node], store: Path, cache: Path | None) -> Finding:
     """Let every node read and write a probe in the store and the cache, and say its versions. Takes seconds.
 
     `nodes` are those that may run trials; the folders are named as this process, on the driver's node, sees
-    them. What is wrong is returned, not raised; the probes are removed again.
+    them, and `cache` is None where that is no folder. What is wrong is returned, not raised; the probes are
+    removed again.
     """
     mark = f".probe-{secrets.token_hex(8)}"
-    with _marked(store, mark), _marked(cache, mark):
-        told = _on_each(nodes, _probing(), (str(store), str(cache), mark), cpus=0)
+    with _marked(store, mark), _marked(cache, mark) if cache else contextlib.nullcontext():
+        told = _on_each(nodes, _probing(), (str(store), str(cache or ""), mark), cpus=0)
         faults = []
         for node, answer in told.items():
             if answer.get("store") == "":
@@ -79,9 +86,7 @@ def examine(nodes: Sequence[Node], store: Path, cache: Path) -> Finding:
 def prepare(
     nodes: Sequence[Node],
     placement: Placement,
-    task: Task,
-    work: Work,
-    cache: Path,
+    job: Job,
     *,
     one_cache: bool,
     progress: Progress | None = None,
@@ -91,7 +96,7 @@ def prepare(
     `one_cache`: the cache is shared, so that one node goes first and the others find its work.
     Returned are the nodes that cannot, or whose data or weights are not those of this machine.
     """
-    lab = laboratory.of(task)
+    lab = laboratory.of(job.task, job.decoders)
     here = {"data": data_digest(lab.dataset), "weights": lab.backbone.fingerprint}
     faults, done = [], 0
     rounds = [nodes[:1], nodes[1:]] if one_cache else [nodes]
@@ -99,7 +104,7 @@ def prepare(
         told = _on_each(
             some,
             _prepare,
-            (task, work, str(cache)),
+            (job,),
             cpus=placement.threads,
             gpus=placement.gpus_per_worker,
             seconds=None,
@@ -107,7 +112,7 @@ def prepare(
         )
         done += len(some)
         for node, answer in told.items():
-            faults += _other_data(node, answer, here, task)
+            faults += _other_data(node, answer, here, job.task)
     return faults
 
 
@@ -186,7 +191,7 @@ def _unseen(store: Path, mark: str, node: Node) -> str:
     return "what it writes there does not arrive on the driver's node"
 
 
-def _faults(node: Node, answer: dict[str, Any], store: Path, cache: Path) -> list[Fault]:
+def _faults(node: Node, answer: dict[str, Any], store: Path, cache: Path | None) -> list[Fault]:
     if "failed" in answer:
         return [Fault(node.name, f"a task could not run there: {answer['failed']}", "See `ray status` and its logs.")]
     faults = []
@@ -273,6 +278,8 @@ def _probing() -> Callable[[str, str, str], dict[str, Any]]:
                 (Path(store) / own).write_text(mark)
         except OSError as error:
             answer["store"] = error.strerror or str(error)
+        if not cache:
+            return answer
         try:
             Path(cache).mkdir(parents=True, exist_ok=True)
             (Path(cache) / own).write_text(mark)
@@ -286,15 +293,14 @@ def _probing() -> Callable[[str, str, str], dict[str, Any]]:
     return probe
 
 
-def _prepare(task: Task, work: Work, cache: str) -> dict[str, Any]:
+def _prepare(job: Job) -> dict[str, Any]:
     """Load the task and have everything that trials read in this node's cache."""
-    os.environ["GCSEARCH_CACHE"] = cache
+    os.environ["GCSEARCH_CACHE"] = job.cache
     try:
-        laboratory.data_root(task)
-        lab = laboratory.of(task)
+        laboratory.data_root(job.task)
+        lab = laboratory.of(job.task, job.decoders)
         told = {"data": data_digest(lab.dataset), "weights": lab.backbone.fingerprint}
-        for stage, seeds in work:
-            lab.episodes(stage, seeds)
+        lab.cache.get([*lab.wanted("search", job.task.seeds), *lab.wanted("test", job.confirm)])
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     return told

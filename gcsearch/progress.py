@@ -27,10 +27,13 @@ TITLES = {
     "data": "writing the data set",
     "check": "opening images",
     "nodes": "looking at the nodes",
+    "digest": "reading image files",
     "features": "encoding images",
     "search": "searching",
     "confirm": "confirming on test images",
     "train": "training",
+    "sharpness": "measuring sharpness",
+    "surface": "computing surfaces",
 }
 PLAIN_SECONDS = 10.0
 
@@ -55,6 +58,7 @@ class ProgressWatcher(Watcher):
         self.name, self.total, self.done, self.note = "", 0.0, 0.0, ""
         self.epochs: dict[int, int] = {}
         self.running: dict[int, float] = {}
+        self.first: tuple[float, int] | None = None
         self.ended, self.best = 0, -math.inf
         self.began = self.spoke = time.monotonic()
 
@@ -71,13 +75,20 @@ class ProgressWatcher(Watcher):
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish_stage()
         self.name, self.total, self.done, self.note = name, float(total or 0), 0.0, ""
-        self.epochs, self.running, self.ended = {}, {}, 0
+        self.epochs, self.running, self.ended, self.first = {}, {}, 0, None
         self.began = self.spoke = time.monotonic()
         self.task = None
         if total:
             self._show(0.0, float(total))
 
     def progress(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self.name == "features":
+            # What an earlier run had done is not of this one's speed.
+            self.first = self.first or (now, done)
+            began, before = self.first
+            if done > before and now > began:
+                self.note = f"{(done - before) / (now - began):.0f} images/s"
         self._show(float(done), float(total))
 
     def proposal(self, proposal: Proposal) -> None:

@@ -406,6 +406,8 @@ class Resources(Model):
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     memory: Annotated[str, AfterValidator(_memory)] = "auto"
     """What one worker process may take, such as "6 GiB": the engine then works in smaller pieces."""
+    decoders: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Processes that open image files ahead of the encoder; 0: a thread of this process."""
 
 
 class Tracking(Model):

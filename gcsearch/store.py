@@ -5,7 +5,9 @@ STORE/                          `--store`, else $GCSEARCH_STORE, else ./gcsearch
     sweeps/NAME/                one sweep: pipeline.toml, space.toml, journal.jsonl, ray/, ...
     sweeps/.NAME.lease          while a driver runs it, see `gcsearch.lease`
     matrices/NAME.json          which sweeps a pipeline with a matrix has made
-CACHE/                          $GCSEARCH_CACHE, else the user's cache folder
+CACHE/                          $GCSEARCH_CACHE, else the user's cache folder; with an address in $GCSEARCH_CACHE
+                                (s3://...) a folder of this node below the user's cache folder, and entries are
+                                copied from and to CACHE/features at that address
     data/                       embedded data sets, written on first use
     features/                   encoded images
 """
@@ -13,6 +15,7 @@ CACHE/                          $GCSEARCH_CACHE, else the user's cache folder
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -111,5 +114,18 @@ def cache_folder() -> Path:
     """Where encoded images and embedded data sets are kept: safe to delete, rebuilt when needed."""
     from platformdirs import user_cache_path
 
-    chosen = os.environ.get("GCSEARCH_CACHE")
+    chosen, address = os.environ.get("GCSEARCH_CACHE"), cache_address()
+    if address:
+        return user_cache_path("gcsearch") / "shared" / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
     return Path(chosen).absolute() if chosen else user_cache_path("gcsearch")
+
+
+def cache_address() -> str | None:
+    """The address in $GCSEARCH_CACHE of a cache that nodes share; None where that is a plain folder or unset."""
+    chosen = os.environ.get("GCSEARCH_CACHE", "")
+    return chosen.rstrip("/") if "://" in chosen else None
+
+
+def cache_place() -> str:
+    """What $GCSEARCH_CACHE has to be in another process that is to use the same cache."""
+    return cache_address() or str(cache_folder())

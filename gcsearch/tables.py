@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gcsearch.beside import Beside, Line
     from gcsearch.comparison import Group, Row
+    from gcsearch.documents import Predictions, Sharpnesses
+    from gcsearch.entries import Found
     from gcsearch.inventory import Finding
     from gcsearch.plan import Plan
     from gcsearch.schema import Task, TrialRecord
     from gcsearch.sweep import Sweep
 
 
-_WORDS = ("configuration", "searched in", "seeds")  # columns that are no numbers
+_WORDS = ("configuration", "searched in", "seeds", "published in", "beside", "class")  # columns that are no numbers
 
 
 def near(path: Path) -> str:
@@ -166,6 +170,30 @@ def print_plans(plans: list[Plan]) -> None:
     print(f"{len(plans)} sweeps, about {total} of training in the search; start and confirmation beside")
 
 
+def print_beside(found: Beside, *, markdown: bool) -> None:
+    """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
+    columns = ["", "published in", "beside"]
+    for column in found.columns:
+        columns += ["H" if column == "h" else column, "ours"]
+    rows = []
+    for line in found.lines:
+        cells = [line.result.title, line.source, line.row.name if line.row else "-"]
+        for column in found.columns:
+            value, certainty = line.cells[column]
+            cells += [f"{value:.2f}" + "?" * (certainty == "recalled"), _plus_minus(line.ours(column))]
+        rows.append(cells)
+    print()
+    if rows:
+        draw = _print_markdown if markdown else _table
+        draw("published accuracy in %, and ours", columns, rows, lambda line, column: False)
+    recalled = any(cell.certainty == "recalled" for line in found.lines for cell in line.cells.values())
+    words = ["? recalled and not found in a text: provisional"] if recalled else []
+    words += [f"Mind: {found.caution}."] if found.caution else []
+    words += [f"Not beside published numbers: {found.difference}."] if found.difference else []
+    for sentence in words:
+        print("\n" * (markdown and bool(rows)) + sentence)
+
+
 def _commas(seeds: tuple[int, ...]) -> str:
     return ", ".join(map(str, seeds))
 
@@ -179,21 +207,43 @@ def _print_markdown(title: str, columns: list[str], rows: list[list[str]], stron
         print("| " + " | ".join(f"**{cell}**" if strong(line, i) else cell for i, cell in enumerate(safe)) + " |")
 
 
-def print_csv(groups: list[Group]) -> None:
-    """One line per row, with its task; an empty field where there is no number."""
+def print_csv(groups: list[Group], published: list[Beside] | None = None) -> None:
+    """One line per row, with its task; an empty field where there is no number.
+
+    With `published`, one per group, their lines follow those of the group; two further columns say where a number
+    was published and which of its numbers are only recalled.
+    """
     import csv
 
     keys = list(dict.fromkeys(key for group in groups for key in group.task))
     columns = list(dict.fromkeys(column.key for group in groups for column in group.columns))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     numbers = [f"{column}_{part}" for column in columns for part in ("mean", "sd")]
-    writer.writerow([*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers])
-    for group in groups:
+    further = [] if published is None else ["published_in", "recalled"]
+    header = [*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers, *further]
+    writer.writerow(header)
+    for index, group in enumerate(groups):
         for row in group.rows:
             words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
             words += [row.record.outcome.value, row.record.config.describe()]
-            task = [_cell(group.task.get(key, "")) for key in keys]
-            writer.writerow([*task, *words, *_mean_and_sd(row, columns)])
+            fields = [*(_cell(group.task.get(key, "")) for key in keys), *words, *_mean_and_sd(row, columns)]
+            writer.writerow([*fields, *("" for _ in further)])
+        for line in published[index].once if published else ():
+            known = _published_fields(group, line)
+            writer.writerow([known.get(name, "") for name in header])
+
+
+def _published_fields(group: Group, line: Line) -> dict[str, object]:
+    """A published result as fields of the CSV: of the task only what fits."""
+    return {
+        "dataset": group.task["dataset"],
+        "backbone": line.result.backbone,
+        "shots": line.result.shots or "",
+        "name": line.result.title,
+        **{f"{column}_mean": f"{cell.value:.2f}" for column, cell in line.cells.items()},
+        "published_in": line.source,
+        "recalled": ";".join(column for column, cell in line.cells.items() if cell.certainty == "recalled"),
+    }
 
 
 def _cell(value: object) -> str:
@@ -206,6 +256,37 @@ def _mean_and_sd(row: Row, columns: list[str]) -> list[str]:
     own = {column.key for column in row.columns}
     pairs = [row.values(column)[:2] if column in own else (math.nan, math.nan) for column in columns]
     return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
+
+
+def print_predictions(found: Predictions) -> None:
+    """The likeliest classes of every image, a row each."""
+    rows = [
+        [one.image if place == 0 else "", guess.name, f"{guess.probability:.4f}"]
+        for one in found.images
+        for place, guess in enumerate(one.top)
+    ]
+    which = (
+        f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"mean over the logits of seeds {_commas(found.seeds)}"
+    )
+    _table(
+        f"{found.method}, {which}, among {len(found.classes)} classes",
+        ["image", "class", "probability"],
+        rows,
+        lambda line, column: column == 1 and bool(rows[line][0]),
+    )
+
+
+def print_sharpnesses(found: Sharpnesses) -> None:
+    """Loss and sharpness, a row per seed."""
+    numbers = ("loss", "gradient_norm", "sharpness", "eigenvalue")
+    rows = [[str(one.seed), str(one.images), *(f"{getattr(one, name):.5g}" for name in numbers)] for one in found.seeds]
+    _table(
+        f"{found.method}: loss on training images, its largest rise within rho = {found.rho:.4g}, and the largest "
+        "eigenvalue of its Hessian",
+        ["seed", "images", "loss", "gradient norm", "sharpness", "eigenvalue"],
+        rows,
+        lambda line, column: False,
+    )
 
 
 def print_inventory(findings: list[Finding]) -> None:
@@ -226,3 +307,21 @@ def print_inventory(findings: list[Finding]) -> None:
         lines += finding.notes
         if lines:
             print_pairs([(finding.name, "\n".join(lines))])
+
+
+def print_cache(found: list[Found]) -> None:
+    """Entries of the feature cache, a row each, and in words what is wrong with them."""
+    columns = ["", "transform", "images", "views", "model", "MiB", "days"]
+    for place in dict.fromkeys(one.place for one in found):
+        here = [one for one in found if one.place == place]
+        _table(place, columns, [_cells(one) for one in here], lambda *_: False)
+    if any(one.problem for one in found):
+        print_pairs([(one.name, one.problem) for one in found if one.problem])
+    if not found:
+        print("the cache is empty")
+
+
+def _cells(one: Found) -> list[str]:
+    images, views = map(str, one.stated["shape"][:2]) if one.stated else ("-", "-")
+    words = [one.name, one.stated.get("transform", "-"), images, views, one.stated.get("weights", "-")]
+    return [*words, f"{one.bytes / 2**20:.1f}", f"{(time.time() - one.modified) / 86400:.1f}"]

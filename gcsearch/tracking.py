@@ -1,4 +1,6 @@
-"""MLflow, in and out: one parent run per sweep, one child run per setting.  The only module importing mlflow.
+"""MLflow, in and out: one parent run per sweep, one child run per setting.
+
+Beside this module only the model registry imports mlflow.
 
 Only one process writes a sweep, with client objects and never MLflow's global state; `gcsearch.mirror` decides
 when.  Every run is looked up by its tags before it is created, so whatever is written again, after a kill or out
@@ -336,6 +338,22 @@ def _connect(uri: str) -> MlflowClient:
         _probe(uri)
     with _speaking_of(uri):
         return MlflowClient(uri)
+
+
+@contextmanager
+def opened(uri: str) -> Iterator[MlflowClient]:
+    """A client for the store `uri`; what MLflow raises in the block becomes a RunError that names the store.
+
+    InputError where the store is of a kind that cannot be used.
+    """
+    client = _connect(uri)
+    with _speaking_of(uri):
+        yield client
+
+
+def error_code(error: Exception) -> str:
+    """MLflow's word for what went wrong, such as RESOURCE_DOES_NOT_EXIST; empty for errors that are not MLflow's."""
+    return str(getattr(error, "error_code", ""))
 
 
 def _probe(uri: str) -> None:

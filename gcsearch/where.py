@@ -69,8 +69,8 @@ def joined(where: Where) -> Iterator[None]:
         yield
 
 
-def check_nodes(where: Where, store: Path, cache: Path) -> bool:
-    """Look at every node that may run trials; whether they share the folder of the cache.
+def check_nodes(where: Where, store: Path, cache: Path | None) -> bool:
+    """Look at every node that may run trials; whether they share the folder of the cache, if it is one.
 
     InputError that names each node which lacks the shared store, a folder for the cache, or a version.
     """
@@ -81,15 +81,12 @@ def check_nodes(where: Where, store: Path, cache: Path) -> bool:
     return found.one_cache
 
 
-def prepare_nodes(where: Where, pipeline: Pipeline, cache: Path, *, one_cache: bool, progress: Progress) -> None:
+def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bool, progress: Progress) -> None:
     """Have every node load the task and encode what trials read there, so that nothing travels from the driver.
 
     InputError that names each node which cannot, or which reads other data or weights than the driver.
     """
     from gcsearch import preflight
 
-    work: preflight.Work = [("search", pipeline.task.seeds), ("test", pipeline.confirm.seeds)]
-    faults = preflight.prepare(
-        where.nodes, where.placement, pipeline.task, work, cache, one_cache=one_cache, progress=progress
-    )
-    preflight.refuse(faults)
+    job = preflight.Job(pipeline.task, pipeline.confirm.seeds, cache, pipeline.resources.decoders)
+    preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))

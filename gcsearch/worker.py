@@ -20,9 +20,9 @@ from gcsearch.trial import run_pack
 
 
 @cache
-def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...]) -> list[Episode]:
+def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str) -> list[Episode]:
     """Made once in the life of a process, because every pack of a sweep has the same."""
-    return laboratory.of(task).episodes(stage, seeds)
+    return laboratory.of(task, decoders).episodes(stage, seeds)
 
 
 @cache
@@ -46,6 +46,7 @@ class PackRunner:
     """With no `limit`: how much of what is free on its machine is for one process."""
     checkpoints: Path | None = None
     checkpoint_every: int = 10
+    decoders: int | str = "auto"
 
     def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
         """Train the settings; what they trained goes to the folder `kept` where one is named.
@@ -53,11 +54,11 @@ class PackRunner:
         A checkpoint goes to the folder `checkpoints`; `forget` removes it once the records are safe.
         """
         os.environ["GCSEARCH_CACHE"] = self.cache
-        lab = laboratory.of(self.task)
+        lab = laboratory.of(self.task, self.decoders)
         limit = _limit(self.share, lab.backbone.tower.device) if self.share and self.limit is None else self.limit
         trials = run_pack(
             lab,
-            _episodes(self.task, self.stage, self.seeds),
+            _episodes(self.task, self.stage, self.seeds, self.decoders),
             proposals,
             evaluate_every=self.evaluate_every,
             on_reports=report,

@@ -69,6 +69,14 @@ def test_a_limit_cuts_the_work_and_not_the_numbers():
     assert float(loss) > 0
 
 
+def test_the_cache_holds_what_the_bare_encoder_gives():
+    images, decoders, bare, cached, _, apart, _, rows, _, took = quick("encoding.py")
+    assert (images, decoders, rows) == ("40", "auto", "1000")
+    assert float(bare) > 0 < float(cached)
+    assert float(apart) < 3e-4  # half a step of float16 below 1
+    assert float(took) < 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", ["6 GiB", "1536 MiB"])
 def test_twelve_members_of_500_classes_stay_under_a_limit_at_real_size(limit):

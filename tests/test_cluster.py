@@ -5,7 +5,6 @@ The clusters are real: several Ray nodes on this host.
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -185,7 +184,7 @@ def test_missing_and_wrong_tokens_are_told_apart_within_seconds(guarded, monkeyp
     found = clusters.find(address)
     assert [(node.head, node.here, node.cpus) for node in found.nodes] == [(True, True, 1)]
     with session(Placement(1, 1), found):  # with no RAY_AUTH_MODE in the environment
-        assert ray.get(ray.remote(os.getpid).remote()) != os.getpid()
+        assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
     assert "RAY_AUTH_MODE" not in os.environ
 
 
@@ -306,12 +305,12 @@ class started:  # noqa: N801
         return f"{ray.util.get_node_ip_address()}:{port}"
 
     def __exit__(self, *_):
-        os.killpg(self.process.pid, signal.SIGTERM)
+        self.process.terminate()  # it ends the daemons that it has started
         try:
-            self.process.wait(30)
+            self.process.wait(60)
         finally:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.kill()
+            self.process.wait()
             self.log.close()
 
 

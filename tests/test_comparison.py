@@ -119,8 +119,14 @@ def test_a_row_without_new_classes_has_base_accuracy_alone():
     assert row.name == "CoOp [class-specific]"
     assert row.best == {"base"}
     found = json.loads(json.dumps(row.to_dict(), allow_nan=False))
-    assert found["base"] == {"mean": 100.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 99.0, "5": 101.0}}
-    assert found["new"] == found["h"] == {"mean": None, "deviation": None, "per_seed": {}}
+    reach = 12.7062 * 2**0.5 / 2**0.5  # Student's t of one degree of freedom, times s over the root of n
+    assert found["base"] == {
+        "mean": 100.0,
+        "deviation": pytest.approx(2**0.5),
+        "interval": pytest.approx([100 - reach, 100 + reach], abs=1e-3),
+        "per_seed": {"4": 99.0, "5": 101.0},
+    }
+    assert found["new"] == found["h"] == {"mean": None, "deviation": None, "interval": None, "per_seed": {}}
 
 
 ALL = Task.from_dict({"classes": "all"})

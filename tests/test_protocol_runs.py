@@ -115,10 +115,10 @@ def test_few_shot_and_transfer_measure_what_they_say(protocols):
 def test_a_transferred_champion_is_exported_and_trained_again_with_its_targets(protocols, tmp_path):
     root = protocols[0].parent / "store"
     here("export", AWAY, "--out", tmp_path / "best", "--store", root)
-    stated = json.loads((tmp_path / "best" / "metrics.json").read_text())["record"]["metrics"]
+    stated = json.loads((tmp_path / "best" / "metrics.json").read_text())["champion"]["metrics"]
     again = json.loads(here("train", tmp_path / "best" / "config.toml", "--json", "--quiet"))["metrics"]
     keys = ["test_acc", "test_acc_shapes-mosaic", "test_acc_shapes-sketch", "test_acc_targets"]
-    assert [again[key] for key in keys] == [stated[key] for key in keys]
+    assert [again[key] for key in keys] == [list(stated[key]["per_seed"].values()) for key in keys]
     with safetensors.safe_open(tmp_path / "best" / "text_features.safetensors", "pt") as file:
         names = json.loads(file.metadata()["names"])
         assert list(names) == ["all"]

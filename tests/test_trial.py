@@ -29,17 +29,18 @@ def test_search_episodes_split_the_base_classes_again(laboratory):
 def test_the_search_stage_opens_no_test_image_and_no_new_class(laboratory, tmp_path, backbone, monkeypatch):
     from dataclasses import replace
 
+    from gcsearch import images
     from gcsearch.features import FeatureCache
 
     opened = []
     fresh = replace(laboratory, cache=FeatureCache(tmp_path, backbone))
-    pixels = FeatureCache._pixels
+    decode = images.decode
 
-    def watch(self, path, *rest):
+    def watch(path):
         opened.append(path)
-        return pixels(self, path, *rest)
+        return decode(path)
 
-    monkeypatch.setattr(FeatureCache, "_pixels", watch)
+    monkeypatch.setattr(images, "decode", watch)
     fresh.episodes("search", [1, 2])
     assert opened
     base = {name.replace(" ", "_") for name in laboratory.dataset.classes[:4]}

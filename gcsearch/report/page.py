@@ -372,16 +372,22 @@ def _page(
     pipeline: Pipeline, records: Sequence[TrialRecord], sentences: Sequence[str], sections: Sequence[Section], foot: str
 ) -> str:
     figures: list[Figure] = []
-    blocks = [_block(section, figures) for section in sections if section.shows]
+    blocks = [block(section, figures) for section in sections if section.shows]
     blocks.append(_left_out([section for section in sections if not section.shows]))
-    drawn = ",".join(figure.to_json() for figure in figures).replace("</", "<\\/")
     first, *rest = map(html.escape, sentences)
     task = pipeline.task
     about = (
         f"{task.dataset} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.objective}"
     )
-    name = html.escape(pipeline.name)
+    lead = f"<section class='headline'><p>{first}</p>{''.join(f'<p>{one}</p>' for one in rest)}</section>"
+    return document("gcsearch report", pipeline.name, about, [lead, *blocks], figures, foot)
+
+
+def document(kind: str, name: str, about: str, blocks: Sequence[str], figures: Sequence[Figure], foot: str) -> str:
+    """The whole page: `blocks` are HTML, with a place of id `figure-0`, `figure-1`, ... for each of `figures`."""
+    drawn = ",".join(figure.to_json() for figure in figures).replace("</", "<\\/")
+    name = html.escape(name)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -389,16 +395,16 @@ def _page(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{name}: gcsearch report</title>
+<title>{name}: {kind}</title>
 <style>
 {_own("page.css")}</style>
 </head>
 <body>
-<header><p class="eyebrow">gcsearch report</p><h1>{name}</h1><p class="about">{html.escape(about)}</p></header>
+<header><p class="eyebrow">{kind}</p><h1>{name}</h1><p class="about">{html.escape(about)}</p></header>
 <main>
-<section class="headline"><p>{first}</p>{"".join(f"<p>{one}</p>" for one in rest)}</section>
+{blocks[0]}
 <noscript><p>The pictures need JavaScript; the tables and sentences do not.</p></noscript>
-{"".join(blocks)}
+{"".join(blocks[1:])}
 </main>
 <footer>{foot}</footer>
 <script>{get_plotlyjs() if figures else ""}</script>
@@ -409,7 +415,8 @@ def _page(
 """
 
 
-def _block(section: Section, figures: list[Figure]) -> str:
+def block(section: Section, figures: list[Figure]) -> str:
+    """A section as HTML; its pictures are added to `figures`."""
     places = ""
     for figure in section.figures:
         places += f"<div class=figure id=figure-{len(figures)} style='min-height:{figure.layout.height}px'></div>"

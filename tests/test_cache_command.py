@@ -1,0 +1,206 @@
+"""`gcsearch cache`: computes what a pipeline reads, lists it, checks it, removes it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gcsearch import datasets
+from gcsearch.cli import app
+from gcsearch.errors import InputError
+from gcsearch.features import FeatureCache
+
+DAY = 86400
+
+
+def cache(*words):
+    return CliRunner().invoke(app, ["cache", *map(str, words)])
+
+
+def contents(place):
+    """Entries and parts of entries."""
+    return sorted(path for path in place.glob("[!.]*.*") if path.is_file())
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+@pytest.fixture
+def pipeline(data_root, tmp_path):
+    def write(root=data_root, **task):
+        keys = {"dataset": "tiny", "root": str(root), "shots": 2, "val_shots": 2, "folds": 2, "seeds": [1, 2], **task}
+        lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        path = tmp_path / "my.toml"
+        path.write_text("\n".join(['name = "my"', "[task]", *lines, "[search]", 'space = "coop"', ""]))
+        return path
+
+    return write
+
+
+def test_a_pipelines_features_are_computed_listed_checked_and_removed(pipeline, place, tiny_dataset, backbone):
+    mine = pipeline(views=3)
+    done = cache(mine, "--quiet")
+    assert done.exit_code == 0, done.output
+    found = json.loads(cache("ls", "--json").stdout)
+    # Views of five seeds (two of the search, three of the confirmation), two validation draws, one test list.
+    assert sorted(one["shape"][:2] for one in found) == [[8, 1]] * 2 + [[8, 3]] * 5 + [[48, 1]]
+    assert {one["format"] for one in found} == {2}
+    assert found[0]["file"].startswith(str(place))
+    before = {path: path.stat().st_mtime_ns for path in place.glob("*.arrow")}
+    assert cache("build", mine, "-q").exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in place.glob("*.arrow")} == before
+
+    assert cache("verify").exit_code == 0
+    broken, old, *_ = sorted(before)
+    content = broken.read_bytes()
+    broken.write_bytes(content[:700] + bytes([content[700] ^ 1]) + content[701:])
+    checked = cache("verify")
+    assert checked.exit_code == 1
+    assert f"{broken.name}" in checked.stdout
+    assert checked.stdout.count("its checksum is wrong") == 1
+    broken.write_bytes(b"no entry")
+
+    FeatureCache(place, backbone).fixed(tiny_dataset, tiny_dataset.val)
+    (foreign,) = set(place.glob("*.arrow")) - set(before)
+    (place / "abandoned.rows").write_bytes(b"rows")
+    (place / "begun.rows").write_bytes(b"rows")
+    for path, age in ((old, 3 * DAY), (place / "abandoned.rows", 2 * DAY)):
+        os.utime(path, (time.time() - age,) * 2)
+
+    def goes(*flags):
+        said = cache("prune", *flags)
+        assert said.exit_code == 0, said.output
+        return {path.name for path in (*before, foreign, *place.glob("*.rows")) if path.name in said.stdout}
+
+    always = {broken.name, "abandoned.rows"}
+    assert goes() == always
+    assert goes("--older-than", "2d") == always | {old.name}
+    assert goes("--keep", mine) == always | {foreign.name}
+    assert goes("--all") == always | {path.name for path in (*before, foreign)}
+    assert len(list(place.glob("*.arrow"))) == 9  # so far it was only said
+    goes("--keep", mine, "--older-than", "2d", "--yes")
+    kept = {path.name for path in set(before) - {broken, old}}
+    assert {path.name for path in contents(place)} == {"begun.rows"} | kept
+    assert "6 files" in cache("prune", "--all", "-y").stdout
+    assert "the cache is empty" in cache("ls").stdout
+
+
+@pytest.mark.parametrize("age", ["", "30", "d", "1.2.3d", "-1d", "3w"])
+def test_an_age_is_a_number_with_a_unit(place, age):
+    done = cache("prune", f"--older-than={age}")
+    assert isinstance(done.exception, InputError)
+    assert "For example 30d" in str(done.exception)
+
+
+def test_all_unreadable_images_of_both_stages_are_named(pipeline, place, data_root, tmp_path):
+    shutil.copytree(data_root, tmp_path / "data")
+    dataset = datasets.load("tiny", tmp_path / "data")
+    broken = [dataset.test[2].path, dataset.test[40].path, *(item.path for item in dataset.train)]
+    for path in broken:
+        (dataset.images / path).write_bytes(b"no image")
+    done = cache(pipeline(tmp_path / "data", shots=6), "-q")
+    assert isinstance(done.exception, InputError)
+    assert "26 of " in str(done.exception)  # two test images and all training images of the base classes
+    assert len((place / "unreadable.txt").read_text().splitlines()) == 26
+
+
+def test_nodes_share_a_cache_by_its_address(pipeline, tmp_path, monkeypatch):
+    shared = tmp_path / "shared"
+    monkeypatch.setenv("GCSEARCH_CACHE", f"file://{shared}/")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "node"))
+    done = cache(pipeline(views=2), "-q")
+    assert done.exit_code == 0, done.output
+    assert f"file://{shared}" in done.stdout
+    here, there = ({path.name for path in folder.rglob("*.arrow")} for folder in (tmp_path / "node", shared))
+    assert there <= here
+    assert len(there) == 8
+    listed = json.loads(cache("ls", "--json").stdout)
+    assert len(listed) == 16
+    assert sum(one["file"].startswith("file://") for one in listed) == 8
+    assert cache("verify").exit_code == 0
+    assert "16 files" in cache("prune", "--all", "--yes").stdout
+    assert list(shared.rglob("*.arrow")) == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_command_killed_by_surprise_goes_on_to_the_same_bytes(tmp_path):
+    """On an embedded data set, with processes that open images; from the command line to the files."""
+
+    def start(place):
+        words = ["cache", "demo", "--quiet", "--set", "task.views=4", "--set", "resources.decoders=1"]
+        environment = {**os.environ, "GCSEARCH_CACHE": str(tmp_path / place), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen([sys.executable, "-m", "gcsearch", *words], env=environment, stdout=subprocess.PIPE)
+
+    with start("whole") as whole:
+        assert whole.wait() == 0
+    shutil.copytree(tmp_path / "whole" / "data", tmp_path / "killed" / "data")
+    features = tmp_path / "killed" / "features"
+    # Killed after some parts of 256 rows of 64 numbers, in the first and in a later entry.
+    for grown in (70_000, 300_000):
+        with start("killed") as process:
+            until = time.monotonic() + 240
+            while _written(features) < grown:
+                assert process.poll() is None
+                assert time.monotonic() < until
+                time.sleep(0.01)
+            process.kill()
+    with start("killed") as process:
+        assert process.wait() == 0
+    whole, killed = (contents(tmp_path / place / "features") for place in ("whole", "killed"))
+    assert [path.name for path in whole] == [path.name for path in killed]
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(whole, killed, strict=True))
+    ours = [entry for entry in Path("/proc").iterdir() if _is_ours(entry, tmp_path)]
+    assert not any("gcsearch.decoding" in _command(entry) for entry in ours)
+
+
+def _written(features):
+    try:
+        return sum(path.stat().st_size for path in contents(features))
+    except FileNotFoundError:  # parts that have become an entry
+        return 0
+
+
+def _command(entry):
+    try:
+        return (entry / "cmdline").read_text()
+    except OSError:
+        return ""
+
+
+def _is_ours(entry, folder):
+    try:
+        return str(folder).encode() in (entry / "environ").read_bytes()
+    except OSError:
+        return False
+
+
+def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
+    from gcsearch import laboratory, schema, worker
+
+    pipeline = schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": 3}})
+    asked = []
+
+    def of(task, decoders):
+        asked.append(decoders)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(laboratory, "of", of)
+    decoders = pipeline.resources.decoders
+    runner = worker.PackRunner(pipeline.task, "search", (1,), 1, str(place.parent), decoders=decoders)
+    with pytest.raises(InputError, match="far enough"):
+        runner([], lambda reports: None)
+    assert asked == [3]
+    with pytest.raises(InputError, match=r"resources.decoders: .*got -1"):
+        schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": -1}})
