@@ -160,6 +160,21 @@ def run(
     print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
 
 
+@app.command(epilog="Example: gcsearch extend demo --trials 32")
+def extend(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try more settings in a finished sweep, then choose and confirm again."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
+
+    with _watch(open_sweep(sweep, store).pipeline.search.objective, quiet=quiet) as watcher:
+        print_finals(pipelines.extend(sweep, trials, store=store, watcher=watcher))
+
+
 @app.command(epilog="Example: gcsearch plan my.toml")
 def plan(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],

@@ -8,6 +8,8 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
     final     the confirm stage is over: records (a list of `TrialRecord`)
+    budget    the search ended before its trials were done: why
+    extend    more settings are to be tried: trials (how many in all), there (how many there were)
     close     a session ends: why
 
 A number may have several `record` lines, when a failed setting was tried again: the last one holds.
@@ -98,9 +100,9 @@ class Journal:
         ]
 
     def final(self) -> list[TrialRecord]:
-        """The records of the last confirm stage; empty when there was none."""
-        finals = self.events("final")
-        stage = finals[-1]["records"] if finals else []
+        """The records of the last confirm stage; empty when there was none, or none since an extension."""
+        stages = [event for event in self.events() if event["kind"] in ("final", "extend")]
+        stage = stages[-1].get("records", []) if stages else []
         return [TrialRecord.from_dict(record, file=self.path) for record in stage]
 
     def _numbered(self) -> list[tuple[int, Event]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
+from gcsearch.budget import Meter, seconds_of
 from gcsearch.configuration import check, load, load_trial, references
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.journal import Journal
@@ -25,7 +26,7 @@ from gcsearch.schema import (
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_folder, locked
-from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.sweep import CHAMPION, Sweep, open_sweep
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -101,8 +102,41 @@ def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
 
 
 def _over(journal: Journal) -> bool:
-    closed = journal.events("close")
-    return bool(closed) and closed[-1]["why"] == "FINISHED"
+    turns = [event for event in journal.events() if event["kind"] in ("open", "extend", "close")]
+    return bool(turns) and turns[-1].get("why") == "FINISHED"
+
+
+def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+    """Try `trials` more settings in the finished sweep `name`, then choose and confirm again.
+
+    They are proposed from all that the sweep knows. What was confirmed already is not confirmed again. A killed
+    extension goes on as any sweep does.
+
+    Raises:
+        InputError: there is no such sweep, it is not finished, or what it was begun from does not hold here.
+        RunError, TooManyFailures: as `run`.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    pipeline = found.as_begun
+    space = check(pipeline)
+    with locked(found.store.root / "sweeps" / f".{name}.lock", wait=False, what=f"the sweep {name}"):
+        _check_extensible(found, space)
+        _prepare(pipeline, space, listener)
+        there = len(found.records)
+        found.journal.append("extend", trials=there + trials, there=there)
+        _Session(Sweep(name, found.store, found.folder), pipeline, space, listener).run()
+    return Sweep(name, found.store, found.folder)
+
+
+def _check_extensible(sweep: Sweep, space: SearchSpace) -> None:
+    if not _over(sweep.journal):
+        raise InputError(
+            "only a finished sweep can be extended",
+            file=sweep.folder,
+            remedy="Finish it with the command that began it.",
+        )
+    if not space.searched:
+        raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")
 
 
 def _texts(pipeline: Pipeline) -> dict[str, str]:
@@ -244,9 +278,11 @@ class _Session:
         from gcsearch.samplers import total
 
         task = self.pipeline.task
-        self.watcher.stage("search", total(self.pipeline.search, self.space))
-        known = self.journal.records()
+        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        self.watcher.stage("search", total(settings, self.space))
+        known, meter = self.journal.records(), self._meter(placement)
         for record in {record.number: record for record in known}.values():
+            meter.note(record)
             self.watcher.record(record)
             tracker.submit(record)
 
@@ -256,13 +292,14 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("record", record=record)
+            meter.note(record)
             tracker.submit(record)
             self.watcher.record(record)
 
         runner = self._runner("search", task.seeds, placement)
         search.run_search(
             self.space,
-            self.pipeline.search,
+            settings,
             placement,
             runner,
             folder=self.sweep.folder,
@@ -270,8 +307,20 @@ class _Session:
             on_proposal=on_proposal,
             on_reports=self.watcher.reports,
             on_record=on_record,
+            stopping=lambda: bool(meter.why()),
             on_pack=runner.forget,
         )
+        if len(meter.records) < total(settings, self.space) and (why := meter.why()):
+            self.journal.append("budget", why=why)
+            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+
+    def _meter(self, placement: Placement) -> Meter:
+        """Measures from where the sweep began, or was extended last."""
+        events = self.journal.events()
+        turns = [index for index, event in enumerate(events) if event["kind"] == "extend"]
+        first = events[turns[-1]]["there"] if turns else 0
+        devices = placement.gpus_per_worker or float(placement.threads)
+        return Meter(self.pipeline.search, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
 
     def _runner(
         self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None

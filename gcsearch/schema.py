@@ -286,6 +286,19 @@ class TrialRecord(Model):
         return fmean(values) if values else float("nan")
 
 
+class Budget(Model):
+    """When a search ends before its trials are done; whatever of it is spent first counts.
+
+    `minutes` of all sessions together; `device_seconds`: seconds of worker processes, times the GPUs that each
+    has, or the cores where it has none; `failed` settings; `no_gain`: settings in a row without a better one.
+    """
+
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    device_seconds: Annotated[float, Field(gt=0)] | None = None
+    failed: Annotated[int, Field(ge=1)] | None = None
+    no_gain: Annotated[int, Field(ge=1)] | None = None
+
+
 class SearchSettings(Model):
     """How settings are proposed.
 
@@ -310,6 +323,7 @@ class SearchSettings(Model):
     eta: Annotated[int, Field(ge=2)] = 2
     rungs: Annotated[int, Field(ge=1)] = 2
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    budget: Budget = Budget()
     max_failed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -17,7 +17,7 @@ from ray.tune.schedulers import FIFOScheduler
 from gcsearch.placement import Placement
 from gcsearch.raysession import session
 from gcsearch.schema import EpochReport, OnReports, Proposal, SearchSettings, Stage, TrialRecord
-from gcsearch.searcher import PackSearcher, failed, nothing
+from gcsearch.searcher import PackSearcher, failed, never, nothing
 from gcsearch.spaces import SearchSpace
 
 Evaluate = Callable[[list[Proposal], OnReports], list[TrialRecord]]
@@ -107,6 +107,7 @@ def run_search(
     on_proposal: Callable[[Proposal, str], None] = nothing,
     on_reports: OnReports = nothing,
     on_record: Callable[[TrialRecord], None] = nothing,
+    stopping: Callable[[], bool] = never,
     on_pack: Callable[[Sequence[Proposal]], None] = nothing,
 ) -> list[TrialRecord]:
     """Search `space`: one record for each of `settings.trials` settings, by number.
@@ -131,6 +132,7 @@ def run_search(
         on_proposal=on_proposal,
         on_reports=on_reports,
         on_record=on_record,
+        stopping=stopping,
         on_pack=on_pack,
     )
     if searcher.advance():

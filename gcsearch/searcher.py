@@ -47,6 +47,11 @@ def nothing(*_: Any) -> None:
     """The callback of somebody who does not listen."""
 
 
+def never() -> bool:
+    """Answers whether to stop."""
+    return False
+
+
 class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     """The seat between Tune and an in-memory Optuna study; see the module's docstring.
 
@@ -61,6 +66,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
         on_reports: called with the epoch reports of running settings.
         on_record: called with each record as its pack ends.
+        stopping: asked before a pack begins; once it says True none does, and what runs comes to its end.
         on_pack: called with the settings of a pack once all of them have their records.
 
     Raises:
@@ -76,6 +82,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_proposal: Callable[[Proposal, str], None] = nothing,
         on_reports: OnReports = nothing,
         on_record: Callable[[TrialRecord], None] = nothing,
+        stopping: Callable[[], bool] = never,
         on_pack: Callable[[Sequence[Proposal]], None] = nothing,
     ) -> None:
         super().__init__()
@@ -94,6 +101,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._on_proposal, self._on_reports, self._on_record, self._on_pack = (
             on_proposal, on_reports, on_record, on_pack,
         )  # fmt: skip
+        self._on_suggest = stopping
         self._asked: list[_Asked] = []
         self._told = 0
         self._standing: list[TrialRecord] = []
@@ -128,10 +136,10 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return True
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next pack for a worker, None while the generation still runs, FINISHED at the end."""
+        """The next pack for a worker, None while a generation runs, FINISHED at the end and once it is to stop."""
         if self.error:
             raise self.error
-        if not self.advance():
+        if self._on_suggest() or not self.advance():
             return str(Searcher.FINISHED)
         if not self._packs:
             return None

@@ -67,6 +67,18 @@ class Sweep:
         return Pipeline.from_dict(files.read_toml(path), file=path)
 
     @property
+    def as_begun(self) -> Pipeline:
+        """The pipeline on the space that the sweep began with, wherever the space's own file may be now."""
+        search = self.pipeline.search.model_copy(update={"space": str(self.folder / "space.toml")})
+        return self.pipeline.model_copy(update={"search": search})
+
+    @property
+    def trials(self) -> int:
+        """How many settings the sweep is to try: those of its pipeline, or as many as it was extended to."""
+        extended = self.journal.events("extend")
+        return int(extended[-1]["trials"]) if extended else self.pipeline.search.trials
+
+    @property
     def kept(self) -> Path:
         """The folder of what the confirmed settings trained."""
         return self.folder / "final"
