@@ -62,7 +62,7 @@ class Meter:
     @property
     def device_seconds(self) -> float:
         """Seconds of worker processes times what each takes; the settings of a pack took theirs together."""
-        packs = {(record.number // self.settings.pack, record.seconds, record.worker) for record in self._counting}
+        packs = {(record.number // self.settings.size, record.seconds, record.worker) for record in self._counting}
         return self.devices * sum(seconds for _, seconds, _ in packs)
 
     @property

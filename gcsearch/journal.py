@@ -8,6 +8,7 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
     final     the confirm stage is over: records (a list of `TrialRecord`)
+    pack      the size of packs, where the pipeline left it open: size
     budget    the search ended before its trials were done: why
     extend    more settings are to be tried: trials (how many in all), there (how many there were)
     close     a session ends: why

@@ -19,6 +19,7 @@ from gcsearch.schema import (
     Outcome,
     Pipeline,
     Proposal,
+    SearchSettings,
     Stage,
     TrialFile,
     TrialRecord,
@@ -278,9 +279,9 @@ class _Session:
         from gcsearch.samplers import total
 
         task = self.pipeline.task
-        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        settings = self._settings(placement)
         self.watcher.stage("search", total(settings, self.space))
-        known, meter = self.journal.records(), self._meter(placement)
+        known, meter = self.journal.records(), self._meter(settings, placement)
         for record in {record.number: record for record in known}.values():
             meter.note(record)
             self.watcher.record(record)
@@ -314,13 +315,28 @@ class _Session:
             self.journal.append("budget", why=why)
             self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
 
-    def _meter(self, placement: Placement) -> Meter:
+    def _settings(self, placement: Placement) -> SearchSettings:
+        """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
+        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        if settings.pack != "auto":
+            return settings
+        chosen = [int(event["size"]) for event in self.journal.events("pack")]
+        if not chosen:
+            from gcsearch import laboratory
+            from gcsearch.sizing import pack_size
+
+            lab = laboratory.of(self.pipeline.task)
+            chosen = [pack_size(settings, self.space, lab, placement, _limit(self.pipeline, placement))]
+            self.journal.append("pack", size=chosen[0])
+        return settings.model_copy(update={"pack": chosen[0]})
+
+    def _meter(self, settings: SearchSettings, placement: Placement) -> Meter:
         """Measures from where the sweep began, or was extended last."""
         events = self.journal.events()
         turns = [index for index, event in enumerate(events) if event["kind"] == "extend"]
         first = events[turns[-1]]["there"] if turns else 0
         devices = placement.gpus_per_worker or float(placement.threads)
-        return Meter(self.pipeline.search, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
+        return Meter(settings, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
 
     def _runner(
         self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None

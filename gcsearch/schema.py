@@ -302,8 +302,9 @@ class Budget(Model):
 class SearchSettings(Model):
     """How settings are proposed.
 
-    `pack` settings are trained at once in one process. `generation` packs are proposed from the same
-    knowledge and told together, in order: so a sweep repeats exactly, whichever worker finishes first.
+    `pack` settings are trained at once in one process; "auto": as many as the machine trains best. `generation`
+    packs are proposed from the same knowledge and told together, in order: so a sweep repeats exactly, whichever
+    worker finishes first.
 
     `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
     `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each
@@ -316,7 +317,7 @@ class SearchSettings(Model):
     objective: Objective = "val_h"
     trials: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
-    pack: Annotated[int, Field(ge=1)] = 4
+    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
     generation: Annotated[int, Field(ge=1)] = 2
     startup: Annotated[int, Field(ge=0)] = 10
     pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
@@ -324,6 +325,14 @@ class SearchSettings(Model):
     rungs: Annotated[int, Field(ge=1)] = 2
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     budget: Budget = Budget()
+
+    @property
+    def size(self) -> int:
+        """The size of packs; where the pipeline leaves it open it must have been filled in."""
+        if isinstance(self.pack, str):
+            raise TypeError("the size of packs is still open")
+        return self.pack
+
     max_failed: Annotated[int, Field(ge=0)] = 0
 
 

@@ -191,11 +191,11 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         there were fewer trials to do, is not repeated as a whole.
         """
         first = len(self._asked)
-        numbers = range(first, min(first + self.settings.pack * self.settings.generation, self.total))
+        numbers = range(first, min(first + self.settings.size * self.settings.generation, self.total))
         self._asked += [self._ask(number) for number in numbers]
         missing = self._unanswered(numbers)
-        for start in numbers[:: self.settings.pack]:
-            pack = range(start, start + self.settings.pack)
+        for start in numbers[:: self.settings.size]:
+            pack = range(start, start + self.settings.size)
             self._add_packs([proposal for proposal in missing if proposal.number in pack])
 
     def _ask(self, number: int) -> _Asked:
@@ -255,8 +255,8 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         )
 
     def _add_packs(self, proposals: Sequence[Proposal]) -> None:
-        for start in range(0, len(proposals), self.settings.pack):
-            pack = self._with_rungs(proposals[start : start + self.settings.pack])
+        for start in range(0, len(proposals), self.settings.size):
+            pack = self._with_rungs(proposals[start : start + self.settings.size])
             for proposal in pack:
                 self._records.pop(proposal.number, None)
                 self._on_proposal(proposal, self._asked[proposal.number].label)
@@ -267,12 +267,12 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
         Others of the same pack have records where an earlier session was interrupted between two of them.
         """
-        first = pack[0].number // self.settings.pack * self.settings.pack
-        numbers = set(range(first, first + self.settings.pack)) - {proposal.number for proposal in pack}
+        first = pack[0].number // self.settings.size * self.settings.size
+        numbers = set(range(first, first + self.settings.size)) - {proposal.number for proposal in pack}
         rivals = [self._records[number] for number in sorted(numbers & self._records.keys())]
         if self.settings.pruner in halving.ACROSS:
             rivals = [*self._standing, *rivals]
-        rungs = halving.rungs(self.settings, first // self.settings.pack)
+        rungs = halving.rungs(self.settings, first // self.settings.size)
         if rivals:
             rungs = tuple(_with_rivals(rung, rivals) for rung in rungs)
         return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
