@@ -9,6 +9,7 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     confirmed a setting of the confirm stage has ended: record
     final     the confirm stage is over: records (a list of `TrialRecord`)
     pack      the size of packs, where the pipeline left it open: size
+    before    what is known of earlier sweeps: records, skipped (how many did not fit the space)
     budget    the search ended before its trials were done: why
     extend    more settings are to be tried: trials (how many in all), there (how many there were)
     close     a session ends: why

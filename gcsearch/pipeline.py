@@ -305,6 +305,7 @@ class _Session:
             runner,
             folder=self.sweep.folder,
             known=known,
+            before=self._before(),
             on_proposal=on_proposal,
             on_reports=self.watcher.reports,
             on_record=on_record,
@@ -314,6 +315,20 @@ class _Session:
         if len(meter.records) < total(settings, self.space) and (why := meter.why()):
             self.journal.append("budget", why=why)
             self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+
+    def _before(self) -> list[TrialRecord]:
+        """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
+        if not self.pipeline.search.warm_start:
+            return []
+        kept = self.journal.events("before")
+        if not kept:
+            from gcsearch.warmstart import gather
+
+            fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
+            self.journal.append("before", records=fit, skipped=skipped)
+            self.watcher.warn(f"the search starts from {len(fit)} earlier settings; {skipped} did not fit its space")
+            return fit
+        return [TrialRecord.from_dict(record, file=self.journal.path) for record in kept[0]["records"]]
 
     def _settings(self, placement: Placement) -> SearchSettings:
         """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""

@@ -325,6 +325,8 @@ class SearchSettings(Model):
     rungs: Annotated[int, Field(ge=1)] = 2
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     budget: Budget = Budget()
+    warm_start: tuple[str, ...] = ()
+    """Earlier sweeps of the same task; what came of them is known before the first proposal."""
 
     @property
     def size(self) -> int:

@@ -104,6 +104,7 @@ def run_search(
     *,
     folder: Path,
     known: Iterable[TrialRecord] = (),
+    before: Iterable[TrialRecord] = (),
     on_proposal: Callable[[Proposal, str], None] = nothing,
     on_reports: OnReports = nothing,
     on_record: Callable[[TrialRecord], None] = nothing,
@@ -121,6 +122,7 @@ def run_search(
     Args:
         folder: Tune's working files go to `folder/ray`; nothing is ever read back from there.
         known: the records of earlier sessions, in order, see `PackSearcher`.
+        before: the records of earlier sweeps, see `PackSearcher`.
 
     Raises:
         RunError: the known records belong to other settings, or see `session`.
@@ -129,6 +131,7 @@ def run_search(
         space,
         settings,
         known=known,
+        before=before,
         on_proposal=on_proposal,
         on_reports=on_reports,
         on_record=on_record,

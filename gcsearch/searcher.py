@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import optuna
 from ray.tune.search import Searcher
 
-from gcsearch import halving, methods
+from gcsearch import earlier, halving, methods
 from gcsearch.errors import RunError
 from gcsearch.provenance import process_name
 from gcsearch.samplers import grid, make, total
@@ -63,6 +63,8 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         settings: exactly `samplers.total` settings are proposed, the last generation and pack being smaller.
         known: records of earlier sessions in the order in which they were written. A setting that has one
             is not run again, unless it FAILED.
+        before: records of earlier sweeps, known before the first proposal; those without a place in the space are left
+            out. They count as what they were, and have no number here.
         on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
         on_reports: called with the epoch reports of running settings.
         on_record: called with each record as its pack ends.
@@ -79,6 +81,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         settings: SearchSettings,
         *,
         known: Iterable[TrialRecord] = (),
+        before: Iterable[TrialRecord] = (),
         on_proposal: Callable[[Proposal, str], None] = nothing,
         on_reports: OnReports = nothing,
         on_record: Callable[[TrialRecord], None] = nothing,
@@ -91,6 +94,8 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self.settings = settings
         self.total = total(settings, space)
         self.study = optuna.create_study(direction="maximize", sampler=make(settings))
+        for record in before:
+            self._add_earlier(record)
         for point in space.points[: self.total]:
             self.study.enqueue_trial(space.internal(point.values))
         if settings.sampler == "grid":
@@ -284,6 +289,21 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def _labelled(self, record: TrialRecord) -> TrialRecord:
         label = self._asked[record.number].label
         return record if record.label == label else record.model_copy(update={"label": label})
+
+    def _add_earlier(self, record: TrialRecord) -> None:
+        """Let the study know a record of an earlier sweep, as far as its setting has a place in the space."""
+        place, value = earlier.place(self.space, record), record.mean(self.settings.objective)
+        if place is None or not math.isfinite(value):
+            return
+        boxes = self.space.distributions()
+        if record.outcome is Outcome.COMPLETE:
+            self.study.add_trial(optuna.trial.create_trial(params=place, distributions=boxes, value=value))
+        elif record.outcome is Outcome.PRUNED:
+            percent = halving.percent_done(self.settings, record.epochs, _epochs(record))
+            pruned, values = optuna.trial.TrialState.PRUNED, {percent: value}
+            self.study.add_trial(
+                optuna.trial.create_trial(state=pruned, params=place, distributions=boxes, intermediate_values=values)
+            )
 
     def _tell_generation(self) -> None:
         """Tell the study what has become of every setting asked for, in order of number."""
