@@ -314,6 +314,22 @@ def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: 
     print(f"wrote {written} runs; MLflow has all of {sweep}")
 
 
+@app.command(epilog="Example: gcsearch extend demo --trials 32")
+def extend(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try more settings in a finished sweep, then choose and confirm again."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
+
+    with _watch(open_sweep(sweep, store).pipeline.search.objective, quiet=quiet) as watcher:
+        done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
+    _print_end(done, store)
+
+
 @app.command(epilog="Example: gcsearch plan my.toml")
 def plan(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],

@@ -8,6 +8,10 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
     final     the confirm stage is over: records (a list of `TrialRecord`)
+    pack      the size of packs, where the pipeline left it open: size
+    before    what is known of earlier sweeps: records, skipped (how many did not fit the space)
+    budget    the search ended before its trials were done: why
+    extend    more settings are to be tried: trials (how many in all), there (how many there were)
     artifact  a file of the sweep's folder that belongs to its results: file
     close     a session ends: why (FINISHED, FAILED, KILLED, STOPPED, CANCELLED)
 
@@ -151,16 +155,16 @@ class Journal:
         ]
 
     def final(self) -> list[TrialRecord]:
-        """The records of the last confirm stage; empty when there was none."""
-        finals = self.events("final")
-        stage = finals[-1]["records"] if finals else []
+        """The records of the last confirm stage; empty when there was none, or none since an extension."""
+        stages = [event for event in self.events() if event["kind"] in ("final", "extend")]
+        stage = stages[-1].get("records", []) if stages else []
         return [TrialRecord.from_dict(record, file=self.path) for record in stage]
 
     def ended(self) -> str:
-        """Why the last session ended; empty where it has not, where it was killed, or where there was none."""
+        """Why the last session ended; empty where it has not, was killed, or what it did was extended since."""
         last = ""
         for _, _, event in self.since():
-            if event["kind"] in ("open", "close"):
+            if event["kind"] in ("open", "extend", "close"):
                 last = str(event.get("why", ""))
         return last
 

@@ -84,7 +84,7 @@ def stand(sweep: Sweep) -> Standing:
         lines += 1
         session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
         session.hear(event)
-        final = final or event["kind"] == "final"
+        final = event["kind"] == "final" or (final and event["kind"] != "extend")
         if event["kind"] == "record":
             latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
     complete = [record for record in latest.values() if record.outcome is Outcome.COMPLETE]
