@@ -7,6 +7,8 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     run       the MLflow run of a setting: number, run_id
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
+    recheck   a setting of the shortlist has been measured again as in the search: record
+    seeds     seeds were added to the confirmation: seeds
     final     the confirm stage is over: records (a list of `TrialRecord`)
     pack      the size of packs, where the pipeline left it open: size
     before    what is known of earlier sweeps: records, skipped (how many did not fit the space)
@@ -34,6 +36,9 @@ from gcsearch.files import is_full
 from gcsearch.schema import Model, TrialRecord
 
 Event = dict[str, Any]
+
+REOPENING = ("extend", "seeds")
+"""Kinds of lines after which a finished sweep has something to do again."""
 
 
 class Journal:
@@ -164,7 +169,7 @@ class Journal:
         """Why the last session ended; empty where it has not, was killed, or what it did was extended since."""
         last = ""
         for _, _, event in self.since():
-            if event["kind"] in ("open", "extend", "close"):
+            if event["kind"] in ("open", "close", *REOPENING):
                 last = str(event.get("why", ""))
         return last
 
