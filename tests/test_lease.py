@@ -163,18 +163,32 @@ def test_a_driver_beats(path):
     assert files(path) == []
 
 
-def test_a_driver_that_was_replaced_is_interrupted_and_writes_nothing_more(path):
-    with (
-        pytest.raises(RunError, match="Another driver has taken over the sweep demo"),
-        driving(path, "the sweep demo") as driver,
-    ):
+def test_a_driver_that_was_replaced_is_interrupted(path):
+    winners = []
+
+    def replace():
         path.unlink()
-        other = take(path)
-        with pytest.raises(RunError):
-            driver.lease.check()
+        winners.append(take(path))
+
+    rival = threading.Timer(0.2, replace)
+    with pytest.raises(RunError, match="Another driver has taken over the sweep demo"), driving(path, "the sweep demo"):
+        rival.start()
         time.sleep(10)
-    other.check()  # the loser left the winner's file alone
-    other.release()
+    rival.join()
+    winners[0].check()  # the loser left the winner's file alone
+    winners[0].release()
+
+
+def test_a_lease_that_was_lost_forbids_to_write_and_is_not_given_back(path):
+    first = take(path)
+    first.check()
+    path.unlink()
+    second = take(path)
+    with pytest.raises(RunError, match="Another driver has taken over"):
+        first.check()
+    first.release()
+    second.check()
+    second.release()
 
 
 def test_a_stop_is_heard_and_interrupts_nothing(path):
