@@ -201,6 +201,7 @@ def _print_end(sweep: Sweep, store: Path | None) -> None:
     elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
 
 
@@ -259,7 +260,9 @@ def resume(
 
 @app.command(epilog="Example: gcsearch status demo --json")
 def status(
-    sweep: Annotated[str | None, typer.Argument(help="Name of a sweep. [default: all in the store]")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(help="Name of a sweep, or of a matrix. [default: all in the store]")
+    ] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -268,7 +271,8 @@ def status(
     from gcsearch.store import Store as Folder
     from gcsearch.sweep import open_sweep
 
-    names = [sweep] if sweep else Folder.locate(store).sweeps()
+    begun = Folder.locate(store).sweeps()
+    names = [name for name in _parts(sweep, store) if name in begun or name == sweep] if sweep else begun
     standings = [stand(open_sweep(name, store)) for name in names]
     if as_json:
         print_json([one.to_dict() for one in standings])
@@ -310,6 +314,22 @@ def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: 
     with _watch(quiet=False) as watcher:
         written = pipelines.sync(sweep, store=store, watcher=watcher)
     print(f"wrote {written} runs; MLflow has all of {sweep}")
+
+
+@app.command(epilog="Example: gcsearch extend demo --trials 32")
+def extend(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try more settings in a finished sweep, then choose and confirm again."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
+
+    with _watch(open_sweep(sweep, store).pipeline.search.objective, quiet=quiet) as watcher:
+        done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
+    _print_end(done, store)
 
 
 @app.command(epilog="Example: gcsearch plan my.toml")

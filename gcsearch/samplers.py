@@ -65,7 +65,7 @@ def _nsga3(settings: SearchSettings) -> optuna.samplers.BaseSampler:
 
 def _population(settings: SearchSettings) -> int:
     """A generation of ours is one of the sampler's: as many as are proposed from the same knowledge."""
-    return max(settings.pack * settings.generation, LEAST_POPULATION)
+    return max(settings.size * settings.generation, LEAST_POPULATION)
 
 
 def _qmc(settings: SearchSettings) -> optuna.samplers.BaseSampler:
