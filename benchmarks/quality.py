@@ -30,13 +30,13 @@ from gcsearch.searcher import PackSearcher
 from gcsearch.spaces import SearchSpace, load
 
 PICTURE = Path(__file__).parent / "results" / "quality.svg"
-BUDGETS = (8, 16, 24, 32, 48, 64, 96, 128)
+BUDGETS = (16, 24, 32, 48, 64)
 ARMS = {
     "random": {"sampler": "random"},
     "TPE": {"sampler": "tpe"},
-    "random, halving": {"sampler": "random", "pruner": "halving"},
+    "random, halving from 3/8": {"sampler": "random", "pruner": "halving", "first_rung": 0.375},
     "TPE, halving": {"sampler": "tpe", "pruner": "halving"},
-    "TPE, HyperBand": {"sampler": "tpe", "pruner": "hyperband"},
+    "TPE, halving from 3/8": {"sampler": "tpe", "pruner": "halving", "first_rung": 0.375},
 }
 
 
