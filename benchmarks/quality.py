@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import quantiles
 
@@ -47,7 +48,8 @@ class Curves:
         self.space = space
         self.boxes = space.distributions()
         self.rows = [row for row in rows if row["curve"]]
-        self.places = [self.scaled(row["place"]) for row in self.rows]
+        # By way of the settings: what beta1's fraction was does not matter where beta1 is off.
+        self.places = [self.scaled(space.internal(space.natural(row["place"]))) for row in self.rows]
         self.mean_epochs = sum(len(row["curve"]) for row in self.rows) / len(self.rows)
 
     def scaled(self, place: dict) -> list[float]:
@@ -127,6 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few repeats, small budgets, no picture")
     parser.add_argument("--threads", type=int, default=1, help="ignored: this uses one")
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args()
@@ -134,9 +137,12 @@ def main() -> None:
     rows = json.loads(args.table.read_text())
     curves = Curves(rows, load("gcscoop"))
     print(f"{len(rows)} measured settings, {repeats} repeats; best val_h: median (quartiles)")
-    paths = {
-        name: [search(curves, arm, seed, budgets[-1] + 16) for seed in range(repeats)] for name, arm in ARMS.items()
-    }
+    with ProcessPoolExecutor(args.processes) as pool:
+        waiting = {
+            name: [pool.submit(search, curves, arm, seed, budgets[-1] + 16) for seed in range(repeats)]
+            for name, arm in ARMS.items()
+        }
+        paths = {name: [one.result() for one in found] for name, found in waiting.items()}
     table = {
         name: [quartiles([best_at(path, budget) for path in found]) for budget in budgets]
         for name, found in paths.items()
