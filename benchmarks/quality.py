@@ -4,8 +4,9 @@
     python benchmarks/quality.py --quick
 
 Searches in curves that benchmarks/curves.py measured once on the embedded world, so that repeats cost nothing: a
-proposed setting has the curve of the measured one that is nearest in the boxes of the space, stretched over its own
-epochs.
+proposed setting has the curves of the measured ones, each stretched over its own epochs, weighted by one over the fourth
+power of its distance in the boxes of the space. At a measured setting that is its own curve; nowhere is it better than
+the best of them.
 Who proposes and who leaves is the real thing: `gcsearch.searcher` and `gcsearch.halving`.
 
 Cost is counted in epochs trained, in units of one setting of mean length. The best is that of the settings that ran to
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import operator
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -31,7 +33,8 @@ from gcsearch.searcher import PackSearcher
 from gcsearch.spaces import SearchSpace, load
 
 PICTURE = Path(__file__).parent / "results" / "quality.svg"
-BUDGETS = (16, 24, 32, 48, 64)
+BUDGETS = (20, 32, 48, 64)
+POWER = 4
 ARMS = {
     "random": {"sampler": "random"},
     "TPE": {"sampler": "tpe"},
@@ -66,9 +69,9 @@ class Curves:
     def value(self, proposal: Proposal, share: float) -> float:
         """val_h of a setting at a share of its schedule."""
         at = self.scaled(self.space.internal(proposal.config.hyperparameters))
-        nearest = min(range(len(self.rows)), key=lambda i: math.dist(at, self.places[i]))
-        curve = self.rows[nearest]["curve"]
-        return curve[max(1, min(math.ceil(share * len(curve) - 1e-9), len(curve))) - 1]
+        weights = [1 / (math.dist(at, place) ** POWER + 1e-12) for place in self.places]
+        values = [row["curve"][max(1, math.ceil(share * len(row["curve"]) - 1e-9)) - 1] for row in self.rows]
+        return sum(map(operator.mul, weights, values)) / sum(weights)
 
     def train(self, pack: Sequence[Proposal]) -> list[TrialRecord]:
         """The records of a pack, with its rungs."""

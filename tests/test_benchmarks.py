@@ -99,7 +99,7 @@ def test_a_search_in_measured_curves_finds_what_is_there(tmp_path, monkeypatch):
     for row in rows[::9]:
         setting = TrialConfig(method="gcscoop", hyperparameters=space.natural(row["place"]))
         (record,) = curves.train([Proposal(number=0, config=setting)])
-        assert record.metrics["val_h"] == (row["curve"][-1],)
+        assert record.metrics["val_h"] == (pytest.approx(row["curve"][-1], abs=1e-3),)
         assert record.epochs == len(row["curve"])
 
 
