@@ -4,9 +4,9 @@
     python benchmarks/quality.py --quick
 
 Searches in curves that benchmarks/curves.py measured once on the embedded world, so that repeats cost nothing: a
-proposed setting has the curves of the measured ones, each stretched over its own epochs, weighted by one over the fourth
-power of its distance in the boxes of the space. At a measured setting that is its own curve; nowhere is it better than
-the best of them.
+proposed setting has the curves of the measured ones, each stretched over its own epochs, weighted by one over the
+fourth power of its distance in the boxes of the space. At a measured setting that is its own curve; nowhere is it
+better than the best of them.
 Who proposes and who leaves is the real thing: `gcsearch.searcher` and `gcsearch.halving`.
 
 Cost is counted in epochs trained, in units of one setting of mean length. The best is that of the settings that ran to
@@ -33,7 +33,7 @@ from gcsearch.searcher import PackSearcher
 from gcsearch.spaces import SearchSpace, load
 
 PICTURE = Path(__file__).parent / "results" / "quality.svg"
-BUDGETS = (20, 32, 48, 64)
+BUDGETS = (24, 32, 48, 64)
 POWER = 4
 ARMS = {
     "random": {"sampler": "random"},

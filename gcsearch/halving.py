@@ -41,6 +41,13 @@ def rungs(settings: SearchSettings, pack: int) -> tuple[Rung, ...]:
     return tuple(Rung(share=share, keep=1 / eta, metric=metric) for share in shares)
 
 
+def finishing(settings: SearchSettings) -> float:
+    """The share of settings that is left to train to its end; 1 where none has to leave."""
+    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
+    kept = [math.prod(rung.keep for rung in rungs(settings, pack)) for pack in range(packs)]
+    return sum(kept) / packs
+
+
 def epoch_of(rung: Rung, epochs: int) -> int:
     """The epoch after which a setting of so many `epochs` stands at a rung."""
     return max(1, math.ceil(rung.share * epochs - 1e-9))

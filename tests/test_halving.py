@@ -33,6 +33,13 @@ def test_rungs_lie_at_shares_of_the_schedule():
     ]
 
 
+@pytest.mark.parametrize(
+    ("pruner", "share"), [("none", 1), ("halving", 1 / 16), ("median", 1 / 4), ("hyperband", (1 + 1 / 4 + 1 / 16) / 3)]
+)
+def test_so_many_train_to_their_ends(pruner, share):
+    assert halving.finishing(SearchSettings(pruner=pruner, eta=4, rungs=2)) == pytest.approx(share)
+
+
 @pytest.mark.parametrize(("share", "epochs", "epoch"), [(1 / 3, 9, 3), (1 / 9, 10, 2), (1 / 4, 2, 1), (1 / 2, 1, 1)])
 def test_a_rung_lies_at_an_epoch_of_each_setting(share, epochs, epoch):
     assert halving.epoch_of(Rung(share=share, keep=0.5, metric="val_h"), epochs) == epoch
