@@ -358,8 +358,9 @@ class SearchSettings(Model):
     worker finishes first.
 
     `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
-    `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each
-    keeps one in `eta`. `checkpoint_every`: epochs of a pack that are lost at most when its process is killed.
+    `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each keeps
+    one in `eta`, the first at the share `first_rung` of a setting's epochs. `checkpoint_every`: epochs of a pack
+    that are lost at most when its process is killed.
     """
 
     space: str = "gcscoop"
@@ -374,6 +375,7 @@ class SearchSettings(Model):
     pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
     eta: Annotated[int, Field(ge=2)] = 2
     rungs: Annotated[int, Field(ge=1)] = 2
+    first_rung: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     budget: Budget = Budget()
     warm_start: tuple[str, ...] = ()
