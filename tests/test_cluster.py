@@ -3,6 +3,7 @@
 The clusters are real: several Ray nodes on this host.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -277,41 +278,35 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-class started:  # noqa: N801
-    """A node that `ray start` starts in a process group of its own; gives its address when it is up."""
-
-    def __init__(self, words, folder, environment, before=()):
-        self.words, self.folder, self.environment, self.before = words, folder, environment, before
-
-    def __enter__(self) -> str:
-        ray_ = Path(sys.executable).with_name("ray")
-        options = ["--num-cpus=1", f"--object-store-memory={STORE_MEMORY}", "--include-dashboard=false", "--block"]
-        if "--head" in self.words:
-            options.append(f"--temp-dir={self.folder}")
-        self.log = (self.folder / "log").open("w")
-        self.process = subprocess.Popen(
-            [*self.before, str(ray_), "start", *self.words, *options],
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | self.environment,
-            stdout=self.log,
+@contextlib.contextmanager
+def started(words, folder, environment, before=()):
+    """A node that `ray start` starts, in an environment of its own; gives its address when it is up."""
+    options = ["--num-cpus=1", f"--object-store-memory={STORE_MEMORY}", "--block"]
+    if "--head" in words:
+        options += [f"--temp-dir={folder}", "--include-dashboard=false"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*before, str(Path(sys.executable).with_name("ray")), "start", *words, *options],
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | environment,
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in (text := (self.folder / "log").read_text()):
-            assert self.process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
-        port = next((word.partition("=")[2] for word in self.words if word.startswith("--port=")), "")
-        return f"{ray.util.get_node_ip_address()}:{port}"
-
-    def __exit__(self, *_):
-        self.process.terminate()  # it ends the daemons that it has started
         try:
-            self.process.wait(60)
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in (text := (folder / "log").read_text()):
+                assert process.poll() is None, text
+                assert time.monotonic() < deadline, text
+                time.sleep(0.2)
+            port = next((word.partition("=")[2] for word in words if word.startswith("--port=")), "")
+            yield f"{ray.util.get_node_ip_address()}:{port}"
         finally:
-            self.process.kill()
-            self.process.wait()
-            self.log.close()
+            process.terminate()  # it ends the daemons that it has started
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -447,12 +442,12 @@ def may_hide_folders() -> bool:
 def test_a_node_without_the_store_and_with_another_version_is_named_before_anything_is_written(
     three_nodes, tmp_path, monkeypatch
 ):
-    """The fourth node sees an empty folder where the store is, and another gcsearch."""
+    """The fourth node sees an empty folder where the store is, and another open_clip."""
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
-    store, package = tmp_path / "store", tmp_path / "other" / "gcsearch"
+    store, package = tmp_path / "store", tmp_path / "other" / "open_clip_torch-0.0.9.dist-info"
     store.mkdir()
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text('__version__ = "0.0.9"\n')
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: open_clip_torch\nVersion: 0.0.9\n")
     before = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {store} && exec "$0" "$@"']
     environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(package.parent)}
     pipeline = Pipeline.from_dict({**SMALL, "resources": {"address": three_nodes.address}})
@@ -463,7 +458,7 @@ def test_a_node_without_the_store_and_with_another_version_is_named_before_anyth
         took = time.monotonic() - began
     text = str(caught.value)
     assert f"it lacks the shared store {store}: it is another folder" in text
-    assert "it has gcsearch 0.0.9, and the driver" in text
+    assert "it has open_clip_torch 0.0.9, and the driver" in text
     assert len({line.split(":")[0] for line in text.splitlines()[1:]}) == 1  # one node, the others are sound
     assert took < 60
     assert not (store / "sweeps" / "small").exists()
