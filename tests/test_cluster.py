@@ -338,8 +338,8 @@ def nodes_of(records) -> set[str]:
 SMALL = {
     "name": "small",
     "task": {"dataset": "shapes-sketch", "shots": 2, "views": 1, "seeds": [1], "folds": 2},
-    "search": {"space": "gcscoop-smoke", "trials": 9, "pack": 1, "generation": 3, "startup": 3},
-    "confirm": {"seeds": [4], "references": ["zeroshot", "literature-short"]},
+    "search": {"space": "gcscoop-smoke", "trials": 6, "pack": 1, "generation": 3, "startup": 3},
+    "confirm": {"seeds": [4], "references": ["zeroshot"]},
 }
 
 
@@ -365,7 +365,7 @@ def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_n
     assert nodes_of(sweep.records) == workers
     assert head not in nodes_of(sweep.finals)
     assert nodes_of(sweep.finals) <= workers
-    assert len(sweep.records) == 9
+    assert len(sweep.records) == 6
     assert watcher.told == [
         f"{three_nodes.address}: 4 nodes, 3 CPUs, 0 GPUs",
         "nodes",
