@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "run": "gcsearch.pipeline",
+    "run_matrix": "gcsearch.matrix",
     "open_sweep": "gcsearch.sweep",
     "train": "gcsearch.pipeline",
     "Pipeline": "gcsearch.schema",

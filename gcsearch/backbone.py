@@ -28,6 +28,7 @@ from gcsearch.weights import Checkpoint, Sizes
 
 VOCABULARY = 49408  # tokens of CLIP's tokenizer, the only one that there is here
 MINI_FILE = Path(__file__).parent / "assets" / "mini.safetensors"
+_WORD_END = "</w>"  # ends a token of the vocabulary that ends a word
 
 
 @cache
@@ -95,6 +96,11 @@ class Backbone:
     def tokenize(self, text: str) -> list[int]:
         """Token ids of `text` without start and end markers; underscores count as spaces."""
         return _tokenizer().encode(text.replace("_", " "))
+
+    def word(self, token: int) -> str:
+        """The text of a token: `photo`, or with a mark behind it where another token must follow: `phot-`."""
+        text: str = _tokenizer().decoder[token]
+        return text.removesuffix(_WORD_END) if text.endswith(_WORD_END) else f"{text}-"
 
 
 @cache

@@ -17,6 +17,7 @@ import typer
 
 from gcsearch.tables import (
     near,
+    print_beside,
     print_cache,
     print_csv,
     print_finals,
@@ -24,13 +25,19 @@ from gcsearch.tables import (
     print_inventory,
     print_json,
     print_pairs,
+    print_plans,
+    print_predictions,
     print_ranking,
     print_results,
+    print_sharpnesses,
 )
 
 if TYPE_CHECKING:
-    from gcsearch.comparison import Finished
+    from gcsearch.beside import Beside
+    from gcsearch.comparison import Finished, Group
+    from gcsearch.matrix import Matrix
     from gcsearch.progress import ProgressWatcher
+    from gcsearch.schema import Pipeline
     from gcsearch.sweep import Sweep
 
 app = typer.Typer(
@@ -75,6 +82,10 @@ Memory = Annotated[
     typer.Option(
         help='What this process may take, such as "6 GiB"; works in smaller pieces then. [default: what is free]'
     ),
+]
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(help="Text file of further class names, one per line.", metavar="FILE", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
 
@@ -163,11 +174,20 @@ def run(
     fresh: Annotated[bool, typer.Option(help="Begin anew; a former sweep of this name is kept as NAME.1.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Search, choose, confirm on test images, report. An interrupted sweep goes on."""
-    from gcsearch import configuration
+    """Search, choose, confirm on test images, report. An interrupted sweep goes on.
+
+    A file with a [matrix] is several sweeps, run one after another; one that fails does not keep the others back.
+    """
+    from gcsearch import matrix as matrices
     from gcsearch import pipeline as pipelines
 
-    chosen = configuration.load(pipeline, _overrides(sets))
+    made = matrices.load(pipeline, _overrides(sets))
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
+    if not made.single:
+        _run_matrix(made, store, fresh=fresh, quiet=quiet)
+        print(f"next    gcsearch compare {made.name}{elsewhere}")
+        return
+    (chosen,) = made.pipelines
     if not fresh and pipelines.is_finished(chosen, store):
         print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
     with _watch(chosen.search.objective, quiet=quiet) as watcher:
@@ -176,10 +196,44 @@ def run(
 
 
 def _print_end(sweep: Sweep, store: Path | None) -> None:
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
-    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
+
+
+def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -> None:
+    """Run all sweeps of a matrix, printing each as it ends; ends the process where one failed."""
+    from gcsearch import matrix as matrices
+    from gcsearch import pipeline as pipelines
+
+    numbers = {pipeline.name: number for number, pipeline in enumerate(made.pipelines, start=1)}
+
+    def watch(pipeline: Pipeline) -> ProgressWatcher:
+        over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
+        print(f"gcsearch: sweep {numbers[pipeline.name]} of {len(numbers)}: {pipeline.name}{over}", file=sys.stderr)
+        return _watch(pipeline.search.objective, quiet=quiet)
+
+    def on_end(ended: matrices.Ended) -> None:
+        if ended.sweep:
+            print(f"{ended.name}\n")
+            print_finals(ended.sweep)
+            print(f"\nreport  {near(ended.sweep.folder / 'report.html')}\n", flush=True)
+        if ended.error:
+            print(f"gcsearch: {ended.name}: {_words(ended.error)}", file=sys.stderr)
+
+    ended = matrices.run_matrix(made, store=store, fresh=fresh, watch=watch, on_end=on_end)
+    failed = [one for one in ended if one.error]
+    if failed:
+        names = ", ".join(one.name for one in failed)
+        print(f"gcsearch: {len(failed)} of {len(ended)} sweeps failed: {names}; the others are kept", file=sys.stderr)
+        sys.exit(failed[0].exit_code)
+
+
+def _words(error: Exception) -> str:
+    from gcsearch.errors import GcsearchError
+
+    return str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"
 
 
 @app.command(epilog="Example: gcsearch resume demo")
@@ -263,11 +317,17 @@ def plan(
     as_json: Json = False,
 ) -> None:
     """Check everything and say what would run, where and for how long. Trains nothing."""
-    from gcsearch import configuration
-    from gcsearch import plan as plans
+    from gcsearch import matrix as matrices
 
-    made = plans.make(configuration.load(pipeline, _overrides(sets)))
-    print_json(made.to_dict()) if as_json else print_pairs(made.lines())
+    found = matrices.load(pipeline, _overrides(sets))
+    made = matrices.plan(found)
+    if found.single:
+        print_json(made[0].to_dict()) if as_json else print_pairs(made[0].lines())
+    elif as_json:
+        seconds = sum(plan.search_seconds for plan in made)
+        print_json({"name": found.name, "search_seconds": seconds, "sweeps": [plan.to_dict() for plan in made]})
+    else:
+        print_plans(made)
 
 
 @app.command(epilog="Example: gcsearch trial --set method=sam --set rho=0.2 --set epochs=50")
@@ -281,7 +341,7 @@ def trial(
     quiet: Quiet = False,
 ) -> None:
     """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
-    from gcsearch.configuration import parse_value
+    from gcsearch.configuration import check_setting, own_template, parse_value
     from gcsearch.errors import InputError
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
@@ -294,9 +354,11 @@ def trial(
     except ValueError:
         raise InputError("seeds are whole numbers with commas between", key="--seeds", received=seeds) from None
     config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
-    content = {"seeds": numbers, "threads": threads, "task": {"dataset": dataset, **task}, "trial": config}
+    task = own_template({"dataset": dataset, **task})
+    content = {"seeds": numbers, "threads": threads, "task": task, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
+    check_setting(file.task, file.trial)
     _train(file, memory, as_json=as_json, quiet=quiet)
 
 
@@ -329,7 +391,7 @@ def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None
     if as_json:
         print_json(record.to_dict() | {"curve": []})
     else:
-        print_results([record.model_copy(update={"label": title})])
+        print_results([record.model_copy(update={"label": title})], file.task)
     if record.outcome.value != "complete":
         print(f"gcsearch: {record.outcome.value}: {record.reason}", file=sys.stderr)
         sys.exit(1)
@@ -354,27 +416,72 @@ def best(
 
 @app.command(epilog="Example: gcsearch compare demo other-sweep --markdown")
 def compare(
-    sweeps: Annotated[list[str], typer.Argument(help="Names of finished sweeps in the store.")],
+    sweeps: Annotated[list[str], typer.Argument(help="Names of finished sweeps in the store, or of a matrix.")],
     store: Store = None,
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Put published numbers of the same data set, model and shots beside.")
+    ] = False,
 ) -> None:
-    """All methods of finished sweeps in one table: base, new, H on test images, a part per task."""
+    """All methods of finished sweeps in one table: accuracies on test images, a part per task."""
     from gcsearch import comparison
     from gcsearch.errors import InputError
 
     if as_json + as_markdown + as_csv > 1:
         raise InputError("one output has one form", remedy="Of --json, --markdown and --csv, name one.")
-    groups = comparison.compare([_finished(name, store) for name in sweeps])
+    groups = comparison.compare([one for name in sweeps for one in _all_finished(name, store)])
+    found = _beside(groups) if published else None
     if as_json:
-        print_json([group.to_dict() for group in groups])
+        documents = [group.to_dict() for group in groups]
+        print_json(
+            [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)] if found else documents
+        )
     elif as_csv:
-        print_csv(groups)
+        print_csv(groups, found)
+        for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
+            print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
     else:
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
             print_group(group, groups, markdown=as_markdown)
+            if found:
+                print_beside(found[index], markdown=as_markdown)
+
+
+def _beside(groups: list[Group]) -> list[Beside]:
+    """What was published for each group."""
+    from gcsearch.beside import beside
+
+    return [beside(group) for group in groups]
+
+
+def _all_finished(name: str, store: Path | None) -> list[Finished]:
+    """The sweep `name`, or those of the matrix `name` that are finished; stderr says why others are left out."""
+    from gcsearch.errors import InputError
+    from gcsearch.store import Store as Folder
+
+    parts = _parts(name, store)
+    if parts == [name]:
+        return [_finished(name, store)]
+    found = []
+    for part in parts:
+        try:
+            found.append(_finished(part, store))
+        except InputError as error:
+            print(f"gcsearch: left out: {str(error).splitlines()[0]}", file=sys.stderr)
+    if not found:
+        rule = f"only finished sweeps can be compared, and none of the matrix {name} is"
+        raise InputError(rule, file=Folder.locate(store).root, remedy="Run its pipeline file again; it goes on.")
+    return found
+
+
+def _parts(name: str, store: Path | None) -> list[str]:
+    """The sweeps of the matrix `name`; where there is no such matrix, the name itself."""
+    from gcsearch.store import Store as Folder
+
+    return Folder.locate(store).matrix(name) or [name]
 
 
 def _finished(name: str, store: Path | None) -> Finished:
@@ -396,34 +503,105 @@ def _finished(name: str, store: Path | None) -> Finished:
     return Finished(name, sweep.pipeline.task, champions[-1], references)
 
 
-@app.command(epilog="Example: gcsearch export demo --out best")
+@app.command(epilog="Example: gcsearch export demo --out best --register")
 def export(
     sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write; needed unless --register is given.")] = None,
+    classes: ClassFile = None,
+    register: Annotated[bool, typer.Option("--register", help="Also put it into MLflow's registry.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the registered model. [default: the sweep's]")] = None,
     force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
     store: Store = None,
 ) -> None:
-    """Write the best configuration, its prompts, text features and numbers to a folder."""
-    from gcsearch.sweep import open_sweep
+    """Write the best configuration, its prompts, text features and numbers to a folder, and register it."""
+    from gcsearch import handover
 
-    print(near(open_sweep(sweep, store).export(out, force=force)))
+    done = handover.hand_over(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
+    if done.folder:
+        print(near(done.folder))
+    if done.version:
+        print(done.version.describe())
+
+
+@app.command(epilog="Example: gcsearch predict best cat.png dog.jpg --top 3")
+def predict(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    classes: ClassFile = None,
+    seed: Annotated[int | None, typer.Option(help="This seed's prompt. [default: the mean over all seeds]")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many classes to show for an image.")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Classify images with an export; needs neither the sweep nor the data set."""
+    from gcsearch import prediction
+
+    opened = prediction.open_export(export)
+    names = prediction.read_names(classes) if classes else opened.names
+    found = prediction.predict(opened, images, names=names, seed=seed, top=top)
+    print_json(found.dump()) if as_json else print_predictions(found)
+
+
+@app.command(epilog="Example: gcsearch landscape best --out landscape.html")
+def landscape(
+    export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Also draw the loss around the prompt: a .html or .png file.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed's prompt. [default: every seed's]")] = None,
+    rho: Annotated[float | None, typer.Option(help="Radius of the ball. [default: the method's rho, else 0.1]")] = None,
+    random: Annotated[bool, typer.Option("--random", help="A random plane, not the sharpest directions'.")] = False,
+    draw: Annotated[int, typer.Option(min=0, help="Seed of what is random.")] = 0,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Loss and sharpness of exported prompts on their training images, and a picture of the loss around them."""
+    from gcsearch import surroundings
+
+    if out:
+        surroundings.check_picture(out)
+    with _watch(quiet=quiet) as watcher:
+        found = surroundings.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, watcher=watcher)
+    print_json(found.dump()) if as_json else print_sharpnesses(found)
+    if out and not as_json:
+        print(near(out))
 
 
 @app.command(epilog="Example: gcsearch report demo --out demo.html")
 def report(
-    sweep: Annotated[str, typer.Argument(help="Name of a sweep.")],
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep, or of a matrix.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write. [default: report.html in the sweep's folder]")
+        Path | None,
+        typer.Option(help="File to write, for a matrix a folder. [default: report.html in the sweep's folder]"),
     ] = None,
     store: Store = None,
 ) -> None:
-    """Draw a sweep: one self-contained HTML file."""
+    """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun."""
     from gcsearch.sweep import open_sweep
 
-    found = open_sweep(sweep, store)
+    parts = _parts(sweep, store)
+    if parts == [sweep]:
+        found = open_sweep(sweep, store)
+        if out:
+            _check_file(out)
+        print(near(found.report(out)))
+        return
     if out:
-        _check_file(out)
-    print(near(found.report(out)))
+        _check_file(out / "report.html")
+    for found in _begun(parts, store):
+        print(near(found.report(out / f"{found.name}.html" if out else None)), flush=True)
+
+
+def _begun(names: list[str], store: Path | None) -> list[Sweep]:
+    """Those of the sweeps that have a trial to show; stderr names the others."""
+    from gcsearch.store import Store as Folder
+    from gcsearch.sweep import Sweep
+
+    located = Folder.locate(store)
+    sweeps = [Sweep(name, located, located.sweep(name)) for name in names]
+    idle = [sweep.name for sweep in sweeps if not sweep.journal.records()]
+    if idle:
+        print(f"gcsearch: no trial has ended yet, so left out: {', '.join(idle)}", file=sys.stderr)
+    return [sweep for sweep in sweeps if sweep.name not in idle]
 
 
 def _check_file(out: Path) -> None:

@@ -1,6 +1,6 @@
-"""Finished sweeps to one table: base, new and H of every method on the same task, each setting once.
+"""Finished sweeps to one table: what the protocol measures of every method on the same task, each setting once.
 
-Reads confirmed records only: test images, all base classes trained.  Rows of one group were measured on the
+Reads confirmed records only: test images, all classes of the protocol trained.  Rows of one group were measured on the
 same data with the same frozen model; only the seeds may differ, and then every row says which were its own.
 """
 
@@ -10,18 +10,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from gcsearch import methods
+from gcsearch import documents, methods, protocol
+from gcsearch.documents import Numbers, facts
 from gcsearch.errors import InputError
 from gcsearch.methods import title_and_tags, with_tags
-from gcsearch.metrics import Spread, finite, spread
+from gcsearch.metrics import Spread, spread
+from gcsearch.protocol import Column
 from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
 
-Column = Literal["base", "new", "h"]
-COLUMNS: tuple[Column, ...] = ("base", "new", "h")
+BASE_TO_NEW = protocol.columns(Task())
+"""The columns of the usual protocol: base, new, H."""
 
-_METRIC: dict[Column, str] = {"base": "test_base_acc", "new": "test_new_acc", "h": "test_h"}
 _TRANSDUCTIVE = "transductive"
 _NOT_SHARED = frozenset({"val_shots", "folds", "seeds", "other_names"})
 """Keys of the task that decide what a sweep chooses, not what test images say of it, and one that is NFL's alone."""
@@ -47,7 +48,8 @@ class Row:
     tags: tuple[str, ...]
     record: TrialRecord
     sweeps: tuple[str, ...] = ()
-    best: frozenset[Column] = frozenset()
+    best: frozenset[str] = frozenset()
+    columns: tuple[Column, ...] = BASE_TO_NEW
 
     @property
     def name(self) -> str:
@@ -55,34 +57,27 @@ class Row:
         broken = self.record.outcome is not Outcome.COMPLETE
         return with_tags(self.title, self.tags) + (f" ({self.record.outcome.value})" if broken else "")
 
-    def per_seed(self, column: Column) -> tuple[float, ...]:
+    def per_seed(self, column: str) -> tuple[float, ...]:
         """Test accuracies in per cent in the order of the record's seeds; empty where it has none."""
-        return self.record.metrics.get(_METRIC[column], ())
+        (metric,) = (one.metric for one in self.columns if one.key == column)
+        return self.record.metrics.get(metric, ())
 
-    def values(self, column: Column) -> Spread:
+    def values(self, column: str) -> Spread:
         """Mean and deviation over seeds."""
         return spread(self.per_seed(column))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers that do not exist are null."""
-        return {
-            "name": self.title,
-            "tags": list(self.tags),
-            "sweeps": list(self.sweeps),
-            "config": self.record.config.to_dict(),
-            "outcome": self.record.outcome.value,
-            "seeds": list(self.record.seeds),
-            **{column: self._numbers(column) for column in COLUMNS},
-            "best": [column for column in COLUMNS if column in self.best],
-        }
+        return self.document().dump()
 
-    def _numbers(self, column: Column) -> dict[str, Any]:
-        mean, deviation, _ = self.values(column)
-        return {
-            "mean": finite(mean),
-            "deviation": finite(deviation),
-            "per_seed": {str(s): finite(v) for s, v in zip(self.record.seeds, self.per_seed(column), strict=False)},
-        }
+    def document(self) -> documents.Compared:
+        """The row as `gcsearch compare --json` prints it."""
+        return documents.Compared(
+            **facts(self.record) | {"name": self.title, "tags": self.tags},
+            sweeps=self.sweeps,
+            **{one.key: Numbers.of(self.record.seeds, self.per_seed(one.key)) for one in self.columns},
+            best=tuple(one.key for one in self.columns if one.key in self.best),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,6 +86,7 @@ class Group:
 
     task: Mapping[str, Any]
     rows: tuple[Row, ...]
+    columns: tuple[Column, ...] = BASE_TO_NEW
 
     @property
     def seeds(self) -> list[tuple[int, ...]]:
@@ -98,8 +94,8 @@ class Group:
         return list(dict.fromkeys(row.record.seeds for row in self.rows))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {"task": dict(self.task), "rows": [row.to_dict() for row in self.rows]}
+        """What `gcsearch compare --json` prints for a task, see `gcsearch.documents`."""
+        return documents.Group(task=dict(self.task), rows=tuple(row.document() for row in self.rows)).dump()
 
 
 def compare(sweeps: Iterable[Finished]) -> list[Group]:
@@ -109,6 +105,7 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
     title where one named it so, with the names of all sweeps that chose it.
     """
     tasks: dict[str, dict[str, Any]] = {}
+    columns: dict[str, tuple[Column, ...]] = {}
     found: dict[str, dict[_Key, Row]] = {}
     ordered = list(sweeps)
     for chosen in (False, True):
@@ -116,9 +113,10 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
             task = {key: value for key, value in sweep.task.to_dict().items() if key not in _NOT_SHARED}
             key = repr(sorted(task.items()))
             tasks.setdefault(key, task)
+            columns.setdefault(key, protocol.columns(sweep.task))
             for record in [sweep.champion] if chosen else sweep.references:
                 _enter(found.setdefault(key, {}), record, sweep, chosen=chosen)
-    return [Group(task, _marked(list(found[key].values()))) for key, task in tasks.items()]
+    return [Group(task, _marked(list(found[key].values())), columns[key]) for key, task in tasks.items()]
 
 
 def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
@@ -128,7 +126,8 @@ def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chose
     title, tags = title_and_tags(record.config)
     if names:
         tags = (*tags, f"names of {Path(names).name}")
-    known = rows.get(key) or Row(title if chosen else record.label or title, tags, record)
+    title = title if chosen else record.label or title
+    known = rows.get(key) or Row(title, tags, record, columns=protocol.columns(sweep.task))
     better = known.record.outcome is not Outcome.COMPLETE and record.outcome is Outcome.COMPLETE
     chosen_by = (*known.sweeps, sweep.name) if chosen and sweep.name not in known.sweeps else known.sweeps
     rows[key] = replace(known, record=record if better else known.record, sweeps=chosen_by)
@@ -148,8 +147,8 @@ def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
     A transductive row, which has seen the names of the new classes, competes only where all have.
     """
     unfair = [_TRANSDUCTIVE in row.tags and not all(_TRANSDUCTIVE in other.tags for other in rows) for row in rows]
-    best: list[set[Column]] = [set() for _ in rows]
-    for column in COLUMNS:
+    best: list[set[str]] = [set() for _ in rows]
+    for column in [column.key for row in rows[:1] for column in row.columns]:
         means = [math.nan if out else row.values(column).mean for row, out in zip(rows, unfair, strict=True)]
         top = max((round(mean, 2) for mean in means if math.isfinite(mean)), default=math.inf)
         for index, mean in enumerate(means):
@@ -174,8 +173,9 @@ def described(config: TrialConfig) -> str:
 
 def heading(group: Group, groups: Sequence[Group]) -> str:
     """What all rows of the group share: data set, model, shots, and further keys where the groups differ in them."""
-    first = ("dataset", "backbone", "shots")
+    first = ("dataset", "backbone", "shots", "classes", "targets")  # the columns tell the last two apart
     words = [str(group.task["dataset"]), str(group.task["backbone"]), f"{group.task['shots']} shots"]
+    words += ["all classes"] if group.task.get("classes") == "all" else []
     further = dict.fromkeys(key for other in groups for key in other.task if key not in first)
     differing = [key for key in further if any(other.task.get(key) != group.task.get(key) for other in groups)]
     return ", ".join([*words, *(f"{key} {group.task.get(key, 'unset')}" for key in differing)])

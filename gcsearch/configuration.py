@@ -12,7 +12,8 @@ from typing import Any
 from gcsearch import files, methods, shapes, spaces
 from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.schema import Pipeline, SearchSettings, TrialConfig, TrialFile
+from gcsearch.protocol import check_objective
+from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile
 from gcsearch.spaces import SearchSpace
 
 
@@ -21,41 +22,85 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
 
     Raises InputError with file, key, rule, value and remedy for whatever is wrong in it or in its space.
     """
+    path, content = read(name_or_path, overrides)
+    if "matrix" in content:
+        raise InputError(
+            "this file is a matrix of several sweeps, and one pipeline is wanted",
+            file=path,
+            key="matrix",
+            remedy="Run them all with `gcsearch run` or `gcsearch.run_matrix`, or remove the table.",
+        )
+    return complete(content, path)
+
+
+def read(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
+    """The file of a pipeline and its content: named, relative paths made whole, overrides put in; not checked."""
     path = files.find("pipelines", name_or_path, kind="pipeline")
     content = files.read_toml(path)
     content.setdefault("name", path.stem)
     _resolve_paths(content, path.parent)
-    for key, value in (overrides or {}).items():
-        _override(content, key, value)
-    pipeline = Pipeline.from_dict(content, file=path)
+    try:
+        for key, value in (overrides or {}).items():
+            put(content, key, parse_value(value))
+    except InputError as error:
+        raise error.at(file="--set") from None
+    return path, content
+
+
+def complete(content: dict[str, Any], file: Path) -> Pipeline:
+    """The checked pipeline of what `read` gave; errors name `file`."""
+    if isinstance(content.get("task"), dict):
+        content = {**content, "task": own_template(content["task"])}
+    pipeline = Pipeline.from_dict(content, file=file)
     try:
         check(pipeline)
     except InputError as error:
-        raise error.at(file=path) from None
+        raise error.at(file=file) from None
     return pipeline
+
+
+OWN = "own"
+"""As `task.template`: the zero-shot form that the field uses on the data set."""
+
+
+def own_template(task: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a task, with the data set's own template in place of "own"."""
+    if task.get("template") != OWN:
+        return task
+    from gcsearch import datasets
+
+    return {**task, "template": datasets.template_of(str(task.get("dataset", Task.model_fields["dataset"].default)))}
+
+
+PATHS = ("search.space", "task.root", "task.other_names", "task.pretrained")
+"""Keys whose values are paths, or may be."""
 
 
 def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
     """Relative paths in a pipeline's file, of its data, weights and search space, start at the file's folder."""
-    for table, key in (("search", "space"), ("task", "root"), ("task", "other_names"), ("task", "pretrained")):
+    for dotted in PATHS:
+        table, key = dotted.split(".")
         values = content.get(table)
-        value = values.get(key) if isinstance(values, dict) else None
-        if not isinstance(values, dict) or not isinstance(value, str):
-            continue
-        if key == "pretrained" and not files.is_path(value):
-            continue  # a tag stays a tag, whatever lies beside the pipeline
-        path = value.removeprefix(files.ARCHIVE)
-        if (folder / path).exists():
-            values[key] = value.removesuffix(path) + str((folder / path).absolute())
+        if isinstance(values, dict) and key in values:
+            values[key] = resolved(dotted, values[key], folder)
 
 
-def _override(content: dict[str, Any], key: str, value: str) -> None:
+def resolved(key: str, value: Any, folder: Path) -> Any:
+    """The value of one of the keys `PATHS`, whole where it is the path of something below `folder`."""
+    if not isinstance(value, str) or (key == "task.pretrained" and not files.is_path(value)):
+        return value  # a tag stays a tag, whatever lies beside the pipeline
+    path = value.removeprefix(files.ARCHIVE)
+    return value.removesuffix(path) + str((folder / path).absolute()) if (folder / path).exists() else value
+
+
+def put(content: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key. InputError where it does not lead through tables."""
     *tables, last = key.split(".")
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
-            raise InputError("a dotted key must lead through tables", file="--set", key=key)
-    content[last] = parse_value(value)
+            raise InputError("a dotted key must lead through tables", key=key)
+    content[last] = value
 
 
 def parse_value(text: str) -> Any:
@@ -76,22 +121,45 @@ def check(pipeline: Pipeline) -> SearchSpace:
     from gcsearch import datasets
 
     datasets.find(pipeline.task.dataset)
-    if pipeline.task.root is None and pipeline.task.dataset not in shapes.WORLDS:
+    for index, name in enumerate(pipeline.task.targets):
+        datasets.find(name, key=f"task.targets.{index}")
+    if pipeline.task.root is None and not {pipeline.task.dataset, *pipeline.task.targets} <= set(shapes.WORLDS):
         raise InputError(
             "a data set that is not embedded needs the folder that holds it",
             key="task.root",
-            remedy='Add `root = "/path/to/data"` to [task].',
+            remedy='Add `root = "/path/to/data"` to [task], or `--set task.root=/path/to/data`.',
         )
     _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
-    _check_objective(pipeline, space)
+    check_objective(pipeline.task, pipeline.search.objective)
+    _check_prompts(pipeline, space)
     _check_pruner(pipeline)
     _check_sampler(pipeline.search, space)
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
-    references(pipeline, space)
+    for index, (config, _) in enumerate(references(pipeline, space)):
+        check_setting(pipeline.task, config, key=f"confirm.references.{index}")
     return space
+
+
+def check_setting(task: Task, config: TrialConfig, key: str | None = None) -> None:
+    """InputError where a setting has nothing to say about what the task measures in the stage `test`."""
+    method = methods.build(config)
+    if task.targets and getattr(method, "class_specific", False):
+        raise InputError(
+            "class-specific context vectors fit no class of another data set",
+            key=key or "task.targets",
+            received=f"class_specific = true with targets {', '.join(task.targets)}",
+            remedy="Leave class_specific = false, or name no targets.",
+        )
+    if task.classes == "all" and getattr(method, "nfl_names", "") == "transductive":
+        raise InputError(
+            "where all classes are trained, there are no new names to be seen",
+            key=key or "task.classes",
+            received='nfl_names = "transductive"',
+            remedy='Set `nfl_names = "clean"`, or `classes = "base"`.',
+        )
 
 
 def _check_weights(backbone: str, pretrained: str | None) -> None:
@@ -134,16 +202,27 @@ def _check_space(space: SearchSpace, file: Path) -> None:
                 ) from None
 
 
-def _check_objective(pipeline: Pipeline, space: SearchSpace) -> None:
-    """H needs new classes, and class-specific context vectors have nothing to say about those."""
+def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
+    """Class-specific vectors fit no other class, and names of new classes need some: as far as the space has them."""
+    task, objective = pipeline.task, pipeline.search.objective
     values = spaces.extremes(space.parameters["class_specific"]) if "class_specific" in space.parameters else []
-    if any(values) and pipeline.search.objective != "val_base_acc":
+    if any(values) and objective == "val_h":
         raise InputError(
             "class-specific context vectors fit no new class, so there is no H to search by",
             key="search.objective",
-            received=pipeline.search.objective,
+            received=objective,
             remedy='Set `objective = "val_base_acc"`, or leave class_specific = false.',
         )
+    for name in ("class_specific", "nfl_names"):
+        for value in spaces.extremes(space.parameters[name]) if name in space.parameters else []:
+            check_setting(task, TrialConfig(method=space.method, hyperparameters={name: value}), key="search.space")
+            if value == "transductive" and task.folds == 1:
+                raise InputError(
+                    "where nothing is held out in the search, there are no new names to be seen",
+                    key="task.folds",
+                    received=f'{task.folds} with nfl_names = "transductive"',
+                    remedy='Set two folds or more, or nfl_names = "clean".',
+                )
 
 
 def _check_pruner(pipeline: Pipeline) -> None:
@@ -202,4 +281,8 @@ def load_trial(path: str | Path) -> TrialFile:
     path = Path(path) / "config.toml" if Path(path).is_dir() else Path(path)
     trial = TrialFile.from_dict(files.read_toml(path), file=path)
     methods.build(trial.trial, file=path)
+    try:
+        check_setting(trial.task, trial.trial)
+    except InputError as error:
+        raise error.at(file=path) from None
     return trial

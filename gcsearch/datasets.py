@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from gcsearch import readers, shapes
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.readers import Reader
+from gcsearch.schema import plain_name
 from gcsearch.splits import Contents, Item, is_inside, read_split, warn_fresh
 
 __all__ = [
@@ -155,8 +156,10 @@ class Dataset:
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
-def find(name: str) -> Layout:
+def find(name: str, key: str = "task.dataset") -> Layout:
     """The layout of a name of the table, of `folder:NAME` (class folders) or of `table:FILE` (CSV, Parquet).
+
+    `key` is what errors name.
 
     Raises:
         InputError: no such name, or a path that leaves the root.
@@ -164,11 +167,11 @@ def find(name: str) -> Layout:
     kind, colon, path = name.partition(":")
     if not colon or kind not in ("folder", "table"):
         if name not in DATASETS:
-            raise unknown_name("data set", name, [*DATASETS, "folder:NAME", "table:FILE"], key="task.dataset")
+            raise unknown_name("data set", name, [*DATASETS, "folder:NAME", "table:FILE"], key=key)
         return DATASETS[name]
     if not path or not is_inside(path):
         rule = f"the path after `{kind}:` must stay below task.root"
-        raise InputError(rule, key="task.dataset", received=repr(path), remedy="Name another task.root.")
+        raise InputError(rule, key=key, received=repr(path), remedy="Name another task.root.")
     if kind == "folder":
         return Layout(path, "", reader=readers.own_folders)
     file = PurePosixPath(path)
@@ -215,8 +218,7 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
     else:
         contents = layout.reader(folder, folder / layout.images)
     _check(contents)
-    # A name of files: the cache calls its entries by it.
-    plain = name if name in DATASETS else re.sub(r"[^\w.-]+", "-", name)
+    plain = plain_name(name)  # the cache calls its entries by it
     lists = contents.train, contents.val, contents.test
     return Dataset(plain, folder / layout.images, contents.classes, *lists), contents.source
 
@@ -305,8 +307,11 @@ def hold_out(labels: Sequence[int], fold: int, folds: int) -> tuple[tuple[int, .
     """Split base classes again: (trained, held out), the held-out ones being fold `fold` of `folds`.
 
     Every fold has floor(C/folds) classes, at least 2, taken in strides so that neighbours in the list fall
-    into different folds; classes left over are always trained.  InputError with fewer than 2 classes a side.
+    into different folds; classes left over are always trained.  One fold holds nothing out.  InputError with
+    fewer than 2 classes a side.
     """
+    if folds == 1:
+        return tuple(labels), ()
     size = max(len(labels) // folds, 2)
     if len(labels) - size < 2:
         raise InputError(

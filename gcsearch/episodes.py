@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Literal
 
 from torch import Tensor
 
 from gcsearch.metrics import accuracy, harmonic_mean
+from gcsearch.protocol import TARGETS
 from gcsearch.schema import Stage
 
 
@@ -20,11 +23,22 @@ class Half:
 
 
 @dataclass(frozen=True)
+class Target:
+    """A data set that is measured and never trained on: all its classes and test images."""
+
+    name: str
+    half: Half
+    is_source: bool = False
+    """Whether it is the very data set that was trained on, which the mean over the targets leaves out."""
+
+
+@dataclass(frozen=True)
 class Episode:
     """All the data that one seed trains on and is measured on.
 
     In the stage `search`, `base` are the trained and `new` the held-out base classes, with validation
-    images; in the stage `test`, the base and new classes with test images.
+    images; in the stage `test`, the base and new classes with test images. With `classes` "all", `base` are
+    all classes of the data set; then, and where nothing is held out, there is no `new`.
     """
 
     seed: int
@@ -33,10 +47,17 @@ class Episode:
     views: Tensor  # [V, N, E], of the training images; float16 as the cache keeps them
     labels: Tensor  # [N], positions in `base.classes`
     base: Half
-    new: Half
+    new: Half | None
     template: str = "a photo of a {}."
     others: tuple[str, ...] = ()
     """Names that are no class of the data set, for NFL."""
+    classes: Literal["base", "all"] = "base"
+    targets: tuple[Target, ...] = ()
+
+    @property
+    def sides(self) -> tuple[Half, ...]:
+        """All that is measured: the trained classes, the new ones, each target."""
+        return (self.base, *([self.new] if self.new else []), *(target.half for target in self.targets))
 
     def named(self, half: Half) -> list[str]:
         """The class names of one side."""
@@ -44,18 +65,19 @@ class Episode:
 
 
 def score(episode: Episode, text: Tensor) -> dict[str, float]:
-    """Base and new accuracy and H of text features [all names, E] on an episode."""
-    halves = episode.base, episode.new
-    return metrics_of(episode, *(accuracy(half.features, text[half.classes], half.labels) for half in halves))
+    """The accuracies of text features [all names, E] on an episode, see `metrics_of`."""
+    return metrics_of(episode, *(accuracy(s.features, text[s.classes], s.labels) for s in episode.sides))
 
 
-def metrics_of(episode: Episode, base: float, new: float | None = None) -> dict[str, float]:
-    """Accuracies as metrics of the episode's stage; base alone where new was not measured."""
+def metrics_of(episode: Episode, *accuracies: float) -> dict[str, float]:
+    """Accuracies of an episode's sides as metrics of its stage; of the first side alone where no other was measured."""
     prefix = "val" if episode.stage == "search" else "test"
-    if new is None:
-        return {f"{prefix}_base_acc": base}
-    return {
-        f"{prefix}_base_acc": base,
-        f"{prefix}_new_acc": new,
-        f"{prefix}_h": harmonic_mean(base, new),
-    }
+    trained, *others = accuracies
+    found = {f"{prefix}_acc" if episode.classes == "all" else f"{prefix}_base_acc": trained}
+    if episode.new and others:
+        new, *others = others
+        found |= {f"{prefix}_new_acc": new, f"{prefix}_h": harmonic_mean(trained, new)}
+    measured = list(zip(episode.targets, others, strict=False))
+    found |= {f"{prefix}_acc_{target.name}": value for target, value in measured}
+    away = [value for target, value in measured if not target.is_source]
+    return found | ({f"{prefix}_acc_{TARGETS}": fmean(away)} if away else {})

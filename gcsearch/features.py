@@ -83,7 +83,11 @@ class _Entry:
 
 
 class _UnreadableError(Exception):
-    """Images of a part could not be opened."""
+    """Images of a part could not be opened: why, by path."""
+
+    def __init__(self, failed: dict[str, str]) -> None:
+        super().__init__(failed)
+        self.failed = failed
 
 
 @dataclass(frozen=True)
@@ -200,8 +204,8 @@ class FeatureCache:
                 if not self._is_there(entry) and not self._fetched(entry):
                     try:
                         self._compute(entry, show)
-                    except _UnreadableError:
-                        raise self._search_unreadable(absent) from None
+                    except _UnreadableError as error:
+                        raise self._search_unreadable(absent, error.failed) from None
                     self._offer(entry)
             before += entry.wanted.rows
             progress(before, total)
@@ -237,7 +241,8 @@ class FeatureCache:
         pixels: list[np.ndarray] = []
         for result in decoding.prepared(jobs, decoders, AHEAD):
             if result.unreadable:
-                raise _UnreadableError
+                folder = wanted.dataset.images
+                raise _UnreadableError({str(folder / name): why for name, why in result.unreadable.items()})
             pixels.append(result.pixels)
             gathered = sum(map(len, pixels))
             if gathered in (PART, wanted.rows - done):
@@ -260,13 +265,13 @@ class FeatureCache:
 
     # --- What cannot be read
 
-    def _search_unreadable(self, absent: Sequence[_Entry]) -> InputError:
-        """Open every image that is still to be encoded, so that the user hears of all that are unreadable at once."""
+    def _search_unreadable(self, absent: Sequence[_Entry], failed: dict[str, str]) -> InputError:
+        """Open every image that is still to be encoded: the user is to hear of all unreadable ones, not of `failed`."""
         paths = sorted({entry.wanted.dataset.images / item.path for entry in absent for item in entry.wanted.items})
         with ThreadPoolExecutor() as threads:  # decoding frees the interpreter
             good = threads.map(images.is_readable, paths)
-            failed = {str(path): "no whole image" for path, fine in zip(paths, good, strict=True) if not fine}
-        return self._refusal(failed, len(paths))
+            others = {str(path): "no whole image" for path, fine in zip(paths, good, strict=True) if not fine}
+        return self._refusal(others | failed, len(paths))
 
     def _refusal(self, failed: dict[str, str], total: int) -> InputError:
         listed = self.folder / "unreadable.txt"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +19,7 @@ from gcsearch import datasets, shapes, spaces
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
 from gcsearch.entries import Shelf
-from gcsearch.episodes import Episode, Half
+from gcsearch.episodes import Episode, Half, Target
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache, Wanted
 from gcsearch.methods import NFL, Trained, build
@@ -25,6 +27,18 @@ from gcsearch.prompts import initial_parameters, prompts
 from gcsearch.schema import Precision, Stage, Task, TrialConfig
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import cache_address, cache_folder
+
+_Made = tuple[Wanted, Tensor]
+"""What was asked of the cache, and the features [V, N, E] that it gave."""
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """What the episodes of all seeds have in common."""
+
+    stage: Stage
+    names: tuple[str, ...]
+    targets: tuple[Target, ...]
 
 
 @dataclass(frozen=True)
@@ -38,8 +52,27 @@ class Laboratory:
 
     @cached_property
     def halves(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Base and new labels of the data set."""
+        """Base and new labels of the data set; all labels and none where the task trains all classes."""
+        if self.task.classes == "all":
+            return tuple(range(len(self.dataset.classes))), ()
         return datasets.halves(self.dataset)
+
+    @cached_property
+    def targets(self) -> tuple[Dataset, ...]:
+        """The data sets that the stage `test` measures beside the source; read on first use.
+
+        InputError for one that cannot be read or has no test images.
+        """
+        return tuple(self._target(name) for name in self.task.targets)
+
+    def _target(self, name: str) -> Dataset:
+        if name == self.task.dataset:
+            return self.dataset
+        datasets.find(name, key="task.targets")
+        dataset = datasets.load(name, data_root(self.task))
+        if not dataset.test:
+            raise InputError("a target must have test images", key="task.targets", received=name)
+        return dataset
 
     def check_sizes(self) -> None:
         """InputError where the task asks for more images or folds than the data set has for any class."""
@@ -52,7 +85,7 @@ class Laboratory:
                 rule = f"no class of {self.dataset.name} has so many images; the largest has {most}"
                 raise InputError(rule, key=f"task.{key}", received=wanted, remedy=f"At most {most} are there.")
         most = len(self.halves[0]) // 2
-        if self.task.folds > most:
+        if self.task.folds > max(most, 1):
             rule = f"every fold needs two of the {len(self.halves[0])} base classes"
             raise InputError(rule, key="task.folds", received=self.task.folds, remedy=f"At most {most} folds fit.")
 
@@ -79,10 +112,11 @@ class Laboratory:
     def check_prompt(self, method: Trained) -> None:
         """InputError where context vectors and start words do not fit each other, or a name the model."""
         tower, classes = self.backbone.tower, len(self.dataset.classes)
+        every = (*self.dataset.classes, *(name for target in self.targets for name in target.classes))
         parameters = initial_parameters(self.backbone, method, classes, torch.Generator())[None].to(tower.device)
         image = torch.zeros(1, 1, self.backbone.embedding_size, device=tower.device)
         others = self.others[: method.nfl_count] if isinstance(method, NFL) else ()
-        for names in (self.dataset.classes, others):
+        for names in (every, others):
             longest = max(names, key=lambda name: len(self.backbone.tokenize(name)), default=None)
             if longest is None:
                 continue
@@ -98,53 +132,90 @@ class Laboratory:
         """Names that are no class of the data set: those of `task.other_names`, or the embedded list."""
         return datasets.other_names(self.dataset, self.task.other_names)
 
+    def digests(self, seeds: Sequence[int]) -> dict[str, str]:
+        """Twelve digits for the few-shot images of each seed, and for `test`: the test images."""
+        drawn = {str(seed): self._draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
+        return {name: self._digest(items) for name, items in drawn.items()}
+
+    def _digest(self, items: Sequence[Item]) -> str:
+        """Of paths below the image folder, labels, and sizes in bytes."""
+        listed = [[item.path, item.label, (self.dataset.images / item.path).stat().st_size] for item in items]
+        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
+
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
-        """One episode per seed. The stage `search` reads no test image and no image of a new class."""
+        """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""
         wanted = self.wanted(stage, seeds)
-        features = self.cache.get(wanted, progress)
-        return [
-            self._episode(stage, index, seed, *zip(wanted[2 * index :][:2], features[2 * index :][:2], strict=True))
-            for index, seed in enumerate(seeds)
-        ]
+        made = list(zip(wanted, self.cache.get(wanted, progress), strict=True))
+        names = [self.dataset.classes[label] for label in self._scored_labels(stage)]
+        targets = self._measured_targets(names, made[2 * len(seeds) :])
+        shared = _Shared(stage, tuple(names), targets)
+        return [self._episode(shared, i, seed, made[2 * i], made[2 * i + 1]) for i, seed in enumerate(seeds)]
+
+    def _scored_labels(self, stage: Stage) -> tuple[int, ...]:
+        """The labels that a stage scores, in the order of an episode's names."""
+        base, new = self.halves
+        return base if stage == "search" else (*base, *new)
 
     def wanted(self, stage: Stage, seeds: Sequence[int]) -> list[Wanted]:
-        """The features that a stage needs: for each seed those it trains on and those that score it.
+        """The features that a stage needs: for each seed those it trains on and those that score it; then the targets'.
 
         What it trains on is all base classes in both stages, so that they share it.
         """
-        base, new = self.halves
-        every = base if stage == "search" else (*base, *new)
+        (base, _), every = self.halves, self._scored_labels(stage)
         tested = Wanted(self.dataset, _of(self.dataset.test, every))
         wanted = []
         for seed in seeds:
             train, val = self._draw(seed)
             scoring = Wanted(self.dataset, _of(val, every)) if stage == "search" else tested
             wanted += [Wanted(self.dataset, _of(train, base), seed, self.task.views), scoring]
-        return wanted
+        return wanted + [Wanted(target, target.test) for target in self.targets if stage == "test"]
 
-    def _episode(
-        self, stage: Stage, index: int, seed: int, train: tuple[Wanted, Tensor], scoring: tuple[Wanted, Tensor]
-    ) -> Episode:
-        base, new = self.halves
-        if stage == "search":
-            trained, held = datasets.hold_out(base, index, self.task.folds)
-            every = base
+    def _episode(self, shared: _Shared, index: int, seed: int, train: _Made, scoring: _Made) -> Episode:
+        every = self._scored_labels(shared.stage)
+        if shared.stage == "search":
+            trained, held = datasets.hold_out(every, index, self.task.folds)
         else:
-            trained, held, every = base, new, (*base, *new)
+            trained, held = self.halves
         items, views = train[0].items, train[1]
         positions = datasets.of_labels(items, trained)
         scored = _Scored(scoring[0].items, scoring[1][0])
         return Episode(
             seed=seed,
-            stage=stage,
-            names=tuple(self.dataset.classes[label] for label in every),
+            stage=shared.stage,
             views=views if len(positions) == len(items) else views[:, positions],
             labels=torch.tensor([trained.index(items[p].label) for p in positions]),
             base=scored.half(trained, every),
-            new=scored.half(held, every),
+            new=scored.half(held, every) if held else None,
             template=self.task.template,
             others=self.others,
+            classes=self.task.classes,
+            targets=shared.targets,
+            names=shared.names,
         )
+
+    def _measured_targets(self, names: list[str], targets: Sequence[_Made]) -> tuple[Target, ...]:
+        """The targets with all their classes and test images; their names are added to `names`.
+
+        A name that is there already stands for the target's class too: so it has one text feature, and a source
+        that is its own target the same accuracy.
+        """
+        place: dict[str, int] = {}
+        for index, name in enumerate(names):
+            place.setdefault(name, index)
+        found = []
+        for wanted, features in targets:
+            dataset = wanted.dataset
+            for name in dataset.classes:
+                if name not in place:
+                    place[name] = len(names)
+                    names.append(name)
+            half = Half(
+                classes=torch.tensor([place[name] for name in dataset.classes]),
+                features=features[0].float(),
+                labels=torch.tensor([item.label for item in dataset.test]),
+            )
+            found.append(Target(dataset.name, half, is_source=dataset is self.dataset))
+        return tuple(found)
 
     def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
@@ -180,12 +251,13 @@ class _Scored:
 
 
 def data_root(task: Task, progress: Progress | None = None) -> Path:
-    """The folder that holds the task's data set; an embedded one is drawn there on first use."""
+    """The folder that holds the task's data sets; embedded ones are drawn there on first use."""
     if task.root is not None:
         return Path(task.root).expanduser()
     root = cache_folder() / "data"
-    if task.dataset in shapes.WORLDS:
-        shapes.write_dataset(task.dataset, root, on_image=progress)
+    for name in (task.dataset, *task.targets):
+        if name in shapes.WORLDS:
+            shapes.write_dataset(name, root, on_image=progress)
     return root
 
 
@@ -196,6 +268,11 @@ def _backbone(name: str, pretrained: str | None, precision: Precision) -> Backbo
     return replace(frozen, tower=frozen.tower.to(getattr(torch, precision)))
 
 
+def frozen(task: Task) -> Backbone:
+    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
+    return _backbone(task.backbone, task.pretrained, task.precision)
+
+
 def of(task: Task, decoders: int | str = "auto") -> Laboratory:
     """The task with its model and data loaded, and `decoders` as in `Resources`; kept for the life of the process."""
     return _of_task(task, decoders)
@@ -203,9 +280,14 @@ def of(task: Task, decoders: int | str = "auto") -> Laboratory:
 
 @cache
 def _of_task(task: Task, decoders: int | str) -> Laboratory:
-    frozen = _backbone(task.backbone, task.pretrained, task.precision)
+    backbone = frozen(task)
     dataset = datasets.load(task.dataset, data_root(task))
-    return Laboratory(task, frozen, dataset, FeatureCache(_features(), frozen, decoders, *shelves()[1:]))
+    return Laboratory(task, backbone, dataset, FeatureCache(_features(), backbone, decoders, *shelves()[1:]))
+
+
+def forget() -> None:
+    """Let go of the tasks that `of` keeps: lists of images of large data sets would add up."""
+    _of_task.cache_clear()
 
 
 def shelves() -> list[Shelf]:
@@ -220,7 +302,7 @@ def _features() -> Path:
 
 def weights_of(task: Task) -> str:
     """The fingerprint of the task's model."""
-    return _backbone(task.backbone, task.pretrained, task.precision).fingerprint
+    return frozen(task).fingerprint
 
 
 def gpus() -> int:

@@ -46,6 +46,20 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, deviation, n)
 
 
+def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+    """The interval that covers the mean with probability `level` if the seeds are draws from a normal distribution.
+
+    mean +- t s / sqrt(n) with Student's t of n - 1 degrees of freedom; None for fewer than two finite values.
+    """
+    from scipy.special import stdtrit
+
+    mean, deviation, n = spread(values)
+    if n < 2 or not isfinite(deviation):
+        return None
+    reach = float(stdtrit(n - 1, (1 + level) / 2)) * deviation / sqrt(n)
+    return mean - reach, mean + reach
+
+
 def finite(value: float) -> float | None:
     """The value for JSON, which has no NaN and no infinity: None in their place."""
     return value if isfinite(value) else None

@@ -59,13 +59,14 @@ class Plan:
             ("length", f"{self.steps_per_setting} steps per setting of middling length"),
             (
                 "time",
-                f"about {_duration(self.search_seconds)} of training in the search; start and confirmation beside",
+                f"about {duration(self.search_seconds)} of training in the search; start and confirmation beside",
             ),
             ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),
         ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people."""
     return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{math.ceil(seconds)} seconds"
 
 
@@ -95,6 +96,7 @@ def make(chosen: Pipeline) -> Plan:
     rounds = math.ceil(packs / placement.workers)
     shots = len(base) * chosen.task.shots * chosen.task.views
     seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
+    tests = {one.name: one.test for one in (dataset, *lab.targets)}
     return Plan(
         name=chosen.name,
         dataset=chosen.task.dataset,
@@ -108,7 +110,7 @@ def make(chosen: Pipeline) -> Plan:
         gpus_per_worker=placement.gpus_per_worker,
         cluster=where.cluster.describe() if where.cluster else "",
         trained_classes=len(trained),
-        images=shots * len(seeds) + len(dataset.test) + len(dataset.val),
+        images=shots * len(seeds) + len(dataset.val) + sum(map(len, tests.values())),
         steps_per_setting=round(epochs * iterations),
         step_seconds=seconds,
         search_seconds=rounds * epochs * iterations * seconds,

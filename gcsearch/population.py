@@ -40,6 +40,9 @@ WARMUP_LR = 1e-5
 IMAGE_TOKENS = 20_000
 """Token positions that go through the text tower at once when image-conditioned prompts are measured."""
 
+SCORED_NAMES = 1000
+"""Class names that go through the text tower at once when prompts are measured: those of many targets are more."""
+
 
 @dataclass(frozen=True)
 class Member:
@@ -93,7 +96,7 @@ def _others(member: Member) -> list[str]:
     method, episode = member.method, member.episode
     if not isinstance(method, NFL):
         return []
-    if method.nfl_names == "transductive":
+    if method.nfl_names == "transductive" and episode.new:
         return episode.named(episode.new)
     return list(episode.others[: method.nfl_count])
 
@@ -147,7 +150,7 @@ class Population:
             return None
         if self.method.class_specific:
             return prompts(self.backbone, self.method, [m.episode.named(m.episode.base) for m in self.members])
-        return prompts(self.backbone, self.method, [self.members[0].episode.names])
+        return prompts(self.backbone, self.method, [self.members[0].episode.names], Pieces(classes=SCORED_NAMES))
 
     def _pieces(self, names: Sequence[Sequence[str]]) -> Pieces:
         tower, images = self.backbone.tower, min(self.method.batch_size, self.labels.shape[1])
@@ -230,7 +233,7 @@ class Population:
 
     @torch.inference_mode()
     def evaluate(self) -> list[dict[str, float]]:
-        """Accuracy of each member on its two halves; on the base half alone with class-specific vectors."""
+        """Accuracy of each member on the sides of its episode; on its own classes alone with class-specific vectors."""
         if self.scored is None:
             return [self._score_by_image(m, p) for m, p in zip(self.members, self.parameters, strict=True)]
         parts = [self.scored.part(part.members).features(self.parameters[part.members]) for part in self.parts]
@@ -245,7 +248,7 @@ class Population:
     def _score_by_image(self, member: Member, parameters: Tensor) -> dict[str, float]:
         """The same where every image has text features of its own: some hundred images at a time."""
         shares = []
-        for half in (member.episode.base, member.episode.new):
+        for half in member.episode.sides:
             table = prompts(self.backbone, self.method, [member.episode.named(half)])
             size = max(1, IMAGE_TOKENS // table.suffixes[0].tokens)
             right = 0.0

@@ -32,6 +32,8 @@ TITLES = {
     "search": "searching",
     "confirm": "confirming on test images",
     "train": "training",
+    "sharpness": "measuring sharpness",
+    "surface": "computing surfaces",
 }
 PLAIN_SECONDS = 10.0
 

@@ -166,6 +166,11 @@ class Prompts:
         """Whether the text features depend on the image."""
         return isinstance(self.method, CoCoOp)
 
+    @property
+    def texts(self) -> int:
+        """How many texts a member has, or one image of a member where the prompt depends on it."""
+        return sum(suffix.classes for suffix in self.suffixes)
+
     def part(self, members: slice) -> Prompts:
         """The prompts of some of the members."""
         return replace(self, suffixes=tuple(suffix.part(members) for suffix in self.suffixes))

@@ -197,7 +197,7 @@ def flowers(folder: Path, images: Path) -> Contents:
         raise InputError(
             'the file must map class numbers to names, {"1": ...}', file=path, received=str(error)
         ) from None
-    numbers = sorted(set(labels))
+    numbers = sorted({*labels, *names})
     if unnamed := [str(number) for number in numbers if number not in names]:
         raise InputError("every class must have a name", file=path, received=f"no name for {_some(unnamed)}")
     members: dict[int, list[str]] = {number: [] for number in numbers}

@@ -23,6 +23,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     ValidationError,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import CoreSchema, ErrorDetails
@@ -33,12 +34,12 @@ Value = bool | int | float | str
 """What a hyper-parameter can be."""
 
 Stage = Literal["search", "test"]
-"""`search`: base classes only, split again by class into trained and held out; validation images.
-`test`: all base classes trained; test images of base and new classes."""
+"""`search`: validation images of the trained classes, and of base classes held out as if they were new.
+`test`: all classes of the protocol trained; test images of these, of new classes, of the targets."""
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-Objective = Literal["val_h", "val_base_acc"]
+Objective = Literal["val_h", "val_base_acc", "val_acc"]
 """The metric that a sweep maximises: names a key of `EpochReport.metrics` in the stage `search`."""
 
 
@@ -151,13 +152,36 @@ Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct
 """One number per repetition: fixes few-shot draw, views, batches and random start."""
 
 
+def plain_name(dataset: str) -> str:
+    """The name of a data set as files and metrics are called by it: `folder:my birds` is `folder-my-birds`."""
+    return re.sub(r"[^\w.-]+", "-", dataset)
+
+
+def _distinct_names(targets: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(map(plain_name, targets))) != len(targets):
+        raise InputError("targets must be distinct", received=list(targets), remedy="Remove the repeated one.")
+    return targets
+
+
+def _val_shots(known: dict[str, Any]) -> int:
+    return min(int(known.get("shots", 4)), 4)
+
+
+def _folds(known: dict[str, Any]) -> int:
+    return 1 if known.get("classes") == "all" else 3
+
+
 class Task(Model):
     """What is trained on: data set, frozen model and few-shot protocol.
 
+    `classes`: "base" trains the first half of the classes and measures the second as new ones, "all" trains all.
+    `targets`: data sets that the prompt is measured on in the stage `test`, with all their classes and test images.
     `views` augmented views of each training image are encoded once; epoch e uses view (e-1) mod views.
-    `val_shots` validation images per class score the search (`"all"`: every one that the data set has).
-    `folds`: in the search stage the seed at index i trains on the base classes without fold i mod `folds`,
-    which plays "new". `precision` is that of the frozen text tower; what is trained is float32 always.
+    `val_shots` validation images per class score the search (`"all"`: every one that the data set has); unset, the
+    published min(shots, 4). `folds`: in the search stage the seed at index i trains on the base classes without fold
+    i mod `folds`, which plays "new"; 1 holds nothing out, and nothing else goes with all classes. `precision` is that
+    of the frozen text tower; what is trained is float32 always. `template` is that of zero-shot CLIP and of losses
+    that refer to it; in a pipeline's file "own" stands for the data set's.
     `other_names`: a text file with one name per line for NFL, in place of the embedded list.
     """
 
@@ -166,9 +190,11 @@ class Task(Model):
     backbone: str = "mini"
     pretrained: str | None = None
     template: str = "a photo of a {}."
+    classes: Literal["base", "all"] = "base"
+    targets: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
     shots: Annotated[int, Field(ge=1)] = 16
-    val_shots: Annotated[int, Field(ge=1)] | Literal["all"] = 4
-    folds: Annotated[int, Field(ge=2)] = 3
+    val_shots: Annotated[int, Field(ge=1)] | Literal["all"] = Field(default_factory=_val_shots)
+    folds: Annotated[int, Field(ge=1)] = Field(default_factory=_folds)
     views: Annotated[int, Field(ge=1)] = 8
     seeds: Seeds = (1, 2, 3)
     precision: Precision = "float32"
@@ -184,6 +210,17 @@ class Task(Model):
                 remedy='Write for example "a photo of a {}.".',
             )
         return template
+
+    @field_validator("folds")
+    @classmethod
+    def _nothing_held_out_of_all_classes(cls, folds: int, info: ValidationInfo) -> int:
+        if folds > 1 and info.data.get("classes") == "all":
+            raise InputError(
+                "where all classes are trained, none is held out",
+                received=folds,
+                remedy='Leave `folds` out, or set `folds = 1`; folds go with `classes = "base"`.',
+            )
+        return folds
 
 
 class TrialConfig(Model):
@@ -234,10 +271,12 @@ class Proposal(Model):
 class EpochReport(Model):
     """The numbers of one setting after one epoch: for each metric one value per seed.
 
-    Accuracies `val_base_acc`, `val_new_acc`, `val_h` (stage search) or `test_base_acc`, `test_new_acc`,
-    `test_h` (stage test), in per cent; `loss` (mean over the epoch's steps); for rules with a second
-    gradient `cosine` (mean cosine between the plain and the perturbed gradient); for GCSAM
-    `share_plain`, `share_projected`, `share_perturbed` (share of the epoch's steps in each branch).
+    Accuracies in per cent, see `gcsearch.protocol`: `val_base_acc`, `val_new_acc`, `val_h` (stage search) or
+    `test_base_acc`, `test_new_acc`, `test_h` (stage test); with all classes trained `val_acc` or `test_acc`; with
+    targets `test_acc_TARGET` of each and `test_acc_targets`, their mean without the source; `loss` (mean over the
+    epoch's steps); for rules with a second gradient `cosine` (mean cosine between the plain and the perturbed
+    gradient); for GCSAM `share_plain`, `share_projected`, `share_perturbed` (share of the epoch's steps in each
+    branch).
     """
 
     number: int
@@ -379,7 +418,7 @@ class Tracking(Model):
 
 
 class Confirm(Model):
-    """What is retrained on all base classes and measured on test images once the sweep has chosen."""
+    """What is retrained on all classes of the protocol and measured on test images once the sweep has chosen."""
 
     seeds: Seeds = (4, 5, 6)
     references: tuple[str, ...] = ("zeroshot", "coop", "sam", "literature")

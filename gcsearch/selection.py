@@ -7,8 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gcsearch import documents
+from gcsearch.documents import Numbers, Objective, facts, is_oracle
 from gcsearch.errors import RunError
-from gcsearch.metrics import Spread, finite, spread
+from gcsearch.metrics import Spread, spread
 from gcsearch.schema import Outcome, TrialRecord
 
 _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
@@ -28,26 +30,14 @@ class Ranked:
         return spread(self.record.metrics.get(self.objective, ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """What `gcsearch best --json` prints for a row; numbers that do not exist are null."""
-        record = self.record
-        per_seed = record.metrics.get(self.objective, ())
-        mean, deviation, _ = self.values
-        return {
-            "rank": self.rank,
-            "number": record.number,
-            "label": record.label,
-            "config": record.config.to_dict(),
-            "objective": {
-                "name": self.objective,
-                "mean": finite(mean),
-                "deviation": finite(deviation),
-                "per_seed": {str(s): finite(v) for s, v in zip(record.seeds, per_seed, strict=False)},
-            },
-            "outcome": record.outcome.value,
-            "reason": record.reason,
-            "epochs": record.epochs,
-            "run_id": record.run_id,
-        }
+        """What `gcsearch best --json` prints for a row, see `gcsearch.documents`."""
+        return self.document().dump()
+
+    def document(self) -> documents.Ranked:
+        """The row as `gcsearch best --json` prints it."""
+        numbers = Numbers.of(self.record.seeds, self.record.metrics.get(self.objective, ()))
+        objective = Objective(name=self.objective, oracle=is_oracle(self.objective), **dict(numbers))
+        return documents.Ranked(rank=self.rank, objective=objective, **facts(self.record))
 
 
 def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:

@@ -4,6 +4,7 @@ STORE/                          `--store`, else $GCSEARCH_STORE, else ./gcsearch
     mlflow.db  artifacts/       the embedded MLflow store
     sweeps/NAME/                one sweep: pipeline.toml, space.toml, journal.jsonl, ray/, ...
     sweeps/.NAME.lease          while a driver runs it, see `gcsearch.lease`
+    matrices/NAME.json          which sweeps a pipeline with a matrix has made
 CACHE/                          $GCSEARCH_CACHE, else the user's cache folder; with an address in $GCSEARCH_CACHE
                                 (s3://...) a folder of this node below the user's cache folder, and entries are
                                 copied from and to CACHE/features at that address
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -59,13 +61,29 @@ class Store:
         """The folder of the sweep `name`. InputError, listing the sweeps there are, when it is missing."""
         folder = self.sweep(name)
         if Path(name).name != name or not (folder / "journal.jsonl").exists():
+            parts = self.matrix(name)
             raise InputError(
-                "there is no sweep of this name in the store",
+                "this is a matrix of several sweeps, and one is wanted"
+                if parts
+                else "there is no sweep of this name in the store",
                 file=self.root,
                 received=name,
-                remedy=f"Sweeps in it: {', '.join(self.sweeps()) or 'none'}. Another store: --store DIR.",
+                remedy=f"Its sweeps: {', '.join(parts)}."
+                if parts
+                else f"Sweeps in it: {', '.join(self.sweeps()) or 'none'}. Another store: --store DIR.",
             )
         return folder
+
+    def matrix_file(self, name: str) -> Path:
+        """Where the sweeps of the matrix `name` are noted."""
+        return self.root / "matrices" / f"{name}.json"
+
+    def matrix(self, name: str) -> list[str]:
+        """The sweeps of the matrix `name`, begun or not; empty where there is none of this name."""
+        file = self.matrix_file(name)
+        if Path(name).name != name or not file.exists():
+            return []
+        return [str(sweep) for sweep in json.loads(file.read_text(encoding="utf-8"))["sweeps"]]
 
 
 @contextmanager

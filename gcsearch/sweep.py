@@ -7,19 +7,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
-from gcsearch import files, methods, selection
+from gcsearch import files, selection
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
 from gcsearch.provenance import environment
-from gcsearch.schema import Pipeline, Stage, TrialFile, TrialRecord
+from gcsearch.schema import Pipeline, Stage, TrialRecord
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gcsearch.laboratory import Laboratory
 
 CHAMPION = "champion"
 """The label of the confirmed champion's record."""
@@ -103,9 +101,17 @@ class Sweep:
         """The chosen setting's search record. RunError where no trial completed."""
         return selection.champion(self.ranking)
 
-    def export(self, folder: str | Path, *, force: bool = False) -> Path:
-        """Write the champion to `folder`, see `gcsearch.export`, and return the folder."""
-        return export_sweep(self, Path(folder), force=force)
+    @property
+    def mlflow_uri(self) -> str:
+        """The MLflow store that keeps the sweep's runs."""
+        return self.pipeline.tracking.uri or self.store.mlflow_uri
+
+    def export(self, folder: str | Path, *, classes: Sequence[str] = (), force: bool = False) -> Path:
+        """Write the champion to `folder`, see `gcsearch.export`, and return the folder.
+
+        `classes`: further names to make text features of.
+        """
+        return export_sweep(self, Path(folder), given=classes, force=force)
 
     def report(self, path: str | Path | None = None) -> Path:
         """Write the report (one HTML file) to `path`, by default into the sweep's folder."""
@@ -118,33 +124,24 @@ def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
     return Sweep(name, located, located.existing_sweep(name))
 
 
-def export_sweep(sweep: Sweep, folder: Path, *, force: bool = False) -> Path:
-    """Write the confirmed champion of `sweep` to `folder`."""
+def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:
+    """Write the confirmed champion of `sweep` to `folder`, with text features of the `given` names too."""
     from gcsearch import export, laboratory
+    from gcsearch.addresses import shown
 
     record = _confirmed(sweep)
-    trial = TrialFile(
-        stage="test",
-        seeds=record.seeds,
+    champion = export.Champion(
+        sweep=sweep.name,
+        pipeline=sweep.pipeline,
         threads=sweep.journal.events("final")[-1]["threads"],
-        evaluate_every=sweep.pipeline.evaluate_every,
-        task=sweep.pipeline.task,
-        trial=record.config,
-    )
-    lab = laboratory.of(sweep.pipeline.task)
-    method, parameters = methods.build(record.config), load_parameters(sweep.kept, record)
-    base, new = ([lab.dataset.classes[label] for label in half] for half in lab.halves)
-    names = {"base": base, "new": [] if _without_new_classes(method) else new}
-    return export.write(
-        folder,
-        trial=trial,
         record=record,
-        prompts=[_named(lab, cast(methods.Trained, method), one) for one in parameters],
-        features=_features(lab, method, parameters, record, [*names["base"], *names["new"]]),
-        names=names,
-        provenance=_provenance(sweep, record, lab),
-        force=force,
+        parameters=load_parameters(sweep.kept, record),
+        references=[other for other in sweep.finals if other.label != CHAMPION],
+        chosen=next(row for row in sweep.ranking if row.record.number == record.number).document(),
+        trials=len(sweep.records),
+        tracking=shown(sweep.mlflow_uri),
     )
+    return export.write(folder, champion, laboratory.of(sweep.pipeline.task), given=given, force=force)
 
 
 def _confirmed(sweep: Sweep) -> TrialRecord:
@@ -156,46 +153,6 @@ def _confirmed(sweep: Sweep) -> TrialRecord:
             remedy="Finish it with the command that began it.",
         )
     return finals[0]
-
-
-def _without_new_classes(method: methods.Method) -> bool:
-    return isinstance(method, methods.Trained) and method.class_specific
-
-
-def _named(lab: Laboratory, method: methods.Trained, parameters: Tensor) -> dict[str, Tensor]:
-    from gcsearch.prompts import named
-
-    return named(lab.backbone, method, parameters)
-
-
-def _features(
-    lab: Laboratory, method: methods.Method, parameters: Sequence[Tensor], record: TrialRecord, names: Sequence[str]
-) -> list[Tensor]:
-    """Text features [C, E] per seed; none where they depend on the image."""
-    import torch
-
-    from gcsearch.prompts import prompts, template_features
-
-    if isinstance(method, methods.ZeroShot):
-        text = template_features(lab.backbone, lab.task.template, names, ensemble=method.ensemble).cpu()
-        return [text] * len(record.seeds)
-    table = prompts(lab.backbone, cast(methods.Trained, method), [names])
-    if table.conditional:
-        return []
-    with torch.inference_mode():
-        return [table.features(one[None].to(lab.backbone.tower.device))[0].cpu() for one in parameters]
-
-
-def _provenance(sweep: Sweep, record: TrialRecord, lab: Laboratory) -> dict[str, Any]:
-    return {
-        "sweep": sweep.name,
-        "chosen_by": next(row for row in sweep.ranking if row.record.number == record.number).to_dict(),
-        "trials": len(sweep.records),
-        "run_id": record.run_id,
-        "weights": lab.backbone.fingerprint,
-        "references": [r.to_dict() | {"curve": []} for r in sweep.finals if r.label != CHAMPION],
-        "environment": environment(),
-    }
 
 
 def write_report(sweep: Sweep, path: Path) -> Path:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gcsearch.beside import Beside, Line
     from gcsearch.comparison import Group, Row
+    from gcsearch.documents import Predictions, Sharpnesses
     from gcsearch.entries import Found
     from gcsearch.inventory import Finding
-    from gcsearch.schema import TrialRecord
+    from gcsearch.plan import Plan
+    from gcsearch.schema import Task, TrialRecord
     from gcsearch.sweep import Sweep
 
 
-_WORDS = ("configuration", "searched in", "seeds")  # columns that are no numbers
+_WORDS = ("configuration", "searched in", "seeds", "published in", "beside", "class")  # columns that are no numbers
 
 
 def near(path: Path) -> str:
@@ -80,16 +83,15 @@ def _plus_minus(values: tuple[float, ...]) -> str:
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def print_results(records: list[TrialRecord], title: str = "") -> None:
-    """Base, new and H of records, one row each."""
+def print_results(records: list[TrialRecord], task: Task, title: str = "") -> None:
+    """What the protocol of `task` measures of records of one stage, a row each."""
     from gcsearch.comparison import tagged
+    from gcsearch.protocol import columns
 
-    keys = ("base_acc", "new_acc", "h")
-    rows = []
-    for record in records:
-        prefix = "test" if record.stage == "test" else "val"
-        rows.append([tagged(record), *(_plus_minus(record.metrics.get(f"{prefix}_{key}", ())) for key in keys)])
-    _table(title, ["", "base", "new", "H"], rows, lambda line, _: records[line].label == "champion")
+    shown = columns(task, records[0].stage if records else "test")
+    rows = [[tagged(record), *(_plus_minus(record.metrics.get(c.metric, ())) for c in shown)] for record in records]
+    titles = ["", *(column.title for column in shown)]
+    _table(title, titles, rows, lambda line, _: records[line].label == "champion")
 
 
 def print_finals(sweep: Sweep) -> None:
@@ -99,7 +101,9 @@ def print_finals(sweep: Sweep) -> None:
     task, seeds = sweep.pipeline.task, sweep.pipeline.confirm.seeds
     print_results(
         sweep.finals,
-        f"{task.dataset}, {task.backbone}, {task.shots} shots: accuracy on test images in %, "
+        task,
+        f"{task.dataset}, {task.backbone}, {task.shots} shots{', all classes' if task.classes == 'all' else ''}: "
+        "accuracy on test images in %, "
         f"mean ± sd over seeds {', '.join(map(str, seeds))}",
     )
     print(f"champion  {described(sweep.champion.config)}")
@@ -130,18 +134,64 @@ def print_ranking(sweep: Sweep, top: int) -> None:
 
 def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
     """One part of a comparison. Where rows differ in their seeds, each shows its own."""
-    from gcsearch.comparison import COLUMNS, heading
+    from gcsearch.comparison import heading
 
     seeds = " or ".join(_commas(some) for some in group.seeds)
     title = f"{heading(group, groups)}: accuracy on test images in %, mean ± sd over seeds {seeds}"
     words = ["", "searched in", "seeds"] if len(group.seeds) > 1 else ["", "searched in"]
     rows = [
         [row.name, ", ".join(row.sweeps), _commas(row.record.seeds)][: len(words)]
-        + [_plus_minus(row.per_seed(column)) for column in COLUMNS]
+        + [_plus_minus(row.per_seed(column.key)) for column in group.columns]
         for row in group.rows
     ]
     draw = _print_markdown if markdown else _table
-    draw(title, [*words, "base", "new", "H"], rows, lambda line, i: [*words, *COLUMNS][i] in group.rows[line].best)
+    keys = [*words, *(column.key for column in group.columns)]
+    titles = [*words, *(column.title for column in group.columns)]
+    draw(title, titles, rows, lambda line, i: keys[i] in group.rows[line].best)
+
+
+def print_plans(plans: list[Plan]) -> None:
+    """What the sweeps of a matrix would do, a row each, and how long all of them take one after another."""
+    from gcsearch.plan import duration
+
+    rows = [
+        [
+            plan.name,
+            f"{plan.settings} x {plan.seeds} seeds",
+            str(plan.trained_classes),
+            str(plan.images),
+            duration(plan.search_seconds),
+            f"{plan.peak_bytes / 2**20:.0f} MiB",
+        ]
+        for plan in plans
+    ]
+    _table("", ["sweep", "settings", "classes trained", "images", "search", "memory"], rows, lambda *_: False)
+    total = duration(sum(plan.search_seconds for plan in plans))
+    print(f"{len(plans)} sweeps, about {total} of training in the search; start and confirmation beside")
+
+
+def print_beside(found: Beside, *, markdown: bool) -> None:
+    """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
+    columns = ["", "published in", "beside"]
+    for column in found.columns:
+        columns += ["H" if column == "h" else column, "ours"]
+    rows = []
+    for line in found.lines:
+        cells = [line.result.title, line.source, line.row.name if line.row else "-"]
+        for column in found.columns:
+            value, certainty = line.cells[column]
+            cells += [f"{value:.2f}" + "?" * (certainty == "recalled"), _plus_minus(line.ours(column))]
+        rows.append(cells)
+    print()
+    if rows:
+        draw = _print_markdown if markdown else _table
+        draw("published accuracy in %, and ours", columns, rows, lambda line, column: False)
+    recalled = any(cell.certainty == "recalled" for line in found.lines for cell in line.cells.values())
+    words = ["? recalled and not found in a text: provisional"] if recalled else []
+    words += [f"Mind: {found.caution}."] if found.caution else []
+    words += [f"Not beside published numbers: {found.difference}."] if found.difference else []
+    for sentence in words:
+        print("\n" * (markdown and bool(rows)) + sentence)
 
 
 def _commas(seeds: tuple[int, ...]) -> str:
@@ -157,30 +207,86 @@ def _print_markdown(title: str, columns: list[str], rows: list[list[str]], stron
         print("| " + " | ".join(f"**{cell}**" if strong(line, i) else cell for i, cell in enumerate(safe)) + " |")
 
 
-def print_csv(groups: list[Group]) -> None:
-    """One line per row, with its task; an empty field where there is no number."""
+def print_csv(groups: list[Group], published: list[Beside] | None = None) -> None:
+    """One line per row, with its task; an empty field where there is no number.
+
+    With `published`, one per group, their lines follow those of the group; two further columns say where a number
+    was published and which of its numbers are only recalled.
+    """
     import csv
 
-    from gcsearch.comparison import COLUMNS
-
     keys = list(dict.fromkeys(key for group in groups for key in group.task))
+    columns = list(dict.fromkeys(column.key for group in groups for column in group.columns))
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    numbers = [f"{column}_{part}" for column in COLUMNS for part in ("mean", "sd")]
-    writer.writerow([*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers])
-    for group in groups:
+    numbers = [f"{column}_{part}" for column in columns for part in ("mean", "sd")]
+    further = [] if published is None else ["published_in", "recalled"]
+    header = [*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers, *further]
+    writer.writerow(header)
+    for index, group in enumerate(groups):
         for row in group.rows:
             words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
             words += [row.record.outcome.value, row.record.config.describe()]
-            writer.writerow([*(group.task.get(key, "") for key in keys), *words, *_mean_and_sd(row)])
+            fields = [*(_cell(group.task.get(key, "")) for key in keys), *words, *_mean_and_sd(row, columns)]
+            writer.writerow([*fields, *("" for _ in further)])
+        for line in published[index].once if published else ():
+            known = _published_fields(group, line)
+            writer.writerow([known.get(name, "") for name in header])
 
 
-def _mean_and_sd(row: Row) -> list[str]:
+def _published_fields(group: Group, line: Line) -> dict[str, object]:
+    """A published result as fields of the CSV: of the task only what fits."""
+    return {
+        "dataset": group.task["dataset"],
+        "backbone": line.result.backbone,
+        "shots": line.result.shots or "",
+        "name": line.result.title,
+        **{f"{column}_mean": f"{cell.value:.2f}" for column, cell in line.cells.items()},
+        "published_in": line.source,
+        "recalled": ";".join(column for column, cell in line.cells.items() if cell.certainty == "recalled"),
+    }
+
+
+def _cell(value: object) -> str:
+    return ";".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _mean_and_sd(row: Row, columns: list[str]) -> list[str]:
     import math
 
-    from gcsearch.comparison import COLUMNS
-
-    pairs = [row.values(column)[:2] for column in COLUMNS]
+    own = {column.key for column in row.columns}
+    pairs = [row.values(column)[:2] if column in own else (math.nan, math.nan) for column in columns]
     return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
+
+
+def print_predictions(found: Predictions) -> None:
+    """The likeliest classes of every image, a row each."""
+    rows = [
+        [one.image if place == 0 else "", guess.name, f"{guess.probability:.4f}"]
+        for one in found.images
+        for place, guess in enumerate(one.top)
+    ]
+    which = (
+        f"seed {found.seeds[0]}" if len(found.seeds) == 1 else f"mean over the logits of seeds {_commas(found.seeds)}"
+    )
+    _table(
+        f"{found.method}, {which}, among {len(found.classes)} classes",
+        ["image", "class", "probability"],
+        rows,
+        lambda line, column: column == 1 and bool(rows[line][0]),
+    )
+
+
+def print_sharpnesses(found: Sharpnesses) -> None:
+    """Loss and sharpness, a row per seed."""
+    numbers = ("loss", "gradient_norm", "sharpness", "eigenvalue")
+    rows = [[str(one.seed), str(one.images), *(f"{getattr(one, name):.5g}" for name in numbers)] for one in found.seeds]
+    _table(
+        f"{found.method}: loss on training images, its largest rise within rho = {found.rho:.4g}, and the largest "
+        "eigenvalue of its Hessian",
+        ["seed", "images", "loss", "gradient norm", "sharpness", "eigenvalue"],
+        rows,
+        lambda line, column: False,
+    )
 
 
 def print_inventory(findings: list[Finding]) -> None:

@@ -122,6 +122,8 @@ class TextTower:
     logit_scale: float  # exp of the stored parameter; 100 for OpenAI's weights
     start: int = 49406
     end: int = 49407
+    twice: bool = False
+    """Whether `encode` can be differentiated twice: then by autograd alone, which is slower and keeps more."""
 
     @property
     def width(self) -> int:
@@ -151,7 +153,7 @@ class TextTower:
         return Suffix(tuple(tuple(tuple(row) for row in group) for group in rows))
 
     def encode(self, prefix: Tensor, suffix: Suffix, inserted: Tensor | None = None) -> Tensor:
-        """Text features of unit length, for every group and class; differentiable (once) in the embeddings.
+        """Text features of unit length, for every group and class; differentiable (once, or `twice`) in the embeddings.
 
         Args:
             prefix: embeddings [G, Lp, D] that begin the text of all classes of a group: start token and context.
@@ -168,7 +170,7 @@ class TextTower:
         if len(prefix) % suffix.groups or (inserted is None and len(layout.used)):
             raise ValueError(f"{len(prefix)} prefixes for {suffix.groups} groups, or inserted rows are missing")
         inputs = [prefix] if inserted is None else [prefix, inserted]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+        if not self.twice and torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
             return _Encode.apply(self, layout, prefix, inserted)  # type: ignore[no-untyped-call]
         return self._forward(layout, prefix, inserted, None)
 

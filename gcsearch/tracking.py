@@ -1,4 +1,6 @@
-"""MLflow, in and out: one parent run per sweep, one child run per setting.  The only module importing mlflow.
+"""MLflow, in and out: one parent run per sweep, one child run per setting.
+
+Beside this module only the model registry imports mlflow.
 
 Only one process writes a sweep, with client objects and never MLflow's global state; `gcsearch.mirror` decides
 when.  Every run is looked up by its tags before it is created, so whatever is written again, after a kill or out
@@ -151,7 +153,7 @@ class Tracker:
             else:
                 self.parent = self._create(name, described, began or time.time())
                 self._batches(self.parent, _pipeline_params(pipeline), [])
-                self.client.log_inputs(self.parent, [_dataset_input(pipeline)])
+                self.client.log_inputs(self.parent, [_dataset_input(pipeline), *_target_inputs(pipeline)])
             self._sweep = name
             trials = [run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"]
             self._children = {_key_of(run): _Child.of(run) for run in trials}
@@ -337,6 +339,22 @@ def _connect(uri: str) -> MlflowClient:
         return MlflowClient(uri)
 
 
+@contextmanager
+def opened(uri: str) -> Iterator[MlflowClient]:
+    """A client for the store `uri`; what MLflow raises in the block becomes a RunError that names the store.
+
+    InputError where the store is of a kind that cannot be used.
+    """
+    client = _connect(uri)
+    with _speaking_of(uri):
+        yield client
+
+
+def error_code(error: Exception) -> str:
+    """MLflow's word for what went wrong, such as RESOURCE_DOES_NOT_EXIST; empty for errors that are not MLflow's."""
+    return str(getattr(error, "error_code", ""))
+
+
 def _probe(uri: str) -> None:
     """Fail within seconds where no server listens, before the client's own patient retries."""
     try:
@@ -441,7 +459,9 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": (
             f"Sweep **{name}**: search space `{pipeline.search.space}` on `{task.dataset}` "
-            f"with `{task.backbone}`, {task.shots} shots, seeds {', '.join(map(str, task.seeds))}; "
+            f"with `{task.backbone}`, {task.shots} shots{' of all classes' if task.classes == 'all' else ''}, "
+            f"seeds {', '.join(map(str, task.seeds))}; "
+            f"{''.join(f'measured on `{name}`; ' for name in task.targets)}"
             f"chosen by `{pipeline.search.objective}`. Each child run is one setting."
         ),
     }
@@ -472,9 +492,32 @@ def _dataset_input(pipeline: Pipeline) -> DatasetInput:
         digest=hashlib.sha256(json.dumps(drawn, sort_keys=True).encode()).hexdigest()[:_DIGEST_LENGTH],
         source_type="gcsearch",
         source=json.dumps({"dataset": task.dataset, "root": task.root}),
-        profile=json.dumps({"shots": task.shots, "val_shots": task.val_shots, "folds": task.folds}),
+        profile=json.dumps(
+            {"shots": task.shots, "val_shots": task.val_shots, "folds": task.folds, "classes": task.classes}
+        ),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", "train")])
+
+
+def _target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
+    """The data sets that are measured only."""
+    sources = [
+        (name, json.dumps({"dataset": name, "root": pipeline.task.root}))
+        for name in pipeline.task.targets
+        if name != pipeline.task.dataset
+    ]
+    return [
+        DatasetInput(
+            Dataset(
+                name=name,
+                digest=hashlib.sha256(source.encode()).hexdigest()[:_DIGEST_LENGTH],
+                source_type="gcsearch",
+                source=source,
+            ),
+            [InputTag("mlflow.data.context", "test")],
+        )
+        for name, source in sources
+    ]
 
 
 def _metrics(record: TrialRecord, began: int) -> list[Metric]:

@@ -184,3 +184,23 @@ def _is_ours(entry, folder):
         return str(folder).encode() in (entry / "environ").read_bytes()
     except OSError:
         return False
+
+
+def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
+    from gcsearch import laboratory, schema, worker
+
+    pipeline = schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": 3}})
+    asked = []
+
+    def of(task, decoders):
+        asked.append(decoders)
+        raise InputError("far enough")
+
+    monkeypatch.setattr(laboratory, "of", of)
+    decoders = pipeline.resources.decoders
+    runner = worker.PackRunner(pipeline.task, "search", (1,), 1, str(place.parent), decoders=decoders)
+    with pytest.raises(InputError, match="far enough"):
+        runner([], lambda reports: None)
+    assert asked == [3]
+    with pytest.raises(InputError, match=r"resources.decoders: .*got -1"):
+        schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": -1}})

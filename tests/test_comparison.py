@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
 
 import pytest
 
+from gcsearch import protocol, tables
 from gcsearch.comparison import Finished, compare, described, heading, tagged, with_tags
 from gcsearch.methods import complete
 from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
@@ -117,8 +119,67 @@ def test_a_row_without_new_classes_has_base_accuracy_alone():
     assert row.name == "CoOp [class-specific]"
     assert row.best == {"base"}
     found = json.loads(json.dumps(row.to_dict(), allow_nan=False))
-    assert found["base"] == {"mean": 100.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 99.0, "5": 101.0}}
-    assert found["new"] == found["h"] == {"mean": None, "deviation": None, "per_seed": {}}
+    reach = 12.7062 * 2**0.5 / 2**0.5  # Student's t of one degree of freedom, times s over the root of n
+    assert found["base"] == {
+        "mean": 100.0,
+        "deviation": pytest.approx(2**0.5),
+        "interval": pytest.approx([100 - reach, 100 + reach], abs=1e-3),
+        "per_seed": {"4": 99.0, "5": 101.0},
+    }
+    assert found["new"] == found["h"] == {"mean": None, "deviation": None, "interval": None, "per_seed": {}}
+
+
+ALL = Task.from_dict({"classes": "all"})
+AWAY = Task.from_dict({"classes": "all", "targets": ["shapes-neon", "shapes-sketch", "folder:my birds"]})
+
+
+def measured(record, task, *values):
+    """The record with `values` for the first seed in the task's columns, and two points more for the second."""
+    columns = [column.metric for column in protocol.columns(task)]
+    metrics = {metric: (value, value + 2) for metric, value in zip(columns, values, strict=True)}
+    return record.model_copy(update={"metrics": metrics})
+
+
+def test_each_protocol_has_its_own_columns_and_its_own_part():
+    usual = a_sweep("usual", a_final("sam"))
+    every = a_sweep("every", measured(a_final("sam"), ALL, 70.0), [measured(COOP, ALL, 71.0)], ALL)
+    champion = measured(a_final("sam"), AWAY, 70.0, 60.0, 70.0, 50.0, 55.0)
+    away = a_sweep("away", champion, [measured(COOP, AWAY, 71.0, 59.0, 71.0, 50.0, 54.5)], AWAY)
+    groups = compare([usual, every, away])
+    assert [heading(group, groups) for group in groups] == [
+        "shapes-sketch, mini, 16 shots",
+        "shapes-sketch, mini, 16 shots, all classes",
+        "shapes-sketch, mini, 16 shots, all classes",
+    ]
+    assert [[column.title for column in group.columns] for group in groups] == [
+        ["base", "new", "H"],
+        ["Acc"],
+        ["source", "shapes-neon", "shapes-sketch", "folder-my-birds", "mean of targets"],
+    ]
+    coop, sam = groups[2].rows
+    assert sam.values("targets").mean == 56.0
+    assert coop.best == {"acc", "shapes-sketch", "folder-my-birds"}
+    assert sam.best == {"shapes-neon", "folder-my-birds", "targets"}
+    found = json.loads(json.dumps(groups[2].to_dict(), allow_nan=False))
+    assert found["rows"][1]["shapes-neon"]["per_seed"] == {"4": 60.0, "5": 62.0}
+    assert found["rows"][1]["best"] == ["shapes-neon", "folder-my-birds", "targets"]
+    assert not {"base", "new", "h"} & set(found["rows"][1])
+
+
+def test_tables_and_csv_of_several_protocols_stand_together(capsys):
+    champion = measured(a_final("sam"), AWAY, 70.0, 60.0, 70.0, 50.0, 55.0)
+    groups = compare([a_sweep("usual", a_final("sam"), []), a_sweep("away", champion, [], AWAY)])
+    tables.print_csv(groups)
+    usual, away = csv.DictReader(capsys.readouterr().out.splitlines())
+    assert (usual["h_mean"], usual["acc_mean"], usual["targets_sd"]) == ("67.0000", "", "")
+    assert (away["h_mean"], away["acc_mean"], away["folder-my-birds_mean"]) == ("", "71.0000", "51.0000")
+    assert (usual["targets"], away["targets"]) == ("", "shapes-neon;shapes-sketch;folder:my birds")
+    tables.print_group(groups[1], groups, markdown=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "|  | searched in | source | shapes-neon | shapes-sketch | folder-my-birds | mean of targets |"
+    assert lines[4].startswith("| SAM | away | **71.00 ± 1.41** | **61.00 ± 1.41** |")
+    tables.print_results([champion], AWAY)
+    assert "mean of targets" in capsys.readouterr().out
 
 
 def test_who_saw_the_new_names_does_not_compete_with_who_did_not():

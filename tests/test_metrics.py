@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from gcsearch.metrics import accuracy, harmonic_mean, spread
+from gcsearch.metrics import accuracy, harmonic_mean, interval, spread
 
 
 def test_harmonic_mean_is_the_published_one():
@@ -27,3 +28,13 @@ def test_spread_over_seeds():
     assert spread([5.0]).mean == 5.0
     assert math.isnan(spread([5.0]).deviation)
     assert math.isnan(spread([]).mean)
+
+
+def test_the_interval_is_students_and_covers_the_mean_as_often_as_it_says():
+    assert interval([1.0]) is None
+    assert interval([1.0, math.nan]) is None
+    low, high = interval([1.0, 2.0, 3.0])
+    assert (low, high) == (pytest.approx(2 - 4.302653 / 3**0.5), pytest.approx(2 + 4.302653 / 3**0.5))
+    draws = np.random.default_rng(0).normal(5, 2, (2000, 4))
+    covered = sum(low <= 5 <= high for low, high in map(interval, draws.tolist()))
+    assert 0.935 < covered / 2000 < 0.965

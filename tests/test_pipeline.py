@@ -11,13 +11,15 @@ import time
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from mlflow import MlflowClient
+from PIL import Image
 
 import gcsearch
-from gcsearch import files, laboratory, open_sweep, shapes
+from gcsearch import datasets, files, laboratory, open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
@@ -151,10 +153,10 @@ def test_train_gives_the_exported_numbers_in_a_new_process(sweep, exported):
         check=True,
     )
     again = json.loads(done.stdout)["metrics"]
-    stated = json.loads((exported / "metrics.json").read_text())["record"]["metrics"]
+    stated = json.loads((exported / "metrics.json").read_text())["champion"]["metrics"]
     for key in ("test_base_acc", "test_new_acc", "test_h"):
-        assert again[key] == pytest.approx(stated[key], abs=1e-6)
-    assert stated["test_h"] == list(sweep.finals[-1].metrics["test_h"])
+        assert again[key] == pytest.approx(list(stated[key]["per_seed"].values()), abs=1e-6)
+    assert stated["test_h"]["per_seed"] == dict(zip("45", sweep.finals[-1].metrics["test_h"], strict=True))
 
 
 def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
@@ -162,7 +164,7 @@ def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
 
     prompts = safetensors.torch.load_file(exported / "prompt.safetensors")
     features = safetensors.torch.load_file(exported / "text_features.safetensors")
-    assert set(features) == {"seed_4", "seed_5"}
+    assert set(features) == {"seed_4", "seed_5", "mean"}
     assert set(prompts) == {"seed_4.ctx", "seed_5.ctx"}
     assert prompts["seed_4.ctx"].shape == (4, 64)
     task = Pipeline.from_dict(SMOKE).task
@@ -319,6 +321,7 @@ def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
     sweep.export("best")
     # The champion is zero-shot CLIP: it has text features, but no prompt.
     assert sorted(path.name for path in (tmp_path / "best").iterdir()) == [
+        "card.md",
         "config.toml",
         "metrics.json",
         "text_features.safetensors",
@@ -378,21 +381,118 @@ def test_a_plan_trains_nothing(tmp_path, _cache):
     assert list(tmp_path.iterdir()) == []
 
 
+CLASSIFY = """
+import json, sys
+import mlflow, pandas as pd
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model(sys.argv[2])
+data = pd.DataFrame({"image": [open(path, "rb").read() for path in sys.argv[3:]]})
+whole = model.predict(data)
+few = model.predict(data, params={"classes": ["owl", "red car"], "seed": 5})
+print(json.dumps({"whole": whole.to_dict("list"), "few": few.to_dict("list")}))
+"""
+
+
 @pytest.mark.slow
-def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, monkeypatch):
+def test_train_predict_registry_and_features_agree_in_new_processes_without_the_sweep(sweep, store, tmp_path):
+    import shutil
+
+    kept, best = tmp_path / "store", tmp_path / "best"
+    shutil.copytree(store, kept)
+    (tmp_path / "names.txt").write_text("owl\nred car\n")
+
+    def run(*words, **environment):
+        done = subprocess.run(
+            list(map(str, words)), capture_output=True, text=True, cwd=tmp_path, env={**os.environ, **environment}
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    export = command("export", "smoke", "--out", best, "--classes", "names.txt", "--register", store=kept)
+    assert "models:/smoke@champion is version 1\n" in run(*export)
+    again = command("export", "smoke", "--classes", "names.txt", "--register", store=kept)
+    assert run(*again) == "models:/smoke@champion is version 1, as before\n"
+    shutil.rmtree(kept / "sweeps")
+
+    facts = json.loads((best / "metrics.json").read_text())
+    stated = {key: list(one["per_seed"].values()) for key, one in facts["champion"]["metrics"].items()}
+    again = json.loads(run(sys.executable, "-m", "gcsearch", "train", best / "config.toml", "--json"))["metrics"]
+    for key in ("test_base_acc", "test_new_acc", "test_h"):
+        assert again[key] == pytest.approx(stated[key], abs=1e-6)
+
+    lab = laboratory.of(sweep.pipeline.task)
+    items = [item for item in lab.dataset.test if item.label in lab.halves[0]]
+    images = [lab.dataset.images / item.path for item in items]
+    (tmp_path / "base.txt").write_text("\n".join(facts["classes"]["base"]))
+    predict = [sys.executable, "-m", "gcsearch", "predict", best, "--json"]
+    found = json.loads(run(*predict, *images, "--classes", "base.txt", "--seed", 5))
+    right = [
+        one["top"][0]["name"] == lab.dataset.classes[i.label] for one, i in zip(found["images"], items, strict=True)
+    ]
+    assert 100 * sum(right) / len(right) == pytest.approx(stated["test_base_acc"][1])
+
+    few = images[:: len(images) // 9]
+    shown = [one["top"][0] for one in json.loads(run(*predict, *few))["images"]]
+    script = [sys.executable, "-c", CLASSIFY, f"sqlite:///{kept / 'mlflow.db'}", "models:/smoke@champion"]
+    # Where MLflow may open no pickle the model loads all the same: it is code and tensors.
+    served = json.loads(run(*script, *few, MLFLOW_ALLOW_PICKLE_DESERIALIZATION="false"))
+    assert served["whole"]["class"] == [one["name"] for one in shown]
+    assert served["whole"]["logit"] == pytest.approx([one["logit"] for one in shown], abs=1e-5)
+    given = json.loads(run(*predict, *few, "--classes", "names.txt", "--seed", 5))["images"]
+    assert served["few"]["class"] == [one["top"][0]["name"] for one in given]
+
+    with safetensors.safe_open(best / "text_features.safetensors", "pt") as file:
+        names, scale = json.loads(file.metadata()["names"]), float(file.metadata()["logit_scale"])
+        mean, fifth = file.get_tensor("mean"), file.get_tensor("seed_5")
+    assert names == {side: part for side, part in facts["classes"].items() if part}
+    assert names["given"] == ["owl", "red car"]
+    encoded = lab.cache.fixed(lab.dataset, items)[:: len(images) // 9].float()
+    trained = [*names["base"], *names["new"]]
+    top = (scale * encoded @ mean[: len(trained)].T).max(dim=1)
+    assert [trained[i] for i in top.indices] == [one["name"] for one in shown]
+    assert top.values.tolist() == pytest.approx([one["logit"] for one in shown], abs=1e-4)
+    chosen = (encoded @ fifth[len(trained) :].T).argmax(dim=1)
+    assert [names["given"][i] for i in chosen] == [one["top"][0]["name"] for one in given]
+
+
+BREEDS = """
+abyssinian american_bulldog american_pit_bull_terrier basset_hound beagle bengal birman bombay boxer british_shorthair
+chihuahua egyptian_mau english_cocker_spaniel english_setter german_shorthaired great_pyrenees havanese japanese_chin
+keeshond leonberger maine_coon miniature_pinscher newfoundland persian pomeranian pug ragdoll russian_blue saint_bernard
+samoyed scottish_terrier shiba_inu siamese sphynx staffordshire_bull_terrier wheaten_terrier yorkshire_terrier
+"""
+
+
+def write_pets(root):
+    """Oxford Pets as CoOp-style repositories have it: 37 breeds, a JPEG of each in every list of the split."""
+    folder, generator = root / "oxford_pets", np.random.default_rng(0)
+    (folder / "images").mkdir(parents=True)
+    split = {"train": [], "val": [], "test": []}
+    for label, breed in enumerate(BREEDS.split()):
+        for number, part in enumerate(split, start=1):
+            pixels = generator.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / f"{breed}_{number}.jpg")
+            split[part].append([f"{breed}_{number}.jpg", label, breed])
+    (folder / "split_zhou_OxfordPets.json").write_text(json.dumps(split))
+
+
+@pytest.mark.slow
+def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_same(tmp_path, monkeypatch):
     """Random weights: the numbers mean nothing, but every part is the one that real weights go through."""
     from tests.test_backbone import random_model
 
-    split = shapes.write_dataset("shapes-sketch", tmp_path / "data") / shapes.WORLDS["shapes-sketch"].split_file
-    entries = json.loads(split.read_text())
-    few = {part: [item for item in items if item[1] < 8][::8] for part, items in entries.items()}
-    split.write_text(json.dumps(few))  # every eighth image of eight classes: a large model on a small processor
+    write_pets(tmp_path / "data")
     safetensors.torch.save_file(random_model("ViT-B-32").state_dict(), tmp_path / "weights.safetensors")
+    (tmp_path / "space.toml").write_text(
+        'version = 1\nmethod = "gcscoop"\n[parameters.epochs]\nvalue = 2\n[parameters.rho]\nlow = 0.05\nhigh = 0.2\n'
+    )
     (tmp_path / "local.toml").write_text(
         """
         [task]
+        dataset = "OxfordPets"
         backbone = "ViT-B-32"
         pretrained = "weights.safetensors"
+        template = "a photo of a {}, a type of pet."
         root = "data"
         shots = 1
         val_shots = 1
@@ -400,7 +500,7 @@ def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, mon
         folds = 2
         seeds = [1]
         [search]
-        space = "gcscoop-smoke"
+        space = "space.toml"
         trials = 1
         pack = 1
         generation = 1
@@ -412,11 +512,25 @@ def test_a_local_vit_b_32_runs_from_the_command_line_to_the_export(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     package = Path(gcsearch.__file__).parent.parent
-    for command in (["run", "local.toml"], ["export", "local", "--out", "best"]):
-        words = [sys.executable, "-m", "gcsearch", *command, "--store", str(tmp_path / "store")]
-        done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(package)})
+    store = ["--store", str(tmp_path / "store")]
+    for words in (
+        ["run", "local.toml", *store],
+        ["export", "local", "--out", "best", *store],
+        ["train", "best/config.toml", "--json", "--quiet"],
+    ):
+        command = [sys.executable, "-m", "gcsearch", *words]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(package)})
         assert done.returncode == 0, done.stderr
+    again, stated = json.loads(done.stdout), json.loads((tmp_path / "best" / "metrics.json").read_text())["champion"]
+    assert again["config"] == stated["config"]
+    for key in ("test_base_acc", "test_new_acc", "test_h"):
+        assert again["metrics"][key] == pytest.approx(list(stated["metrics"][key]["per_seed"].values()), abs=1e-6)
     features = safetensors.torch.load_file(tmp_path / "best" / "text_features.safetensors")
-    assert {tensor.shape[-1] for tensor in features.values()} == {512}
+    assert {name: tuple(tensor.shape) for name, tensor in features.items()} == {
+        "seed_4": (37, 512),
+        "mean": (37, 512),
+    }
     config = tomllib.loads((tmp_path / "best" / "config.toml").read_text())
     assert config["task"]["pretrained"] == str(tmp_path / "weights.safetensors")
+    pets = datasets.load("OxfordPets", Path(config["task"]["root"]))
+    assert ([len(half) for half in datasets.halves(pets)], pets.classes) == ([19, 18], tuple(BREEDS.split()))

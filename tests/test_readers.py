@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import shutil
 
@@ -140,6 +141,67 @@ def test_a_listed_class_without_images_is_refused_by_name(tmp_path, name, file, 
     tree = TREES[name](tmp_path)
     append(tmp_path / file, line)
     with pytest.raises(InputError, match=f"must have at least one image.*{line.split('/')[-1].split()[-1]}"):
+        load(tree, tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.parametrize(
+    ("name", "message"), [("StanfordCars", "got none for 2013 Tata Nano"), ("OxfordFlowers", r"got 6 \(0\)")]
+)
+def test_a_named_class_without_images_is_refused_in_matlabs_layouts_too(tmp_path, name, message):
+    tree = TREES[name](tmp_path)
+    if name == "StanfordCars":
+        titles = [*(f"Car {number} 2000" for number in range(5)), "Tata Nano 2013"]
+        content = {"class_names": np.array([titles], dtype="O")}
+        savemat(tmp_path / "stanford_cars" / "devkit" / "cars_meta.mat", content)
+    else:
+        names = {str(number): f"flower {number}" for number in range(1, 7)}
+        write(tmp_path / "oxford_flowers" / "cat_to_name.json", [json.dumps(names)])
+    with pytest.raises(InputError, match=message):
+        datasets.load(tree.name, tmp_path)
+
+
+SPLITS = [name for name in TREES if name.endswith(" by its split")]
+
+
+def change_split(tree, root, change):
+    """Rewrite a layout's split file; gives its path."""
+    layout = datasets.find(tree.name)
+    path = root / layout.folder / layout.split
+    split = json.loads(path.read_text(encoding="utf-8"))
+    change(split)
+    path.write_text(json.dumps(split), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_a_split_with_an_empty_class_is_refused(tmp_path, name):
+    tree = TREES[name](tmp_path)
+
+    def without_the_third(split):
+        for rows in split.values():
+            rows[:] = [row for row in rows if row[1] != 2]
+
+    path = change_split(tree, tmp_path, without_the_third)
+    with pytest.raises(InputError, match=r"labels must run from 0 without a gap, got \[0, 1, 3, 4\]") as caught:
+        load(tree, tmp_path)
+    assert caught.value.file == str(path)
+
+
+@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("climbing", ["../../secret.jpg", "/etc/secret.jpg", "C:\\secret.jpg", "a\\..\\..\\secret.jpg"])
+def test_a_split_whose_path_climbs_out_is_refused(tmp_path, name, climbing):
+    tree = TREES[name](tmp_path)
+    change_split(tree, tmp_path, lambda split: split["val"].append([climbing, 0, NAMES[0]]))
+    with pytest.raises(InputError, match=r"must stay inside the image folder.*secret"):
+        load(tree, tmp_path)
+
+
+def test_cars_whose_annotations_climb_out_are_refused(tmp_path):
+    tree = TREES["StanfordCars"](tmp_path)
+    rows = np.array([[(1, "../../secret.jpg")]], dtype=[("class", "O"), ("fname", "O")])
+    savemat(tmp_path / "stanford_cars" / "cars_test_annos_withlabels.mat", {"annotations": rows})
+    with pytest.raises(InputError, match=r"must stay inside the image folder.*cars_test/\.\./\.\./secret"):
         load(tree, tmp_path)
 
 

@@ -16,7 +16,7 @@ from gcsearch.report import findings
 from gcsearch.report.landscape import REACH, Landscape, axis, contour_pairs, importances, landscape, searched, surface
 from gcsearch.report.theme import DARK
 from gcsearch.report.wording import describe
-from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
+from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
 
 PIPELINE = Pipeline(name="pets")
 NAN = math.nan
@@ -95,7 +95,12 @@ FINALS = [
 def test_the_table_has_means_deviations_and_paired_leads():
     rows = report.render_table([FINALS[2], *FINALS[:2]])
     assert [row.name for row in rows] == ["zero-shot CLIP", "GCSCoOp, literature", "champion"]
-    assert (rows[2].h.mean, rows[2].h.deviation, rows[2].champion, rows[2].lead) == (81.0, 1.0, True, None)
+    assert (rows[2].values["h"].mean, rows[2].values["h"].deviation, rows[2].champion, rows[2].lead) == (
+        81.0,
+        1.0,
+        True,
+        None,
+    )
     assert rows[0].lead.mean == pytest.approx(11.0)
     assert rows[0].lead.n == 3
 
@@ -165,8 +170,8 @@ def test_a_champion_without_new_classes_is_compared_by_base_accuracy():
         "CoOp, literature [class-specific]",
         "champion [class-specific]",
     ]
-    assert rows[2].base.mean == 81.0
-    assert math.isnan(rows[2].h.mean)
+    assert rows[2].values["base"].mean == 81.0
+    assert math.isnan(rows[2].values["h"].mean)
     assert rows[0].lead.mean == pytest.approx(11.0)
     sentences = findings.headline(PIPELINE, [a_record(3, method="coop")], [FINALS[0], literature, champion], 3)
     assert "CoOp [class-specific]" in sentences[0]
@@ -471,6 +476,37 @@ def test_the_page_of_class_specific_vectors_leaves_out_what_they_do_not_have():
     assert "so not in it: champion [class-specific]." in text
     text = own(report.build_report(PIPELINE, records, [], None))
     assert "No trial has come to a number (12 complete)" in text
+
+
+@pytest.mark.parametrize(
+    ("targets", "metrics", "sentence", "decides"),
+    [
+        ([], ["test_acc"], "reaches an accuracy of 81.0 ± 1.0 on test images of all classes (3 seeds).", "accuracy"),
+        (
+            ["shapes-neon"],
+            ["test_acc", "test_acc_shapes-neon", "test_acc_targets"],
+            "reaches a mean accuracy of 81.0 ± 1.0 on the targets (source 81.0 ± 1.0; 3 seeds).",
+            "mean accuracy on the targets",
+        ),
+    ],
+)
+def test_the_page_of_all_classes_calls_nothing_base(targets, metrics, sentence, decides):
+    task = Task.from_dict({"classes": "all", "targets": targets})
+    every = Pipeline(name="pets", task=task, search=SearchSettings(objective="val_acc"))
+    records = [
+        a_record(n).model_copy(update={"metrics": {"val_acc": (70.0 + n, 71.0 + n)}, "curve": ()}) for n in range(12)
+    ]
+    finals = [one.model_copy(update={"metrics": dict.fromkeys(metrics, one.metrics["test_h"])}) for one in FINALS]
+    text = own(report.build_report(every, records, finals, 10))
+    assert sentence in text
+    assert f"champion ahead by, in {decides}" in text
+    assert f"points of {decides} (95 % interval" in text
+    assert "accuracy on all classes, validation images (%)" in text
+    assert f"trained on all classes{' of the source' if targets else ''}. " in text
+    assert text.count("<td class=n>81.0 ± 1.0") == len(metrics)
+    assert ("shapes-neon" in text) == bool(targets)
+    words = re.sub(r"<(script|style|details)>.*?</(script|style|details)>", "", text, flags=re.DOTALL)
+    assert "base classes" not in words and "<th class=n>base" not in words
 
 
 def test_maps_are_dots_until_there_are_enough_for_a_surface():

@@ -64,7 +64,9 @@ def test_a_setting_without_the_objective_comes_after_those_that_have_it():
     not_a_number = record(1, (float("nan"), 90.0))
     rows = rank([base_only, not_a_number, record(2), record(3, (), Outcome.FAILED)], "val_h")
     assert [(row.rank, row.record.number) for row in rows] == [(1, 2), (None, 0), (None, 1), (None, 3)]
-    assert rows[1].to_dict()["objective"] == {"name": "val_h", "mean": None, "deviation": None, "per_seed": {}}
+    assert rows[1].to_dict()["objective"] == {
+        "name": "val_h", "oracle": False, "mean": None, "deviation": None, "interval": None, "per_seed": {}
+    }  # fmt: skip
     assert json.loads(json.dumps(rows[2].to_dict(), allow_nan=False))["objective"]["per_seed"] == {"1": None, "2": 90.0}
     assert champion(rank([base_only], "val_base_acc")).number == 0
     with pytest.raises(RunError, match=r"No trial of the sweep has a val_h.*choose them by val_base_acc"):

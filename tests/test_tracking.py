@@ -15,7 +15,7 @@ import pytest
 from gcsearch import provenance, tracking
 from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, RunError
-from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
+from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
 from gcsearch.tracking import Tracker, read_records, run_name, ui_command
 
 PIPELINE = Pipeline(name="pets")
@@ -196,6 +196,22 @@ def test_the_parent_says_what_is_searched_and_with_what(store, tmp_path):
     stored = tracker.client.download_artifacts(run_id, "environment.json", str(tmp_path))
     with open(stored) as file:
         assert json.load(file)["mlflow"].startswith("3.")
+
+
+def test_targets_are_inputs_that_are_only_tested(store):
+    tracker = Tracker(store[0], "transfer", store[1])
+    task = Task.from_dict({"classes": "all", "targets": ["shapes-neon", "shapes-sketch"]})
+    tracker.start_sweep("transfer", Pipeline(name="transfer", task=task, search=SearchSettings(objective="val_acc")))
+    metrics = {f"test_acc{behind}": (50.0, 60.0) for behind in ("", "_shapes-neon", "_shapes-sketch", "_targets")}
+    run_id = tracker.log_record(a_record(stage="test", label="champion", metrics=metrics, curve=()))
+    assert tracker.close() == ""
+    found = tracker.client.get_run(tracker.parent)
+    inputs = {one.dataset.name: one.tags[0].value for one in found.inputs.dataset_inputs}
+    assert inputs == {"shapes-sketch": "train", "shapes-neon": "test"}
+    assert "16 shots of all classes" in found.data.tags["mlflow.note.content"]
+    logged = tracker.client.get_run(run_id).data.metrics
+    assert {name: logged[name] for name in metrics} == dict.fromkeys(metrics, 55.0)
+    assert logged["test_acc_shapes-neon/seed_2"] == 60.0
 
 
 def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):

@@ -65,7 +65,7 @@ def reference(laboratory, member):
     losses = []
     for epoch in range(1, method.epochs + 1):
         optimiser.param_groups[0]["lr"] = learning_rate(method.lr, epoch, method.epochs)
-        views = episode.views[(epoch - 1) % len(episode.views)]
+        views = episode.views[(epoch - 1) % len(episode.views)].float()
         order, epoch_losses = torch.randperm(len(episode.labels), generator=generator), []
         for step in range(max(1, len(order) // method.batch_size)):
             chosen = order[step * method.batch_size : (step + 1) * method.batch_size]

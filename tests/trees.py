@@ -152,7 +152,7 @@ def imagenet_v2(root: Path) -> Tree:
 
 def aircraft(root: Path) -> Tree:
     folder, truth = root / "fgvc_aircraft", {}
-    names = ("Boeing 737", "A 300", *NAMES[2:])  # in the file's order, not sorted
+    names = ("Boeing 737", "A 300_Größe", *NAMES[2:])  # in the file's order, not sorted
     lines: dict[str, list[str]] = {part: [] for part in SPLIT}
     for label, part, _ in entries():
         image = f"{len(truth):07d}"
@@ -178,7 +178,7 @@ def _two_lists(truth_of, prefix: str = ""):
 
 def pets(root: Path) -> Tree:
     folder = root / "oxford_pets"
-    stems = ("Abyssinian", "american_bulldog", "Bengal", "scottish_terrier", "yorkshire_terrier")
+    stems = ("Abyssinian", "american_bulldog", "Bärenhund", "scottish_terrier", "yorkshire_terrier")
     names = tuple(stem.lower() for stem in stems)
     serial = {"train": 0, "val": 100, "test": 200}
     truth, lists = _two_lists(lambda label, part, i: (f"{stems[label]}_{serial[part] + i}.jpg", names[label]))
@@ -206,8 +206,8 @@ def sun397(root: Path) -> Tree:
 
 def ucf101(root: Path) -> Tree:
     folder = root / "ucf101"
-    actions = ("ApplyEyeMakeup", "Archery", "BabyCrawling", "YoYo", "HandstandPushups")
-    names = ("Apply_Eye_Makeup", "Archery", "Baby_Crawling", "Yo_Yo", "Handstand_Pushups")
+    actions = ("ApplyEyeMakeup", "Archery", "BabyCrawling", "YoYo", "KüchenTanz")
+    names = ("Apply_Eye_Makeup", "Archery", "Baby_Crawling", "Yo_Yo", "Küchen_Tanz")
     truth, lists = _two_lists(lambda label, part, i: (f"{names[label]}/v_{actions[label]}_{part}{i}.jpg", names[label]))
     for path in truth:
         put(folder / "UCF-101-midframes" / path)
@@ -238,8 +238,20 @@ def flowers(root: Path) -> Tree:
 
 def cars(root: Path) -> Tree:
     folder = root / "stanford_cars"
-    titles = ("AM General Hummer SUV 2000", "Acura RL Sedan 2012", "Audi TT 2011", "BMW M3 Coupe 2012", "Fiat 500 2012")
-    names = ("2000 AM General Hummer SUV", "2012 Acura RL Sedan", "2011 Audi TT", "2012 BMW M3 Coupe", "2012 Fiat 500")
+    titles = (
+        "AM General Hummer SUV 2000",
+        "Acura RL Sedan 2012",
+        "Škoda Fabia_RS 2011",
+        "BMW M3 Coupe 2012",
+        "Fiat 500 2012",
+    )
+    names = (
+        "2000 AM General Hummer SUV",
+        "2012 Acura RL Sedan",
+        "2011 Škoda Fabia_RS",
+        "2012 BMW M3 Coupe",
+        "2012 Fiat 500",
+    )
     rows: dict[str, list] = {"cars_train": [], "cars_test": []}
     truth = {}
     for label, part, _ in entries():
@@ -250,8 +262,7 @@ def cars(root: Path) -> Tree:
         rows[place].append((label + 1, image))
     (folder / "devkit").mkdir()
     kinds = [("class", "O"), ("fname", "O")]
-    train = _struct(rows["cars_train"], kinds)
-    savemat(folder / "devkit" / "cars_train_annos.mat", {"annotations": train})
+    savemat(folder / "devkit" / "cars_train_annos.mat", {"annotations": _struct(rows["cars_train"], kinds)})
     savemat(folder / "cars_test_annos_withlabels.mat", {"annotations": _struct(rows["cars_test"], kinds)})
     savemat(folder / "devkit" / "cars_meta.mat", {"class_names": np.array([titles], dtype="O")})
     return Tree("StanfordCars", names, WITH_VAL, truth, frozenset(p for p in truth if "test" in p), fresh=True)
@@ -278,9 +289,9 @@ def table(file: str, *, split: bool) -> Callable[[Path], Tree]:
 
 
 _WITH_JSON = [name for name, layout in datasets.DATASETS.items() if layout.split and layout.published]
-_CALTECH = ("Faces", "Leopards", "Motorbikes", "airplanes", "wild_cät")
-_EUROSAT = ("AnnualCrop", "Forest", "Highway", "River", "SeaLake")
-_EUROSAT_NAMES = ("Annual Crop Land", "Forest", "Highway or Road", "River", "Sea or Lake")
+_CALTECH = ("Faces", "Leopards", "Motorbikes", "airplanes", "wild cät_fish")
+_EUROSAT = ("AnnualCrop", "Forest", "Grüner_Fluss am Meer", "Highway", "SeaLake")
+_EUROSAT_NAMES = ("Annual Crop Land", "Forest", "Grüner_Fluss am Meer", "Highway or Road", "Sea or Lake")
 
 TREES: dict[str, Callable[[Path], Tree]] = {
     **{f"{name} by its split": split_json(name) for name in _WITH_JSON},
@@ -293,7 +304,7 @@ TREES: dict[str, Callable[[Path], Tree]] = {
     "Caltech101": class_folders(
         "Caltech101",
         _CALTECH,
-        ("face", "leopard", "motorbike", "airplane", "wild_cät"),
+        ("face", "leopard", "motorbike", "airplane", "wild cät_fish"),
         ("BACKGROUND_Google", "Faces_easy"),
     ),
     "Food101": class_folders("Food101"),

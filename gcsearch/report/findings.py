@@ -7,14 +7,16 @@ from collections.abc import Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
+from gcsearch import protocol
 from gcsearch.metrics import Spread, spread
 from gcsearch.report.landscape import searched
 from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
-from gcsearch.schema import Outcome, Pipeline, TrialRecord
+from gcsearch.schema import Outcome, Pipeline, Task, TrialRecord
 
 CHAMPION = "champion"
 LITERATURE = "literature"
 ZEROSHOT = "zero-shot"
+BASE_TO_NEW = Task()
 
 _OTHERS = 4  # learning curves drawn beside the champion's
 
@@ -41,7 +43,7 @@ class Paired(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One line of the results: test accuracies in per cent, mean and deviation over seeds.
+    """One line of the results: test accuracies in per cent by column, mean and deviation over seeds.
 
     `lead` is the champion's `deciding` metric minus this one's, paired by seed; None for the champion, without
     one, and where either was not measured.
@@ -49,9 +51,7 @@ class Row(NamedTuple):
 
     name: str
     label: str
-    base: Spread
-    new: Spread
-    h: Spread
+    values: dict[str, Spread]
     champion: bool
     lead: Paired | None
 
@@ -73,27 +73,32 @@ def paired(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Paired | None
     return Paired(mean, mean - half, mean + half, n)
 
 
-def render_table(finals: Sequence[TrialRecord]) -> list[Row]:
-    """The confirmed settings in the form of the field's tables: base, new, H; the champion last."""
+def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[Row]:
+    """The confirmed settings in the form of the field's tables, see `protocol.columns`; the champion last."""
     champion = labelled(finals, CHAMPION)
-    metric = deciding(finals)
+    metric = deciding(finals, task)
 
     def row(record: TrialRecord) -> Row:
-        base, new, h = (spread(record.metrics.get(f"test_{key}", ())) for key in ("base_acc", "new_acc", "h"))
+        values = {column.key: spread(record.metrics.get(column.metric, ())) for column in protocol.columns(task)}
         lead = paired(champion, record, metric) if champion and record is not champion else None
-        return Row(named(record), record.label, base, new, h, record is champion, lead)
+        return Row(named(record), record.label, values, record is champion, lead)
 
     return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
 
 
-def deciding(finals: Sequence[TrialRecord]) -> str:
-    """What the champion is compared by: H; base accuracy where it has no vectors for new classes, and so no H."""
-    champion = labelled(finals, CHAMPION)
-    base_only = champion and champion.metrics.get("test_base_acc") and not champion.metrics.get("test_h")
-    return "test_base_acc" if base_only else "test_h"
+def deciding(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> str:
+    """What the champion is compared by: the protocol's metric, or base accuracy where it has nothing else."""
+    champion, metric = labelled(finals, CHAMPION), protocol.deciding(task).metric
+    base_only = champion and champion.metrics.get("test_base_acc") and not champion.metrics.get(metric)
+    return "test_base_acc" if base_only else metric
 
 
-IN_WORDS = {"test_h": "H", "test_base_acc": "base accuracy"}
+IN_WORDS = {
+    "test_h": "H",
+    "test_base_acc": "base accuracy",
+    "test_acc": "accuracy",
+    "test_acc_targets": "mean accuracy on the targets",
+}
 
 
 def headline(
@@ -105,10 +110,10 @@ def headline(
         first = f" The first reason given: {reasons[0]}" if reasons else ""
         return [f"No setting has completed ({outcome_counts(records)}), so there is nothing to choose.{first}"]
     confirmed = labelled(finals, CHAMPION)
-    metric = deciding(finals)
+    metric = deciding(finals, pipeline.task)
     if confirmed is None or not confirmed.metrics.get(metric):
         return _unconfirmed(pipeline, records, champion)
-    rows = render_table(finals)
+    rows = render_table(finals, pipeline.task)
     sentences = [_reached(confirmed, describe(confirmed.config, searched(records)), rows[-1])]
     sentences += [
         _comparison(row, confirmed, labelled(finals, row.label), metric) for row in rows if _is_yardstick(row.label)
@@ -122,14 +127,16 @@ def headline(
 
 
 def _reached(champion: TrialRecord, described: str, mine: Row) -> str:
-    over = f"{counted(mine.base.n, 'seed')}"
+    words = {key: plus_minus(value) for key, value in mine.values.items()}
+    over, who = counted(len(champion.seeds), "seed"), f"The champion, {described},"
     if champion.metrics.get("test_h"):
-        return (
-            f"The champion, {described}, reaches H = {plus_minus(mine.h)} on test images "
-            f"(base {plus_minus(mine.base)}, new {plus_minus(mine.new)}; {over})."
-        )
+        return f"{who} reaches H = {words['h']} on test images (base {words['base']}, new {words['new']}; {over})."
+    if champion.metrics.get("test_acc_targets"):
+        return f"{who} reaches a mean accuracy of {words['targets']} on the targets (source {words['acc']}; {over})."
+    if champion.metrics.get("test_acc"):
+        return f"{who} reaches an accuracy of {words['acc']} on test images of all classes ({over})."
     return (
-        f"The champion, {described}, reaches a base accuracy of {plus_minus(mine.base)} on test images ({over}). "
+        f"{who} reaches a base accuracy of {words['base']} on test images ({over}). "
         "It says nothing about new classes, so it has no H."
     )
 

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from gcsearch import files
 from gcsearch.methods import title_and_tags, with_tags
+from gcsearch.protocol import columns
 from gcsearch.report.figures import (
     draw_confirmation,
     draw_contour,
@@ -70,6 +71,7 @@ _METRIC = {
     "val_h": "H of trained and held-out base classes, validation images (%)",
     "val_base_acc": "accuracy on trained base classes, validation images (%)",
     "val_new_acc": "accuracy on held-out base classes, validation images (%)",
+    "val_acc": "accuracy on all classes, validation images (%)",
     "test_h": "H of base and new classes, test images (%)",
     "test_base_acc": "accuracy on base classes, test images (%)",
     "test_new_acc": "accuracy on new classes, test images (%)",
@@ -132,15 +134,18 @@ def build_report(
 def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
     if not finals:
         return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
-    rows = [_result_row(row) for row in render_table(finals)]
-    ahead = f"champion ahead by, in {IN_WORDS[deciding(finals)]}"
-    head = f"<tr><th>setting<th class=n>base<th class=n>new<th class=n>H<th class=n>{ahead}</tr>"
+    task = pipeline.task
+    rows = [_result_row(row) for row in render_table(finals, task)]
+    ahead = f"champion ahead by, in {IN_WORDS[deciding(finals, task)]}"
+    titles = "".join(f"<th class=n>{html.escape(column.title)}" for column in columns(task))
+    head = f"<tr><th>setting{titles}<th class=n>{ahead}</tr>"
     seeds = sorted({seed for record in finals for seed in record.seeds})
-    known = set(seeds) & set(pipeline.task.seeds)
+    known = set(seeds) & set(task.seeds)
     lead = (
         f"Accuracy in per cent, mean ± standard deviation over {counted(len(seeds), 'seed')} "
         f"({', '.join(map(str, seeds))}), {'some of which the search used too' if known else 'new to the search'}. "
-        "Whatever is trained was trained on all base classes. "
+        f"Whatever is trained was trained on all {'' if task.classes == 'all' else 'base '}classes"
+        f"{' of the source' if task.targets else ''}. "
         "The last column pairs the runs by seed and gives the 95 % interval of the mean difference."
     )
     body = f"<div class=scroll><table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
@@ -148,7 +153,7 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
 
 
 def _result_row(row: Row) -> str:
-    cells = "".join(f"<td class=n>{plus_minus(value)}" for value in (row.base, row.new, row.h))
+    cells = "".join(f"<td class=n>{plus_minus(value)}" for value in row.values.values())
     if row.lead is None:
         lead = ""
     elif row.lead.n == 1:
@@ -286,8 +291,8 @@ def _trials_section(records: Sequence[TrialRecord], champion: int | None, object
         return Section(title, "No trial has ended yet.")
     names = searched(records)
     seeds = max((record.seeds for record in records), key=len)
-    columns = ["rank", "trial", *names, objective, *(f"seed {seed}" for seed in seeds), "epochs run", "outcome"]
-    head = "".join(f"<th class=n tabindex=0>{html.escape(column)}" for column in columns[:-1])
+    titles = ["rank", "trial", *names, objective, *(f"seed {seed}" for seed in seeds), "epochs run"]
+    head = "".join(f"<th class=n tabindex=0>{html.escape(title)}" for title in titles)
     rows = "".join(_trial_row(entry, names, seeds, champion) for entry in entries(records, objective))
     lead = "Click a heading to sort. Mean ± standard deviation over seeds, in per cent."
     same = _shared(records, names)
@@ -367,16 +372,22 @@ def _page(
     pipeline: Pipeline, records: Sequence[TrialRecord], sentences: Sequence[str], sections: Sequence[Section], foot: str
 ) -> str:
     figures: list[Figure] = []
-    blocks = [_block(section, figures) for section in sections if section.shows]
+    blocks = [block(section, figures) for section in sections if section.shows]
     blocks.append(_left_out([section for section in sections if not section.shows]))
-    drawn = ",".join(figure.to_json() for figure in figures).replace("</", "<\\/")
     first, *rest = map(html.escape, sentences)
     task = pipeline.task
     about = (
         f"{task.dataset} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.objective}"
     )
-    name = html.escape(pipeline.name)
+    lead = f"<section class='headline'><p>{first}</p>{''.join(f'<p>{one}</p>' for one in rest)}</section>"
+    return document("gcsearch report", pipeline.name, about, [lead, *blocks], figures, foot)
+
+
+def document(kind: str, name: str, about: str, blocks: Sequence[str], figures: Sequence[Figure], foot: str) -> str:
+    """The whole page: `blocks` are HTML, with a place of id `figure-0`, `figure-1`, ... for each of `figures`."""
+    drawn = ",".join(figure.to_json() for figure in figures).replace("</", "<\\/")
+    name = html.escape(name)
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -384,16 +395,16 @@ def _page(
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<title>{name}: gcsearch report</title>
+<title>{name}: {kind}</title>
 <style>
 {_own("page.css")}</style>
 </head>
 <body>
-<header><p class="eyebrow">gcsearch report</p><h1>{name}</h1><p class="about">{html.escape(about)}</p></header>
+<header><p class="eyebrow">{kind}</p><h1>{name}</h1><p class="about">{html.escape(about)}</p></header>
 <main>
-<section class="headline"><p>{first}</p>{"".join(f"<p>{one}</p>" for one in rest)}</section>
+{blocks[0]}
 <noscript><p>The pictures need JavaScript; the tables and sentences do not.</p></noscript>
-{"".join(blocks)}
+{"".join(blocks[1:])}
 </main>
 <footer>{foot}</footer>
 <script>{get_plotlyjs() if figures else ""}</script>
@@ -404,7 +415,8 @@ def _page(
 """
 
 
-def _block(section: Section, figures: list[Figure]) -> str:
+def block(section: Section, figures: list[Figure]) -> str:
+    """A section as HTML; its pictures are added to `figures`."""
     places = ""
     for figure in section.figures:
         places += f"<div class=figure id=figure-{len(figures)} style='min-height:{figure.layout.height}px'></div>"

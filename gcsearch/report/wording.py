@@ -71,7 +71,12 @@ def hover(record: TrialRecord, names: Sequence[str]) -> str:
     """The text of a point: trial, outcome, numbers, setting, a line each."""
     label = f", {record.label}" if record.label else ""
     lines = [f"<b>trial {record.number}{html.escape(label)}</b> ({record.outcome.value})"]
-    for key, words in (("val_h", "H"), ("val_base_acc", "trained"), ("val_new_acc", "held out")):
+    for key, words in (
+        ("val_h", "H"),
+        ("val_base_acc", "trained"),
+        ("val_new_acc", "held out"),
+        ("val_acc", "accuracy"),
+    ):
         if record.metrics.get(key):
             lines.append(f"{words} {plus_minus(spread(record.metrics[key]))} %")
     lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.hyperparameters.items() if n in names]

@@ -1,0 +1,60 @@
+"""A finished sweep handed over: to a folder, and to MLflow's model registry."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch.errors import InputError
+from gcsearch.sweep import Sweep, open_sweep
+
+if TYPE_CHECKING:
+    from gcsearch.registry import Version
+
+
+@dataclass(frozen=True)
+class Handed:
+    """Where a sweep went: a folder, a version of a registered model, or both."""
+
+    folder: Path | None
+    version: Version | None
+
+
+def hand_over(
+    name: str,
+    store: Path | None = None,
+    *,
+    out: Path | None = None,
+    classes: Path | None = None,
+    register: bool = False,
+    model: str | None = None,
+    force: bool = False,
+) -> Handed:
+    """Export the sweep `name` to `out`, and with `register` to the registry as `model` (by default its own name).
+
+    Raises:
+        InputError: nowhere to export to; and whatever `open_sweep`, `Sweep.export` and `registry.register` raise.
+    """
+    from gcsearch.prediction import read_names
+
+    if out is None and not register:
+        raise InputError(
+            "an export goes to a folder, or to the registry", key="--out", remedy="Add --out or --register."
+        )
+    if model and not register:
+        raise InputError("only a registered model has a name", key="--name", received=model, remedy="Add --register.")
+    sweep = open_sweep(name, store)
+    given = read_names(classes) if classes else []
+    if out is not None:
+        folder = sweep.export(out, classes=given, force=force)
+        return Handed(folder, _register(sweep, folder, model) if register else None)
+    with tempfile.TemporaryDirectory() as aside:
+        return Handed(None, _register(sweep, sweep.export(Path(aside, "export"), classes=given), model))
+
+
+def _register(sweep: Sweep, folder: Path, model: str | None) -> Version:
+    from gcsearch import registry
+
+    return registry.register(folder, sweep.mlflow_uri, model or sweep.name)

@@ -1,0 +1,246 @@
+"""Several sweeps in one pipeline file: `[matrix]` gives keys lists of values, and every combination is a sweep.
+
+    name = "few-shot"
+    [matrix]
+    "task.dataset" = ["Caltech101", "OxfordPets"]
+    "task.shots" = [1, 16]
+
+makes the sweeps few-shot-Caltech101-1, few-shot-Caltech101-16, few-shot-OxfordPets-1, few-shot-OxfordPets-16.  Each is
+a sweep like any other, with its own folder and journal; the store notes which belong together.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcsearch import configuration, files
+from gcsearch.errors import InputError, Interrupted, TooManyFailures
+from gcsearch.schema import Pipeline
+from gcsearch.store import Store
+
+if TYPE_CHECKING:
+    from gcsearch.pipeline import Watcher
+    from gcsearch.plan import Plan
+    from gcsearch.sweep import Sweep
+
+Watch = Callable[[Pipeline], "AbstractContextManager[Watcher | None]"]
+"""Opens what listens to one sweep."""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The checked sweeps of a pipeline file. `single`: it has no matrix, and its one sweep has the file's own name."""
+
+    name: str
+    pipelines: tuple[Pipeline, ...]
+    single: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a sweep of a matrix ended: with results, with an error, or with both (too many failed trials)."""
+
+    name: str
+    sweep: Sweep | None = None
+    error: Exception | None = None
+
+    @property
+    def exit_code(self) -> int:
+        return 0 if self.error is None else getattr(self.error, "exit_code", 1)
+
+
+# --- Reading --------------------------------------------------------------------------------------------
+
+
+def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Matrix:
+    """Read a pipeline file, with or without a matrix, and check every sweep of it.
+
+    An override of a key of the matrix leaves that one value, so that a part of the matrix runs under the same names;
+    `matrix.KEY` replaces the list.
+
+    Raises:
+        InputError: what any of its sweeps would be refused for, naming the key of the matrix; a key without a list of
+            values; two values that would give one name.
+    """
+    path, content = configuration.read(name_or_path, overrides)
+    table, name = content.pop("matrix", None), str(content["name"])
+    if table is None:
+        return Matrix(name, (configuration.complete(content, path),), single=True)
+    axes = _axes(table, path)
+    for key in overrides or {}:
+        if key in axes:
+            axes[key] = [_value(content, key)]
+    tracking = content.setdefault("tracking", {})
+    if isinstance(tracking, dict):
+        tracking.setdefault("experiment", name)  # one MLflow experiment for all of them
+    assignments = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+    names = ["-".join([name, *(_slug(key, value) for key, value in one.items())]) for one in assignments]
+    _check_distinct(axes, names, path)
+    pipelines = [_sweep(content, one, own, path) for one, own in zip(assignments, names, strict=True)]
+    return Matrix(name, tuple(pipelines))
+
+
+def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
+    """The lists of values by dotted key; `"task.shots" = [...]` and `task.shots = [...]` are the same."""
+    axes: dict[str, list[Any]] = {}
+    for key, values in _flat(table if isinstance(table, dict) else {"": table}):
+        place = f'matrix."{key}"' if key else "matrix"
+        fitting = isinstance(values, list) and values and not any(isinstance(value, dict) for value in values)
+        if not fitting or key == "name" or not key:
+            raise InputError(
+                'a matrix has keys of the pipeline, such as "task.shots", each with a list of values',
+                file=file,
+                key=place,
+                received=repr(values),
+                remedy='Write for example `"task.shots" = [1, 2, 4]`.',
+            )
+        axes[key] = [configuration.resolved(key, v, file.parent) if key in configuration.PATHS else v for v in values]
+    if not axes:
+        raise InputError("a matrix has at least one key", file=file, key="matrix", remedy="Remove the empty table.")
+    return axes
+
+
+def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{before}{key}.")
+        else:
+            yield f"{before}{key}", value
+
+
+def _value(content: dict[str, Any], key: str) -> Any:
+    """What stands at a dotted key that is there."""
+    found: Any = content
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+def _slug(key: str, value: Any) -> str:
+    """A value as a part of a sweep's name: of a path its file's name, of a list its parts."""
+    if isinstance(value, list):
+        return "-".join(_slug(key, part) for part in value) or "none"
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    if key in configuration.PATHS and files.is_path(text):
+        text = Path(text).stem
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "none"
+
+
+def _check_distinct(axes: Mapping[str, list[Any]], names: list[str], file: Path) -> None:
+    """InputError where two sweeps would have one name, with the key whose values are alike if there is one."""
+    parts = {f'matrix."{key}"': [_slug(key, value) for value in values] for key, values in axes.items()}
+    for key, slugs in {**parts, "matrix": names}.items():
+        if len(set(slugs)) != len(slugs):
+            raise InputError(
+                "every combination must give a name of its own",
+                file=file,
+                key=key,
+                received=", ".join(slugs),
+                remedy="Remove the repeated value, or rename its file.",
+            )
+
+
+def _sweep(content: dict[str, Any], assignment: Mapping[str, Any], name: str, file: Path) -> Pipeline:
+    """The pipeline of one combination. InputError naming the key of the matrix, or else the sweep."""
+    own = copy.deepcopy(content)
+    try:
+        for key, value in assignment.items():
+            configuration.put(own, key, value)
+        return configuration.complete({**own, "name": name}, file)
+    except InputError as error:
+        where = error.key or ""
+        blamed = next((key for key in assignment if f"{where}.".startswith(f"{key}.")), None)
+        rule = error.rule if blamed else f"{error.rule}, in the sweep {name}"
+        place = f'matrix."{blamed}"' if blamed else error.key
+        file = Path(error.file) if error.file else file
+        raise InputError(rule, file=file, key=place, received=error.received, remedy=error.remedy) from None
+
+
+# --- Running --------------------------------------------------------------------------------------------
+
+
+def run_matrix(
+    matrix: Matrix | str | Path,
+    *,
+    store: str | Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    fresh: bool = False,
+    watch: Watch = lambda pipeline: nullcontext(),
+    on_end: Callable[[Ended], None] = lambda ended: None,
+) -> list[Ended]:
+    """Run every sweep of a matrix, one after another. Those that are over are not run again.
+
+    A sweep that is refused or fails does not keep the others from running: its error is in what comes back. Only an
+    interruption ends them all; the same call goes on.
+
+    Args:
+        matrix: a shipped name, a path, or what `load` gave. store, overrides, fresh: see `pipeline.run`.
+        watch: opens what listens to a sweep, for the time of that sweep.
+        on_end: called with each sweep as it ends.
+
+    Raises:
+        InputError: something in the file is wrong, or a sweep has the matrix's name.
+    """
+    from gcsearch import laboratory, pipeline
+    from gcsearch.sweep import Sweep
+
+    matrix = matrix if isinstance(matrix, Matrix) else load(matrix, overrides)
+    located = Store.locate(store)
+    if not matrix.single:
+        _note(matrix, located)
+    ended = []
+    for chosen in matrix.pipelines:
+        sweep, error = None, None
+        try:
+            with watch(chosen) as watcher:
+                sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
+        except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
+            raise
+        except Exception as trouble:  # whatever one sweep dies of, the others are run
+            error = trouble
+            if isinstance(trouble, TooManyFailures):
+                sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
+        ended.append(Ended(chosen.name, sweep, error))
+        on_end(ended[-1])
+        laboratory.forget()
+    return ended
+
+
+def _note(matrix: Matrix, store: Store) -> None:
+    """Write down which sweeps belong together; those of earlier runs of a part of the matrix stay."""
+    if (store.sweep(matrix.name) / "journal.jsonl").exists():
+        raise InputError(
+            "a matrix needs a name that no sweep of the store has",
+            file=store.root,
+            key="name",
+            received=matrix.name,
+            remedy="Name it otherwise: `--set name=OTHER`.",
+        )
+    names = dict.fromkeys([*store.matrix(matrix.name), *(pipeline.name for pipeline in matrix.pipelines)])
+    files.write_whole(store.matrix_file(matrix.name), json.dumps({"sweeps": list(names)}, indent=2) + "\n")
+
+
+def plan(matrix: Matrix) -> list[Plan]:
+    """The plan of each sweep. InputError, naming the sweep, for whatever a run would refuse."""
+    from gcsearch import laboratory
+    from gcsearch import plan as plans
+
+    made = []
+    for pipeline in matrix.pipelines:
+        try:
+            made.append(plans.make(pipeline))
+        except InputError as error:
+            rule = error.rule if matrix.single else f"{error.rule}, in the sweep {pipeline.name}"
+            raise InputError(
+                rule, file=error.file, key=error.key, received=error.received, remedy=error.remedy
+            ) from None
+        laboratory.forget()
+    return made

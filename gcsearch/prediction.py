@@ -1,0 +1,281 @@
+"""Exported prompts as a classifier: image files and class names in, logits out.  Reads an export and nothing else.
+
+Shapes: N images, C classes, E embedding size, S image side in pixels.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from gcsearch import files, laboratory, methods
+from gcsearch.backbone import Backbone
+from gcsearch.documents import Classified, Exported, Guess, Predictions
+from gcsearch.errors import InputError
+from gcsearch.images import UNREADABLE
+from gcsearch.methods import CoCoOp, Method, Trained, ZeroShot
+from gcsearch.population import IMAGE_TOKENS
+from gcsearch.prompts import named, prompts, template_features, tensor_sizes
+from gcsearch.schema import TrialFile
+
+_BATCH = 64  # images that are encoded at once
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """The prompts of one setting, one per seed, before their frozen model. Zero-shot CLIP has no parameters."""
+
+    backbone: Backbone
+    method: Method
+    template: str
+    seeds: tuple[int, ...]
+    trained: tuple[str, ...]
+    """The names that were trained: the only ones that class-specific vectors fit."""
+    parameters: tuple[Tensor, ...] = ()
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the text features depend on the image."""
+        return isinstance(self.method, CoCoOp)
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether every class has vectors of its own, so that no other name can be asked for."""
+        return isinstance(self.method, Trained) and self.method.class_specific
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """InputError where class-specific vectors are asked for other names than their own."""
+        if self.class_specific and tuple(names) != self.trained:
+            raise InputError(
+                "every class has context vectors of its own, which fit no other name",
+                key="--classes",
+                remedy="Leave --classes out: the classes are the trained ones.",
+            )
+
+    @torch.inference_mode()
+    def text(self, names: Sequence[str]) -> list[Tensor]:
+        """Unit text features [C, E] of each seed, on the CPU. Not for prompts that depend on the image."""
+        self.check_names(names)
+        if isinstance(self.method, ZeroShot):
+            one = template_features(self.backbone, self.template, names, ensemble=self.method.ensemble).cpu()
+            return [one] * len(self.seeds)
+        table = prompts(self.backbone, self._method, [names])
+        device = self.backbone.tower.device
+        return [table.features(one[None].to(device))[0].cpu() for one in self.parameters]
+
+    @torch.inference_mode()
+    def logits(self, images: Tensor, names: Sequence[str], seed: int | None = None) -> Tensor:
+        """exp(logit scale) times the cosines of unit image features [N, E] with the names: [N, C].
+
+        Of one seed's prompt, or the mean over all. InputError for a seed that there is none of.
+        """
+        chosen = range(len(self.seeds)) if seed is None else [self.place(seed)]
+        if self.conditional:
+            similar = [self._by_image(self.parameters[index], images, names) for index in chosen]
+        else:
+            text = self.text(names)
+            similar = [images @ text[index].T for index in chosen]
+        return self.backbone.tower.logit_scale * torch.stack(similar).mean(0)
+
+    def place(self, seed: int) -> int:
+        """The index of a seed's prompt. InputError where there is none."""
+        if seed not in self.seeds:
+            known = ", ".join(map(str, self.seeds))
+            raise InputError(
+                "the export holds no prompt of this seed", key="--seed", received=seed, remedy=f"Seeds in it: {known}."
+            )
+        return self.seeds.index(seed)
+
+    @property
+    def _method(self) -> Trained:
+        assert isinstance(self.method, Trained)  # noqa: S101 - zero-shot CLIP is the only other kind
+        return self.method
+
+    def _by_image(self, parameters: Tensor, images: Tensor, names: Sequence[str]) -> Tensor:
+        """Cosines [N, C] where every image has text features of its own: some hundred images at a time."""
+        table, device = prompts(self.backbone, self._method, [names]), self.backbone.tower.device
+        size, rows = max(1, IMAGE_TOKENS // table.suffixes[0].tokens), []
+        for part in images.split(size):
+            text = table.features(parameters[None].to(device), part[None].to(device))[0].cpu()
+            rows.append(torch.einsum("ne,nce->nc", part, text))
+        return torch.cat(rows)
+
+    def encode(self, images: Iterable[str | Path | bytes]) -> Tensor:
+        """Unit features [N, E] of image files, or of their bytes. InputError naming one that cannot be read."""
+        every, features = list(images), [torch.zeros(0, self.backbone.embedding_size)]
+        for start in range(0, len(every), _BATCH):
+            pixels = torch.stack([_pixels(image, self.backbone) for image in every[start : start + _BATCH]])
+            # As the feature cache keeps them, so that an image gets the class that it was measured with.
+            features.append(self.backbone.encode_images(pixels).cpu().half().float())
+        return torch.cat(features)
+
+
+def _pixels(image: str | Path | bytes, backbone: Backbone) -> Tensor:
+    """[3, S, S]: the fixed transform, with the model's mean and deviation."""
+    try:
+        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
+            square = backbone.preparation.fixed(file.convert("RGB"))
+    except UNREADABLE as error:
+        place = None if isinstance(image, bytes) else image
+        reason = getattr(error, "strerror", None) or ("no image" if place else str(error))
+        raise InputError(
+            "every image must be readable", file=place, received=reason, remedy="Give PNG, JPEG or another image file."
+        ) from None
+    values = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float() / 255
+    mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
+    return (values - mean[:, None, None]) / std[:, None, None]
+
+
+# --- Reading an export ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Export:
+    """An export read back: its configuration, its numbers, and its prompts as a classifier."""
+
+    folder: Path
+    trial: TrialFile
+    facts: Exported
+    classifier: Classifier
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All class names of the data set that the prompts fit."""
+        return self.facts.classes.known
+
+
+def open_export(folder: str | Path) -> Export:
+    """Read the export in `folder`, with the frozen model that it was made with.
+
+    Raises:
+        InputError: the folder is no export, a file of it is damaged, or the model at hand has other weights.
+    """
+    folder = Path(folder)
+    facts = read_facts(folder)
+    path = folder / "config.toml"
+    trial = TrialFile.from_dict(files.read_toml(path), file=path)
+    method = methods.build(trial.trial, file=path)
+    backbone = laboratory.frozen(trial.task)
+    if backbone.fingerprint != facts.model.weights:
+        raise InputError(
+            f"the export was made with the weights {facts.model.weights} of {facts.model.backbone}",
+            file=path,
+            key="task.pretrained",
+            received=f"weights {backbone.fingerprint}",
+            remedy="Name there the checkpoint that it was made with.",
+        )
+    trained = facts.classes.trained
+    parameters = (
+        () if isinstance(method, ZeroShot) else _parameters(folder, backbone, method, trial.seeds, len(trained))
+    )
+    return Export(
+        folder, trial, facts, Classifier(backbone, method, trial.task.template, trial.seeds, trained, parameters)
+    )
+
+
+def read_facts(folder: Path) -> Exported:
+    """The `metrics.json` of an export. InputError where the folder is none."""
+    path = folder / "metrics.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        raise InputError(
+            "the folder must be an export, with its metrics.json", file=folder, remedy="Write one: gcsearch export."
+        ) from None
+    except ValueError as error:
+        raise InputError("the file must be valid JSON", file=path, received=str(error)) from None
+    return Exported.from_dict(content, file=path)
+
+
+def _parameters(
+    folder: Path, backbone: Backbone, method: Method, seeds: Sequence[int], classes: int
+) -> tuple[Tensor, ...]:
+    """What each seed trained, as the flat tensors that `gcsearch.prompts` works with."""
+    import safetensors
+    import safetensors.torch
+
+    path = folder / "prompt.safetensors"
+    assert isinstance(method, Trained)  # noqa: S101 - the caller has looked
+    try:
+        tensors = safetensors.torch.load_file(path)
+        return tuple(_joined(tensors, seed, backbone, method, classes) for seed in seeds)
+    except (OSError, safetensors.SafetensorError, KeyError) as error:
+        raise InputError("the prompts of every seed must be readable", file=path, received=str(error)) from None
+
+
+def _joined(tensors: Mapping[str, Tensor], seed: int, backbone: Backbone, method: Trained, classes: int) -> Tensor:
+    """The inverse of `prompts.named`."""
+    sizes = tensor_sizes(backbone, method, classes)
+    parts = [tensors[f"seed_{seed}.{name}"].reshape(size) for name, size in sizes.items()]
+    return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+
+
+def named_parameters(classifier: Classifier) -> list[dict[str, Tensor]]:
+    """Per seed, what was trained by name; empty for zero-shot CLIP."""
+    return [named(classifier.backbone, classifier._method, one) for one in classifier.parameters]
+
+
+def read_names(path: Path) -> list[str]:
+    """Class names, one per line. InputError for a file that cannot be read, holds none, or one twice."""
+    try:
+        names = [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        rule = "the class names must be a readable text file"
+        remedy = "One name per line, in UTF-8."
+        raise InputError(rule, file=path, key="--classes", received=reason, remedy=remedy) from None
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice or not names:
+        rule, received = "every class has one line", f"{twice[0]!r} twice" if twice else "no name"
+        raise InputError(rule, file=path, key="--classes", received=received, remedy="One name per line.")
+    return names
+
+
+def predict(
+    export: Export,
+    images: Sequence[Path],
+    *,
+    names: Sequence[str] | None = None,
+    seed: int | None = None,
+    top: int = 1,
+) -> Predictions:
+    """Classify image files among `names`, by default all classes of the export.
+
+    Raises:
+        InputError: an image cannot be read, there is no prompt of `seed`, or the prompts do not fit the names.
+    """
+    classes = tuple(names or export.names)
+    found = guesses(export, images, classes, seed, top)
+    return Predictions(
+        export=str(export.folder),
+        method=export.facts.champion.name,
+        seeds=export.classifier.seeds if seed is None else (seed,),
+        classes=classes,
+        images=tuple(Classified(image=str(image), top=one) for image, one in zip(images, found, strict=True)),
+    )
+
+
+def guesses(
+    export: Export, images: Sequence[Path | bytes], names: Sequence[str], seed: int | None = None, top: int = 1
+) -> list[tuple[Guess, ...]]:
+    """Per image file, or its bytes, the `top` likeliest of `names`. Raises as `predict`."""
+    classifier = export.classifier
+    classifier.check_names(names)
+    if seed is not None:
+        classifier.place(seed)
+    return [_guesses(row, names, top) for row in classifier.logits(classifier.encode(images), names, seed)]
+
+
+def _guesses(logits: Tensor, names: Sequence[str], top: int) -> tuple[Guess, ...]:
+    """The `top` likeliest of the classes for logits [C], best first; of equal ones the first class."""
+    shares = logits.double().softmax(0)
+    order = torch.argsort(logits, descending=True, stable=True)[:top].tolist()
+    return tuple(Guess(name=names[i], probability=float(shares[i]), logit=float(logits[i])) for i in order)

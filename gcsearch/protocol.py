@@ -1,0 +1,73 @@
+"""What a task's protocol measures: metrics, the objectives that fit it, the columns of its tables.
+
+| task             | stage `search`                          | stage `test`                               |
+|------------------|-----------------------------------------|--------------------------------------------|
+| classes = "base" | `val_base_acc`, `val_new_acc`, `val_h`  | `test_base_acc`, `test_new_acc`, `test_h`  |
+| with folds = 1   | `val_base_acc`                          | the same                                   |
+| classes = "all"  | `val_acc`                               | `test_acc`                                 |
+| with targets     | nothing more                            | `test_acc_TARGET`..., `test_acc_targets`   |
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from gcsearch.errors import InputError
+from gcsearch.schema import Objective, Stage, Task, plain_name
+
+TARGETS = "targets"
+"""The column, and behind `test_acc_` the metric, of the mean over the targets without the source."""
+
+
+class Column(NamedTuple):
+    """A column of a table: its key in JSON and CSV, its heading, and the metric that it shows."""
+
+    key: str
+    title: str
+    metric: str
+
+
+def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
+    """What the tables of a task show, from left to right: every accuracy that its settings can have."""
+    prefix = "test" if stage == "test" else "val"
+    base = Column("base", "base", f"{prefix}_base_acc")
+    new = Column("new", "new", f"{prefix}_new_acc"), Column("h", "H", f"{prefix}_h")
+    targets = task.targets if stage == "test" else ()
+    if task.classes == "all":
+        own: tuple[Column, ...] = (Column("acc", "source" if targets else "Acc", f"{prefix}_acc"),)
+    else:
+        own = (base,) if stage == "search" and task.folds == 1 else (base, *new)
+    away = [plain_name(target) for target in targets]
+    mean = [Column(TARGETS, "mean of targets", f"test_acc_{TARGETS}")] if set(targets) - {task.dataset} else []
+    return (*own, *(Column(name, name, f"test_acc_{name}") for name in away), *mean)
+
+
+def deciding(task: Task) -> Column:
+    """The column that settings are compared by on test images: H, accuracy, or the mean over the targets."""
+    shown = {column.key: column for column in columns(task)}
+    return shown["h"] if task.classes == "base" else shown.get(TARGETS, shown["acc"])
+
+
+def objectives(task: Task) -> tuple[Objective, ...]:
+    """The objectives that the stage `search` measures, the recommended one first."""
+    if task.classes == "all":
+        return ("val_acc",)
+    return ("val_base_acc",) if task.folds == 1 else ("val_h", "val_base_acc")
+
+
+def check_objective(task: Task, objective: Objective) -> None:
+    """InputError where the protocol of `task` does not measure `objective`."""
+    fitting = objectives(task)
+    if objective in fitting:
+        return
+    if task.classes == "all":
+        rule = "where all classes are trained (task.classes), there is neither base nor H, but `val_acc`"
+        other = '`classes = "base"`'
+    elif objective == "val_acc":
+        rule = "where base classes are trained (task.classes), accuracy on them is called `val_base_acc`"
+        other = '`classes = "all"`'
+    else:
+        rule = "where nothing is held out (task.folds = 1), there is no H to search by"
+        other = "two folds or more"
+    remedy = f'Set `objective = "{fitting[0]}"` in [search], or {other} in [task].'
+    raise InputError(rule, key="search.objective", received=objective, remedy=remedy)
