@@ -263,7 +263,7 @@ def test_a_node_with_other_data_or_weights_is_named():
     task = Pipeline(name="p").task
     assert preflight._other_data(node(1, 1), here, here, task) == []
     found = preflight._other_data(node(1, 1), {"data": "x", "weights": "y"}, here, task)
-    assert "its lists of images of shapes-sketch are others" in str(found[0])
+    assert "its lists of images of shapes-sketch or its targets are others" in str(found[0])
     assert "its weights of mini are y, and the driver's 2" in str(found[1])
     (failed,) = preflight._other_data(node(1, 1), {"failed": "InputError: no such folder"}, here, task)
     assert "cannot prepare the task: InputError: no such folder" in str(failed)
@@ -439,30 +439,43 @@ def may_hide_folders() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not may_hide_folders(), reason="needs the right to mount")
-def test_a_node_without_the_store_and_with_another_version_is_named_before_anything_is_written(
-    three_nodes, tmp_path, monkeypatch
-):
-    """The fourth node sees an empty folder where the store is, and another open_clip."""
-    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
-    store, package = tmp_path / "store", tmp_path / "other" / "open_clip_torch-0.0.9.dist-info"
-    store.mkdir()
-    package.mkdir(parents=True)
+def test_a_node_that_sees_other_folders_and_another_version(three_nodes, tmp_path, monkeypatch):
+    """A fourth node finds empty folders where the store and the cache are, and another open_clip."""
+    store, cache, package = (
+        tmp_path / "store",
+        tmp_path / "cache",
+        tmp_path / "other" / "open_clip_torch-0.0.9.dist-info",
+    )
+    for folder in (store, cache, package):
+        folder.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: open_clip_torch\nVersion: 0.0.9\n")
-    before = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {store} && exec "$0" "$@"']
+    mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in (store, cache))
+    before = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$0" "$@"']
     environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(package.parent)}
     pipeline = Pipeline.from_dict({**SMALL, "resources": {"address": three_nodes.address}})
+    monkeypatch.setenv("GCSEARCH_CACHE", str(cache))
+    known = {one.node_id for one in (three_nodes.head_node, *three_nodes.worker_nodes)}
     with started([f"--address={three_nodes.address}"], tmp_path, environment, before):
         began = time.monotonic()
         with pytest.raises(InputError) as caught:
             pipelines.run(pipeline, store=store)
-        took = time.monotonic() - began
-    text = str(caught.value)
-    assert f"it lacks the shared store {store}: it is another folder" in text
-    assert "it has open_clip_torch 0.0.9, and the driver" in text
-    assert len({line.split(":")[0] for line in text.splitlines()[1:]}) == 1  # one node, the others are sound
-    assert took < 60
-    assert not (store / "sweeps" / "small").exists()
-    assert not list(store.glob(".probe-*"))
+        assert time.monotonic() - began < 60
+        text = str(caught.value)
+        assert f"it lacks the shared store {store}: it is another folder" in text
+        assert "it has open_clip_torch 0.0.9, and the driver" in text
+        assert len({line.split(":")[0] for line in text.splitlines()[1:]}) == 1  # one node, the others are sound
+        assert not (store / "sweeps" / "small").exists()
+        assert not list(store.glob(".probe-*"))
+        # A cache of its own is no fault: the node draws the data set and encodes it for itself.
+        found = clusters.find(three_nodes.address)
+        (other,) = (one for one in found.nodes if one.id not in known)
+        job = preflight.Job(pipeline.task, pipeline.confirm.seeds, str(cache))
+        with session(Placement(1, 1), found):
+            looked = preflight.examine([other], store, cache)
+            assert [fault.what.split()[1] for fault in looked.faults] == ["lacks", "has"]
+            assert not looked.one_cache
+            assert preflight.prepare([other], Placement(1, 1), job, one_cache=False) == []
+        assert not list(cache.glob("features/*.arrow"))  # nothing of that has travelled here
 
 
 @pytest.mark.slow
