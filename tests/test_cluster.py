@@ -187,6 +187,7 @@ def test_missing_and_wrong_tokens_are_told_apart_within_seconds(guarded, monkeyp
     with session(Placement(1, 1), found):  # with no RAY_AUTH_MODE in the environment
         assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
     assert "RAY_AUTH_MODE" not in os.environ
+    assert ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.DISABLED
 
 
 # Where workers go
