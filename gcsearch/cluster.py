@@ -176,18 +176,21 @@ def token_mode() -> Iterator[None]:
         _set_mode("token")
         yield
     finally:
-        # Named, not only taken away: Ray would keep the former mode, and this process would turn away the next
-        # cluster's calls, whose actors then die before they run.
         _set_mode("disabled")
         os.environ.pop("RAY_AUTH_MODE", None)
 
 
 def _set_mode(mode: str) -> None:
-    """Ray reads the mode once, when it is imported, and again when told; else it is enough to set it."""
+    """Ray reads mode and token once, when it is imported, and again when told; else it is enough to set it.
+
+    With a token of old, this process would turn away the calls of the next cluster that it joins or starts: there
+    every actor dies "before it started running".
+    """
     os.environ["RAY_AUTH_MODE"] = mode
     module = sys.modules.get("ray._raylet")
     if module is not None:
         module.Config.initialize("")
+        module.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_token_file() -> None:

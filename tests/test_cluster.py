@@ -167,6 +167,12 @@ def guarded(tmp_path_factory):
         yield a, token
 
 
+@ray.remote
+class Answering:
+    def answer(self):
+        return True
+
+
 @pytest.mark.slow
 def test_missing_and_wrong_tokens_are_told_apart_within_seconds(guarded, monkeypatch):
     address, token = guarded
@@ -187,7 +193,8 @@ def test_missing_and_wrong_tokens_are_told_apart_within_seconds(guarded, monkeyp
     with session(Placement(1, 1), found):  # with no RAY_AUTH_MODE in the environment
         assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
     assert "RAY_AUTH_MODE" not in os.environ
-    assert ray._raylet.get_authentication_mode() == ray._raylet.AuthenticationMode.DISABLED
+    with session(Placement(1, 1)):  # a Ray of its own after that: the token of before is forgotten
+        assert ray.get(Answering.remote().answer.remote(), timeout=60)
 
 
 # Where workers go
