@@ -342,20 +342,15 @@ def trial(
 ) -> None:
     """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
     from gcsearch.configuration import check_setting, own_template, parse_value
-    from gcsearch.errors import InputError
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
     given = {key: parse_value(value) for key, value in _overrides(sets).items()}
     task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
     values = {key: value for key, value in given.items() if not key.startswith("task.")}
-    try:
-        numbers = [int(seed) for seed in seeds.split(",")]
-    except ValueError:
-        raise InputError("seeds are whole numbers with commas between", key="--seeds", received=seeds) from None
     config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
     task = own_template({"dataset": dataset, **task})
-    content = {"seeds": numbers, "threads": threads, "task": task, "trial": config}
+    content = {"seeds": _seeds(seeds), "threads": threads, "task": task, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
     check_setting(file.task, file.trial)
@@ -412,6 +407,30 @@ def best(
         print_json([row.to_dict() for row in found.ranking])
         return
     print_ranking(found, top)
+
+
+@app.command(epilog="Example: gcsearch confirm demo --seeds 9,10,11")
+def confirm(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep in the store.")],
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds that the sweep has not used yet.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Add seeds to the confirmation: the shortlist, the choice and the verdict follow from all of them."""
+    from gcsearch import pipeline as pipelines
+
+    with _watch(quiet=quiet) as watcher:
+        found = pipelines.confirm(sweep, _seeds(seeds), store=store, watcher=watcher)
+    print_finals(found)
+
+
+def _seeds(text: str) -> list[int]:
+    from gcsearch.errors import InputError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise InputError("seeds are whole numbers with commas between", key="--seeds", received=text) from None
 
 
 @app.command(epilog="Example: gcsearch compare demo other-sweep --markdown")
@@ -499,7 +518,7 @@ def _finished(name: str, store: Path | None) -> Finished:
             file=sweep.folder,
             remedy=f"It goes on where it stopped: {shlex.join(command)}",
         )
-    references = [record for record in sweep.finals if record.label != CHAMPION]
+    references = [record for record in sweep.finals if record.number < 0]
     return Finished(name, sweep.pipeline.task, champions[-1], references)
 
 

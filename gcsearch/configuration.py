@@ -134,6 +134,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     _check_space(space, spaces.find(pipeline.search.space))
     check_objective(pipeline.task, pipeline.search.objective)
     _check_prompts(pipeline, space)
+    _check_seeds(pipeline)
     _check_pruner(pipeline)
     _check_sampler(pipeline.search, space)
     if pipeline.tracking.uri:
@@ -206,7 +207,7 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
     """Class-specific vectors fit no other class, and names of new classes need some: as far as the space has them."""
     task, objective = pipeline.task, pipeline.search.objective
     values = spaces.extremes(space.parameters["class_specific"]) if "class_specific" in space.parameters else []
-    if any(values) and objective == "val_h":
+    if any(values) and objective in ("val_h", "test_h"):
         raise InputError(
             "class-specific context vectors fit no new class, so there is no H to search by",
             key="search.objective",
@@ -242,6 +243,18 @@ def _check_sampler(settings: SearchSettings, space: SearchSpace) -> None:
         from gcsearch import samplers
 
         samplers.check(settings, space)
+
+
+def _check_seeds(pipeline: Pipeline) -> None:
+    """A choice among the best of the search needs seeds that did not make them the best."""
+    known = sorted(set(pipeline.task.seeds) & set(pipeline.confirm.seeds))
+    if known and pipeline.confirm.top > 1:
+        raise InputError(
+            "the shortlist is measured again with seeds that the search has not used",
+            key="confirm.seeds",
+            received=f"{list(pipeline.confirm.seeds)}, of which {known} are in task.seeds",
+            remedy="Name other seeds, or set confirm.top = 1: then the first of the search is the champion.",
+        )
 
 
 LITERATURE = "literature"

@@ -85,11 +85,6 @@ class Objective(Numbers):
     oracle: bool
 
 
-def is_oracle(objective: str) -> bool:
-    """Whether a choice by this metric looks at test images."""
-    return objective.startswith("test")
-
-
 class Ranked(Measured):
     """A row of `best --json`. `rank` is null for a trial that did not complete or has no objective."""
 

@@ -34,7 +34,7 @@ from gcsearch.laboratory import Laboratory
 from gcsearch.methods import Method, Trained
 from gcsearch.prediction import Classifier, named_parameters
 from gcsearch.provenance import environment
-from gcsearch.schema import Pipeline, TrialFile, TrialRecord
+from gcsearch.schema import Pipeline, TrialFile, TrialRecord, is_oracle
 
 FILES = (
     "config.toml",
@@ -195,7 +195,7 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
         chosen=Chosen(
             sweep=champion.sweep,
             objective=objective,
-            oracle=documents.is_oracle(objective),
+            oracle=is_oracle(objective),
             trials=champion.trials,
             row=champion.chosen,
         ),

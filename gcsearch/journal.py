@@ -7,6 +7,8 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     run       the MLflow run of a setting: number, run_id
     record    a setting has ended: record (a `TrialRecord`)
     confirmed a setting of the confirm stage has ended: record
+    recheck   a setting of the shortlist has been measured again as in the search: record
+    seeds     seeds were added to the confirmation: seeds
     final     the confirm stage is over: records (a list of `TrialRecord`)
     artifact  a file of the sweep's folder that belongs to its results: file
     close     a session ends: why (FINISHED, FAILED, KILLED, STOPPED, CANCELLED)
@@ -29,6 +31,9 @@ from gcsearch.errors import InputError, RunError
 from gcsearch.schema import Model, TrialRecord
 
 Event = dict[str, Any]
+
+REOPENING = ("seeds",)
+"""Kinds of lines after which a finished sweep has something to do again."""
 
 
 class Journal:
@@ -157,7 +162,7 @@ class Journal:
         """Why the last session ended; empty where it has not, where it was killed, or where there was none."""
         last = ""
         for _, _, event in self.since():
-            if event["kind"] in ("open", "close"):
+            if event["kind"] in ("open", "close", *REOPENING):
                 last = str(event.get("why", ""))
         return last
 

@@ -168,7 +168,7 @@ class Laboratory:
             train, val = self._draw(seed)
             scoring = Wanted(self.dataset, _of(val, every)) if stage == "search" else tested
             wanted += [Wanted(self.dataset, _of(train, base), seed, self.task.views), scoring]
-        return wanted + [Wanted(target, target.test) for target in self.targets if stage == "test"]
+        return wanted + [Wanted(target, target.test) for target in (self.targets if stage == "test" else ())]
 
     def _episode(self, shared: _Shared, index: int, seed: int, train: _Made, scoring: _Made) -> Episode:
         every = self._scored_labels(shared.stage)

@@ -22,7 +22,7 @@ from gcsearch.errors import GcsearchError
 from gcsearch.journal import Event, Journal
 from gcsearch.schema import TrialRecord
 from gcsearch.store import locked
-from gcsearch.sweep import Sweep
+from gcsearch.sweep import CHAMPION, SHORTLISTED, Sweep
 
 if TYPE_CHECKING:
     from gcsearch.tracking import Status, Tracker
@@ -199,6 +199,8 @@ class Mirror:
             if path.exists():  # its owner may have removed it since
                 tracker.log_artifact(path)
             return
+        if event["kind"] == "final":
+            tracker.retire(list(_records(event)), (CHAMPION, SHORTLISTED))
         for record in _records(event):
             run_id = tracker.log_record(record, _seconds(event))
             if self._run_ids.get((record.number, record.stage)) != run_id:

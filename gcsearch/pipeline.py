@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
 from gcsearch import where as grounds
-from gcsearch.configuration import check, load, load_trial, references
+from gcsearch.configuration import check, load, load_trial
+from gcsearch.confirmation import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
-from gcsearch.journal import Journal
+from gcsearch.journal import REOPENING, Journal
 from gcsearch.lease import Driver, Seen, Wish, ask, driving
 from gcsearch.placement import Placement
 from gcsearch.provenance import environment, process_name
@@ -28,7 +29,7 @@ from gcsearch.schema import (
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store, cache_address, cache_folder, cache_place
-from gcsearch.sweep import CHAMPION, Sweep, open_sweep
+from gcsearch.sweep import Sweep, open_sweep
 from gcsearch.where import Where
 
 if TYPE_CHECKING:
@@ -163,6 +164,53 @@ def _check_not_cancelled(name: str, store: Store) -> None:
         )
 
 
+def confirm(
+    name: str, seeds: Sequence[int], *, store: str | Path | None = None, watcher: Watcher | None = None
+) -> Sweep:
+    """Measure the confirmed settings of a finished sweep with more seeds, and choose and judge anew by all of them.
+
+    What was measured before stays and counts.
+
+    Raises:
+        InputError: the sweep is not finished, or a seed was used already.
+        RunError: a setting could not be measured.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    added = tuple(seeds)
+    pipeline = found.as_begun
+    space = check(pipeline)
+    with driving(found.store.lease(name), f"the sweep {name}") as driver:
+        _check_added(found, added)
+        confirmed = pipeline.model_copy(update={"confirm": pipeline.confirm.model_copy(update={"seeds": added})})
+        where = grounds.find(pipeline)
+        with grounds.joined(where):
+            _prepare(confirmed, space, found.store, where, listener)
+            found.journal.append("seeds", seeds=list(added))
+            sweep = Sweep(name, found.store, found.folder)
+            _Session(sweep, pipeline, space, where, listener, driver).run()
+    return Sweep(name, found.store, found.folder)
+
+
+def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
+    if not over(sweep.journal):
+        remedy = f"Finish it first: `gcsearch resume {sweep.name}`."
+        raise InputError("seeds are added to a finished sweep", file=sweep.folder, remedy=remedy)
+    used = {*sweep.pipeline.task.seeds, *(seed for batch in sweep.confirmed_seeds for seed in batch)}
+    if used & set(seeds) or len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
+        raise InputError(
+            "added seeds are distinct and new to the sweep",
+            key="--seeds",
+            received=list(seeds),
+            remedy=f"Used already: {', '.join(map(str, sorted(used)))}.",
+        )
+
+
+def _confirmed(journal: Journal) -> bool:
+    """Whether the confirm stage is over, and nothing has been asked for since."""
+    kinds = [event["kind"] for _, _, event in journal.since() if event["kind"] in ("final", *REOPENING)]
+    return bool(kinds) and kinds[-1] == "final"
+
+
 def _texts(pipeline: Pipeline) -> dict[str, str]:
     """The two files that say what a sweep was made from."""
     return {
@@ -227,12 +275,12 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where,
         grounds.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
         return
     # Both stages at once: the user hears at once of all images that cannot be read.
-    encode(lab, {"search": pipeline.task.seeds, "test": pipeline.confirm.seeds}, watcher)
+    encode(lab, pipeline.measured, watcher)
 
 
-def encode(lab: Laboratory, seeds: Mapping[Stage, tuple[int, ...]], watcher: Watcher) -> None:
-    """Compute the cache entries that stages with these seeds read."""
-    wanted = [one for stage, numbers in seeds.items() for one in lab.wanted(stage, numbers)]
+def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:
+    """Compute the cache entries that stages with their seeds read."""
+    wanted = [one for stage, seeds in measured for one in lab.wanted(stage, seeds)]
     watcher.stage("digest")
     lab.cache.recognise(wanted, watcher.progress)
     watcher.stage("features")
@@ -299,7 +347,7 @@ class _Session:
         why = "KILLED"
         try:
             self._check_wishes()
-            if not self.journal.final():
+            if not _confirmed(self.journal):
                 with session(placement):
                     self._search(placement)
                     self._check_wishes()
@@ -385,7 +433,7 @@ class _Session:
             self.driver.check()
             self.watcher.reports(reports)
 
-        runner = self._runner("search", task.seeds, placement)
+        runner = self._runner(self.pipeline.search.stage, task.seeds, placement)
         search.run_search(
             self.space,
             self.pipeline.search,
@@ -421,44 +469,28 @@ class _Session:
         return replace(runner, share=self.where.share) if self.where.cluster else runner
 
     def _confirm(self, placement: Placement) -> None:
-        """Retrain the champion and the references on all base classes; measure them on test images.
+        """Choose among the best of the search and measure the choice beside the references, see `confirmation`.
 
-        Each runs by itself, as `gcsearch train` runs it, so that both give the same digits.
+        Each setting runs by itself, as `gcsearch train` runs it, so that both give the same digits.
         """
         from gcsearch import search
 
-        settings = self._final_settings()
-        self.watcher.stage("confirm", len(settings))
-        # Numbers of the confirm stage that an earlier session came to; the champion may be another one now.
-        done = {(r.number, r.config.digest): r for r in self.journal.records("confirmed") if not _failed(r)}
-        missing = [p for p, _ in settings if (p.number, p.config.digest) not in done]
-        for proposal, _ in settings:
-            if proposal not in missing:
-                self.watcher.record(done[proposal.number, proposal.config.digest])
+        def measure(stage: Stage, seeds: tuple[int, ...], settings: Sequence[Proposal], keep: OnRecord) -> None:
+            runner = self._runner(stage, seeds, placement, self.sweep.kept if stage == "test" else None)
 
-        def on_record(record: TrialRecord) -> None:
-            self.journal.append("confirmed", record=record)
-            runner.forget([Proposal(number=record.number, config=record.config)])
-            self.watcher.record(record)
+            def on_record(record: TrialRecord) -> None:
+                keep(record)
+                runner.forget([Proposal(number=record.number, config=record.config)])
 
-        runner = self._runner("test", self.pipeline.confirm.seeds, placement, self.sweep.kept)
-        ran = search.run_settings(
-            missing, placement, runner, stage="test", on_record=on_record, stopping=self.driver.stopping
-        )
-        self._check_wishes()
-        done |= {(record.number, record.config.digest): record for record in ran}
-        finals = [done[p.number, p.config.digest].model_copy(update={"label": label}) for p, label in settings]
+            search.run_settings(
+                settings, placement, runner, stage=stage, on_record=on_record, stopping=self.driver.stopping
+            )
+            self._check_wishes()
+
+        finals, _ = Confirmation(
+            self.sweep, self.journal, self.pipeline, self.space, measure, self.watcher.stage, self.watcher.record
+        ).run()
         self.journal.append("final", records=finals, threads=placement.threads)
-
-    def _final_settings(self) -> list[tuple[Proposal, str]]:
-        """References, numbered -1, -2, ... because they are no trials of the search, and then the champion."""
-        settings = [
-            (Proposal(number=-1 - index, config=config), title)
-            for index, (config, title) in enumerate(references(self.pipeline, self.space))
-        ]
-        found = self.sweep.champion
-        chosen = Proposal(number=found.number, config=methods.complete(found.config))
-        return [*settings, (chosen, CHAMPION)]
 
 
 def _limit(pipeline: Pipeline, where: Where) -> int | None:

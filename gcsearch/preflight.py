@@ -26,7 +26,7 @@ from gcsearch.cluster import Node
 from gcsearch.datasets import Progress
 from gcsearch.errors import InputError
 from gcsearch.placement import Placement
-from gcsearch.schema import Task
+from gcsearch.schema import Stage, Task
 
 ANSWER_SECONDS = 60
 """Starting a process on a node takes seconds; one that needs longer than this has something else wrong."""
@@ -57,10 +57,10 @@ class Finding:
 
 @dataclass(frozen=True)
 class Job:
-    """What a node makes ready: the task, the seeds of its confirmation, in the cache at `cache` (GCSEARCH_CACHE)."""
+    """What a node makes ready: the task in stages with seeds, in the cache at `cache` (GCSEARCH_CACHE)."""
 
     task: Task
-    confirm: tuple[int, ...]
+    measured: tuple[tuple[Stage, tuple[int, ...]], ...]
     cache: str
     decoders: int | str = "auto"
 
@@ -307,7 +307,7 @@ def _prepare(job: Job) -> dict[str, Any]:
         laboratory.data_root(job.task)
         lab = laboratory.of(job.task, job.decoders)
         told = {"data": data_digest(lab), "weights": lab.backbone.fingerprint}
-        lab.cache.get([*lab.wanted("search", job.task.seeds), *lab.wanted("test", job.confirm)])
+        lab.cache.get([one for stage, seeds in job.measured for one in lab.wanted(stage, seeds)])
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     return told

@@ -30,6 +30,7 @@ TITLES = {
     "digest": "reading image files",
     "features": "encoding images",
     "search": "searching",
+    "recheck": "measuring the best again",
     "confirm": "confirming on test images",
     "train": "training",
     "sharpness": "measuring sharpness",

@@ -49,10 +49,11 @@ def deciding(task: Task) -> Column:
 
 
 def objectives(task: Task) -> tuple[Objective, ...]:
-    """The objectives that the stage `search` measures, the recommended one first."""
+    """The objectives that the protocol measures, the recommended one first, the oracles last."""
     if task.classes == "all":
-        return ("val_acc",)
-    return ("val_base_acc",) if task.folds == 1 else ("val_h", "val_base_acc")
+        return ("val_acc", "test_acc")
+    clean: tuple[Objective, ...] = ("val_base_acc",) if task.folds == 1 else ("val_h", "val_base_acc")
+    return (*clean, "test_h", "test_base_acc")
 
 
 def check_objective(task: Task, objective: Objective) -> None:
@@ -63,8 +64,9 @@ def check_objective(task: Task, objective: Objective) -> None:
     if task.classes == "all":
         rule = "where all classes are trained (task.classes), there is neither base nor H, but `val_acc`"
         other = '`classes = "base"`'
-    elif objective == "val_acc":
-        rule = "where base classes are trained (task.classes), accuracy on them is called `val_base_acc`"
+    elif objective in ("val_acc", "test_acc"):
+        name = objective.replace("acc", "base_acc")
+        rule = f"where base classes are trained (task.classes), accuracy on them is called `{name}`"
         other = '`classes = "all"`'
     else:
         rule = "where nothing is held out (task.folds = 1), there is no H to search by"

@@ -39,8 +39,20 @@ Stage = Literal["search", "test"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-Objective = Literal["val_h", "val_base_acc", "val_acc"]
-"""The metric that a sweep maximises: names a key of `EpochReport.metrics` in the stage `search`."""
+Objective = Literal["val_h", "val_base_acc", "val_acc", "test_h", "test_base_acc", "test_acc"]
+"""The metric that a sweep maximises: names a key of `EpochReport.metrics`.
+
+Those of the stage `search` see what is trained and validation images only.  Those that begin with `test` are oracles:
+see `is_oracle`."""
+
+
+def is_oracle(objective: str) -> bool:
+    """Whether choosing by this metric looks at test images, and at new classes with them.
+
+    It is what the field's papers mostly do, and says how well one could have chosen, not how well one can.
+    Everything that is chosen so is called an oracle wherever it appears.
+    """
+    return objective.startswith("test_")
 
 
 def _strict_numbers(schema: Any) -> Any:
@@ -351,6 +363,21 @@ class SearchSettings(Model):
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
     max_failed: Annotated[int, Field(ge=0)] = 0
 
+    @property
+    def oracle(self) -> bool:
+        """Whether the choice looks at test images, see `is_oracle`."""
+        return is_oracle(self.objective)
+
+    @property
+    def chosen_by(self) -> str:
+        """The objective for people, who must never take an oracle for anything else."""
+        return f"{self.objective} (oracle: it looks at test images)" if self.oracle else self.objective
+
+    @property
+    def stage(self) -> Stage:
+        """What the settings of the search are trained and measured on."""
+        return "test" if self.oracle else "search"
+
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -418,9 +445,15 @@ class Tracking(Model):
 
 
 class Confirm(Model):
-    """What is retrained on all classes of the protocol and measured on test images once the sweep has chosen."""
+    """How the sweep's answer is chosen and tested, see `gcsearch.confirmation`.
 
-    seeds: Seeds = (4, 5, 6)
+    The best `top` settings of the search are measured again with `seeds`, and the simplest within one standard
+    error of their best is the champion; with 1 the first of the search is.  They and the `references` are then
+    trained on all classes of the protocol with `seeds` and measured on test images.
+    """
+
+    top: Annotated[int, Field(ge=1)] = 5
+    seeds: Seeds = (4, 5, 6, 7, 8)
     references: tuple[str, ...] = ("zeroshot", "coop", "sam", "literature")
 
 
@@ -445,6 +478,12 @@ class Pipeline(Model):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     evaluate_every: Annotated[int, Field(ge=1)] = 1
+
+    @property
+    def measured(self) -> tuple[tuple[Stage, tuple[int, ...]], ...]:
+        """The stages that the sweep goes through, with the seeds of each: search, recheck where there is one, test."""
+        again = ((self.search.stage, self.confirm.seeds),) if self.confirm.top > 1 else ()
+        return ((self.search.stage, self.task.seeds), *again, ("test", self.confirm.seeds))
 
 
 class TrialFile(Model):

@@ -170,7 +170,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             for proposal in pack:
                 if proposal.number not in self._records:
                     reason = f"the worker process ended (tries: {len(deaths)}): {deaths[-1]}"
-                    self._accept(failed(proposal, reason))
+                    self._accept(failed(proposal, reason, self.settings.stage))
             self._on_pack(pack)
 
     def save(self, checkpoint_path: str) -> None:

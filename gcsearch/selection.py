@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcsearch import documents
-from gcsearch.documents import Numbers, Objective, facts, is_oracle
+from gcsearch.documents import Numbers, Objective, facts
 from gcsearch.errors import RunError
+from gcsearch.evidence import paired
 from gcsearch.metrics import Spread, spread
-from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.schema import Outcome, TrialRecord, is_oracle
 
 _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
 
@@ -53,14 +54,19 @@ def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:
     def order(record: TrialRecord) -> tuple[float, ...]:
         mean = record.mean(objective)
         worth = -mean if math.isfinite(mean) else math.inf
-        rho = record.config.hyperparameters.get("rho", 0.0)
-        epochs = record.config.hyperparameters.get("epochs", record.epochs)
-        return (_LAST[record.outcome], worth, float(epochs), float(rho), record.number)
+        return (_LAST[record.outcome], worth, *_effort(record))
 
     return [
         Ranked(place if _measured(record, objective) else None, record, objective)
         for place, record in enumerate(sorted(records, key=order), start=1)
     ]
+
+
+def _effort(record: TrialRecord) -> tuple[float, float, int]:
+    """What breaks ties: epochs, rho, number."""
+    rho = record.config.hyperparameters.get("rho", 0.0)
+    epochs = record.config.hyperparameters.get("epochs", record.epochs)
+    return float(epochs), float(rho), record.number
 
 
 def _measured(record: TrialRecord, objective: str) -> bool:
@@ -79,3 +85,41 @@ def champion(ranking: Sequence[Ranked]) -> TrialRecord:
         why = f" The first reason given: {reasons[0]}" if reasons else ""
         raise RunError(f"No trial of the sweep completed, so there is nothing to choose.{why}")
     return ranking[0].record
+
+
+def shortlist(ranking: Sequence[Ranked], count: int) -> list[TrialRecord]:
+    """The first `count` settings of the ranking that differ. RunError as in `champion`."""
+    champion(ranking)
+    distinct = {row.record.config.digest: row.record for row in reversed(ranking) if row.rank is not None}
+    return sorted(distinct.values(), key=lambda record: _place(ranking, record))[:count]
+
+
+def _place(ranking: Sequence[Ranked], record: TrialRecord) -> int:
+    return next(place for place, row in enumerate(ranking) if row.record is record)
+
+
+def one_standard_error(records: Sequence[TrialRecord], objective: str) -> TrialRecord:
+    """The simplest of a shortlist that cannot be told from its best: fewest epochs, then smallest rho.
+
+    The one-standard-error rule (Breiman et al. 1984, section 3.4.3), with the error of the difference: a setting
+    counts as equal where it trails the best by no more than one standard error of the mean of their differences
+    over common seeds.  With a single seed there is no error, and the best mean wins.
+
+    The records must be of seeds that the shortlist was not drawn up by: the best of many noisy means is on average
+    too high, and its lead with it.
+
+    Raises:
+        RunError: none of the records has the objective.
+    """
+    ranked = [row.record for row in rank(records, objective) if row.rank is not None]
+    if not ranked:
+        raise RunError(
+            f"None of the settings that were measured again has a {objective}, so there is nothing to choose."
+        )
+    best = ranked[0]
+    return min((record for record in ranked if _equals(record, best, objective)), key=_effort)
+
+
+def _equals(record: TrialRecord, best: TrialRecord, objective: str) -> bool:
+    lead = paired(best, record, objective)
+    return record is best or (lead is not None and lead.n > 1 and lead.mean <= lead.error)

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from gcsearch import files, selection
 from gcsearch.errors import InputError
+from gcsearch.evidence import pooled
 from gcsearch.journal import Journal
 from gcsearch.provenance import environment
-from gcsearch.schema import Pipeline, Stage, TrialRecord
+from gcsearch.schema import Outcome, Pipeline, Stage, TrialRecord
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
@@ -22,23 +23,30 @@ if TYPE_CHECKING:
 CHAMPION = "champion"
 """The label of the confirmed champion's record."""
 
+SHORTLISTED = "shortlisted"
+"""How the labels of the other settings that were measured again begin."""
+
+RECHECK = "recheck"
+"""The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
+
 
 def save_parameters(folder: Path, record: TrialRecord, parameters: Sequence[Tensor]) -> None:
     """Keep what a confirmed setting trained below `folder`; nothing for one that trains nothing."""
-    tensors = {f"seed_{seed}": one for seed, one in zip(record.seeds, parameters, strict=False)}
-    files.write_tensors(_parameter_file(folder, record), tensors, {"config": record.config.digest})
+    for seed, one in zip(record.seeds, parameters, strict=False):
+        files.write_tensors(_parameter_file(folder, record, seed), {"prompt": one}, {"config": record.config.digest})
 
 
 def load_parameters(folder: Path, record: TrialRecord) -> list[Tensor]:
     """What `save_parameters` kept, in the order of the record's seeds."""
     import safetensors.torch
 
-    tensors = safetensors.torch.load_file(_parameter_file(folder, record))
-    return [tensors[f"seed_{seed}"] for seed in record.seeds if f"seed_{seed}" in tensors]
+    paths = [_parameter_file(folder, record, seed) for seed in record.seeds]
+    return [safetensors.torch.load_file(path)["prompt"] for path in paths if path.exists()]
 
 
-def _parameter_file(folder: Path, record: TrialRecord) -> Path:
-    return folder / f"{record.number}.safetensors"
+def _parameter_file(folder: Path, record: TrialRecord, seed: int) -> Path:
+    # A file for each seed: seeds that are added later leave the others as they are.
+    return folder / f"{record.number}.seed_{seed}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -97,9 +105,28 @@ class Sweep:
         return selection.rank(self.records, self.pipeline.search.objective)
 
     @property
+    def confirmed_seeds(self) -> list[tuple[int, ...]]:
+        """The seeds of the confirmation in the batches in which they were asked for."""
+        return [self.pipeline.confirm.seeds, *(tuple(event["seeds"]) for event in self.journal.events("seeds"))]
+
+    @cached_property
+    def rechecked(self) -> list[TrialRecord]:
+        """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together."""
+        parts: dict[int, dict[tuple[int, ...], TrialRecord]] = {}
+        chosen = {record.number: record.config for record in self.finals if record.number >= 0}
+        for record in self.journal.records(RECHECK):
+            if chosen.get(record.number) == record.config and record.outcome is Outcome.COMPLETE:
+                parts.setdefault(record.number, {})[record.seeds] = record
+        return [pooled(batches.values()) for _, batches in sorted(parts.items())]
+
+    @property
     def champion(self) -> TrialRecord:
-        """The chosen setting's search record. RunError where no trial completed."""
-        return selection.champion(self.ranking)
+        """The search record of the setting that was chosen; of the first in the ranking before the confirmation.
+
+        RunError where no trial completed.
+        """
+        numbers = [record.number for record in self.finals if record.label == CHAMPION]
+        return next((r for r in self.records if r.number in numbers), None) or selection.champion(self.ranking)
 
     @property
     def mlflow_uri(self) -> str:
@@ -165,6 +192,7 @@ def write_report(sweep: Sweep, path: Path) -> Path:
         sweep.finals,
         sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
         environment(),
+        rechecked=sweep.rechecked,
     )
     files.write_whole(path, html)
     return path

@@ -98,7 +98,7 @@ def print_finals(sweep: Sweep) -> None:
     """The confirmed settings of a sweep, and which one was chosen by what."""
     from gcsearch.comparison import described
 
-    task, seeds = sweep.pipeline.task, sweep.pipeline.confirm.seeds
+    task, seeds = sweep.pipeline.task, [seed for batch in sweep.confirmed_seeds for seed in batch]
     print_results(
         sweep.finals,
         task,
@@ -107,9 +107,21 @@ def print_finals(sweep: Sweep) -> None:
         f"mean ± sd over seeds {', '.join(map(str, seeds))}",
     )
     print(f"champion  {described(sweep.champion.config)}")
-    objective = sweep.pipeline.search.objective
-    value = _plus_minus(sweep.champion.metrics.get(objective, ()))
-    print(f"chosen by {objective} {value} among {len(sweep.records)} settings")
+    search = sweep.pipeline.search
+    value = _plus_minus(sweep.champion.metrics.get(search.objective, ()))
+    print(f"chosen by {search.chosen_by} {value} among {len(sweep.records)} settings")
+    again = {record.number: record for record in sweep.rechecked}
+    if sweep.champion.number in again:
+        value = _plus_minus(again[sweep.champion.number].metrics.get(search.objective, ()))
+        print(f"          and again among the best {len(again)}: {value} with the seeds above")
+    print("verdict   " + "\n          ".join(_verdict(sweep)))
+
+
+def _verdict(sweep: Sweep) -> list[str]:
+    """What the confirmed numbers allow to say, a sentence each."""
+    from gcsearch.report.findings import headline
+
+    return headline(sweep.pipeline, sweep.records, sweep.finals, sweep.champion.number)
 
 
 def print_ranking(sweep: Sweep, top: int) -> None:
@@ -127,7 +139,7 @@ def print_ranking(sweep: Sweep, top: int) -> None:
         ]
         for row in ranking[:top]
     ]
-    title = f"{sweep.name}: {len(ranking)} settings by {sweep.pipeline.search.objective}, mean ± sd over seeds"
+    title = f"{sweep.name}: {len(ranking)} settings by {sweep.pipeline.search.chosen_by}, mean ± sd over seeds"
     columns = ["rank", "trial", sweep.pipeline.search.objective, "outcome", "configuration"]
     _table(title, columns, rows, lambda line, _: line == 0)
 

@@ -223,6 +223,17 @@ class Tracker:
         self.written += 1
         return child.run_id
 
+    def retire(self, finals: Sequence[TrialRecord], labels: Sequence[str]) -> None:
+        """Delete the runs of an earlier confirmation whose settings are no longer called so in `finals`.
+
+        Args:
+            labels: how the labels begin that a confirmation gives. MLflow can restore the runs.
+        """
+        kept = {(str(one.number), one.stage, one.label, one.config.digest) for one in finals}
+        for key in [key for key in self._children if key not in kept and key[2].startswith(tuple(labels))]:
+            with _speaking_of(self.uri):
+                self.client.delete_run(self._children.pop(key).run_id)
+
     def _record_tags(self, record: TrialRecord) -> dict[str, str]:
         tags = {
             "gcsearch.kind": "trial",
@@ -451,7 +462,7 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
         "gcsearch.kind": "sweep",
         "gcsearch.sweep": name,
         "gcsearch.objective": pipeline.search.objective,
-        "gcsearch.selection": "clean",  # no objective that a pipeline can name looks at a test image
+        "gcsearch.selection": "oracle" if pipeline.search.oracle else "clean",
         "gcsearch.dataset": task.dataset,
         "gcsearch.backbone": task.backbone,
         "gcsearch.heartbeat": _now(),
@@ -462,7 +473,7 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
             f"with `{task.backbone}`, {task.shots} shots{' of all classes' if task.classes == 'all' else ''}, "
             f"seeds {', '.join(map(str, task.seeds))}; "
             f"{''.join(f'measured on `{name}`; ' for name in task.targets)}"
-            f"chosen by `{pipeline.search.objective}`. Each child run is one setting."
+            f"chosen by {pipeline.search.chosen_by}. Each child run is one setting."
         ),
     }
     tags |= {f"gcsearch.version.{key}": text for key, text in about.items() if not key.startswith("git.")}

@@ -88,5 +88,5 @@ def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bo
     """
     from gcsearch import preflight
 
-    job = preflight.Job(pipeline.task, pipeline.confirm.seeds, cache, pipeline.resources.decoders)
+    job = preflight.Job(pipeline.task, pipeline.measured, cache, pipeline.resources.decoders)
     preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))

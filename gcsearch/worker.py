@@ -79,4 +79,5 @@ class PackRunner:
     def _checkpoint(self, proposals: Sequence[Proposal]) -> Checkpoint | None:
         if not self.checkpoints:
             return None
-        return Checkpoint(self.checkpoints / self.stage / name_of(proposals), self.checkpoint_every)
+        folder = "-".join(map(str, (self.stage, *self.seeds)))
+        return Checkpoint(self.checkpoints / folder / name_of(proposals), self.checkpoint_every)

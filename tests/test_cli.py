@@ -127,6 +127,7 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["run", "demo", "--set", "search.trails=3"], "Did you mean 'trials'"),
         (["run", "demo", "--set", "nonsense"], "--set takes KEY=VALUE"),
         (["run", "demo", "--set", "confirm.seeds=[4, 4]"], "confirm.seeds: seeds must be distinct"),
+        (["run", "demo", "--set", "confirm.seeds=[3, 4]"], "with seeds that the search has not used"),
         (["trial", "--seeds", "1,-1"], "seeds must be distinct and not negative"),
         (["best", "../sweeps/demo"], "no sweep of this name"),
         (["train", "missing.toml"], "missing.toml: the file must exist"),

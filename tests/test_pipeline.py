@@ -25,6 +25,7 @@ from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.lease import driving
 from gcsearch.schema import Outcome, Pipeline
+from gcsearch.selection import one_standard_error
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
 
@@ -32,7 +33,7 @@ SMOKE = {
     "name": "smoke",
     "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1, 2], "folds": 2},
     "search": {"space": "gcscoop-smoke", "trials": 6, "pack": 2, "generation": 2, "startup": 3},
-    "confirm": {"seeds": [4, 5], "references": ["zeroshot", "literature-short"]},
+    "confirm": {"top": 3, "seeds": [4, 5], "references": ["zeroshot", "literature-short"]},
 }
 
 
@@ -80,9 +81,20 @@ def test_the_search_measured_no_test_image(sweep):
 
 def test_champion_and_references_are_confirmed_on_test_images(sweep):
     labels = [record.label for record in sweep.finals]
-    assert labels == ["zero-shot CLIP", "GCSCoOp, literature-short", "champion"]
+    others = [f"shortlisted t{r.number:04d}" for r in sweep.rechecked if r.number != sweep.champion.number]
+    assert labels[:2] == ["zero-shot CLIP", "GCSCoOp, literature-short"]
+    assert sorted(labels[2:-1]) == sorted(others) and len(others) == 2
+    assert labels[-1] == "champion"
     assert all(record.stage == "test" and record.seeds == (4, 5) for record in sweep.finals)
-    assert sweep.finals[-1].number == sweep.champion.number == sweep.ranking[0].record.number
+    assert sweep.finals[-1].number == sweep.champion.number
+
+
+def test_the_champion_is_chosen_among_the_best_by_new_seeds_and_validation_images(sweep):
+    best = {row.record.number for row in sweep.ranking[:3]}
+    assert {record.number for record in sweep.rechecked} == best
+    assert all(record.stage == "search" and record.seeds == (4, 5) for record in sweep.rechecked)
+    assert not any(key.startswith("test") for record in sweep.rechecked for key in record.metrics)
+    assert sweep.champion.number == one_standard_error(sweep.rechecked, "val_h").number
 
 
 def test_two_runs_give_the_same_ranking_and_the_same_numbers(sweep, tmp_path):
@@ -117,7 +129,7 @@ def test_mlflow_holds_a_parent_and_a_child_per_setting(sweep, store):
     runs = client.search_runs([experiment.experiment_id], max_results=100)
     parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
     assert len(parents) == 1
-    assert len(runs) == 1 + 6 + 3
+    assert len(runs) == 1 + 6 + 5
     assert {run.info.status for run in runs} == {"FINISHED"}
     by_id = {run.info.run_id: run for run in runs}
     first = by_id[sweep.records[0].run_id]
@@ -534,3 +546,43 @@ def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_
     assert config["task"]["pretrained"] == str(tmp_path / "weights.safetensors")
     pets = datasets.load("OxfordPets", Path(config["task"]["root"]))
     assert ([len(half) for half in datasets.halves(pets)], pets.classes) == ([19, 18], tuple(BREEDS.split()))
+
+
+# --- Choosing
+
+
+def test_seeds_can_be_added_to_a_finished_sweep(tmp_path):
+    settings = {**SMOKE, "name": "more", "search": {**SMOKE["search"], "trials": 2}}
+    settings["confirm"] = {"top": 2, "seeds": [4], "references": ["zeroshot"]}
+    before = pipelines.run(Pipeline.from_dict(settings), store=tmp_path)
+    finals, records = before.finals, before.records
+    done = subprocess.run(command("confirm", "more", "--seeds", "9", store=tmp_path), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mean ± sd over seeds 4, 9" in done.stdout
+    assert "verdict" in done.stdout
+    after = open_sweep("more", tmp_path)
+    for old in finals:
+        (new,) = [one for one in after.finals if one.number == old.number]
+        assert new.seeds == (4, 9)
+        assert {key: values[:1] for key, values in new.metrics.items()} == old.metrics
+    assert after.records == records
+    assert len(safetensors.torch.load_file(after.export(tmp_path / "best") / "prompt.safetensors")) == 2
+    again = subprocess.run(command("confirm", "more", "--seeds", "9", store=tmp_path), capture_output=True, text=True)
+    assert (again.returncode, again.stdout) == (2, "")
+    assert "new to the sweep" in again.stderr
+
+
+def test_an_oracle_is_called_so_wherever_it_shows(tmp_path):
+    search = {**SMOKE["search"], "objective": "test_h", "trials": 2}
+    settings = {**SMOKE, "name": "oracle", "search": search, "confirm": {"top": 2, "seeds": [4], "references": []}}
+    found = pipelines.run(Pipeline.from_dict(settings), store=tmp_path)
+    assert {record.stage for record in found.records} == {"test"}
+    words = "test_h (oracle: it looks at test images)"
+    assert words in (found.folder / "report.html").read_text()
+    assert words in subprocess.run(command("best", "oracle", store=tmp_path), capture_output=True, text=True).stdout
+    assert all(row.to_dict()["objective"]["oracle"] for row in found.ranking)
+    numbers = json.loads((found.export(tmp_path / "best") / "metrics.json").read_text())
+    assert numbers["provenance"]["chosen_by"]["objective"]["oracle"] is True
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.`gcsearch.kind` = 'sweep'")
+    assert [run.data.tags["gcsearch.selection"] for run in runs] == ["oracle"]

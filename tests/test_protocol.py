@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 
 import pytest
 import torch
 
-from gcsearch import configuration, datasets
+from gcsearch import configuration, datasets, decoding
 from gcsearch.draws import reference_draw
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
@@ -88,11 +89,15 @@ def test_one_fold_trains_all_base_classes_in_the_search_as_in_the_test(laborator
 
 
 def test_with_all_classes_nothing_is_called_base_and_the_search_sees_no_test_image(laboratory, tmp_path, monkeypatch):
-    opened = []
-    pixels = FeatureCache._pixels
-    monkeypatch.setattr(
-        FeatureCache, "_pixels", lambda self, path, *rest: opened.append(path) or pixels(self, path, *rest)
-    )
+    opened: list[Path] = []
+    prepared = decoding.prepared
+
+    def seen(jobs, *rest):
+        jobs = list(jobs)
+        opened.extend(Path(name) for job in jobs for name in job.names)
+        return prepared(jobs, *rest)
+
+    monkeypatch.setattr(decoding, "prepared", seen)
     lab = replace(variant(laboratory, classes="all"), cache=FeatureCache(tmp_path, laboratory.backbone))
     episodes = lab.episodes("search", [1, 2])
     assert {path.parent.name for path in opened} == {name.replace(" ", "_") for name in lab.dataset.classes}
@@ -111,7 +116,7 @@ def test_accuracy_on_all_classes_is_that_of_all_test_images_among_all_names(labo
     (trial,) = run_pack(lab, lab.episodes("test", [1]), proposals({"zeroshot": {}}))
     text = template_features(lab.backbone, lab.task.template, lab.dataset.classes)
     labels = torch.tensor([item.label for item in lab.dataset.test])
-    expected = accuracy(lab.cache.fixed(lab.dataset, lab.dataset.test), text, labels)
+    expected = accuracy(lab.cache.fixed(lab.dataset, lab.dataset.test).float(), text, labels)
     assert trial.record.metrics == {"test_acc": (expected,)}
 
 
@@ -144,7 +149,7 @@ def away(laboratory, data_root, tmp_path, monkeypatch):
 def by_hand(lab, trial, target):
     """Accuracy of the first seed's prompt on a data set, from the encoded images and the prompts of its names alone."""
     method, labels = build(trial.record.config), torch.tensor([item.label for item in target.test])
-    images = lab.cache.fixed(target, target.test)
+    images = lab.cache.fixed(target, target.test).float()
     if trial.record.config.method == "zeroshot":
         return accuracy(images, template_features(lab.backbone, lab.task.template, target.classes), labels)
     table = prompts(lab.backbone, method, [target.classes])
@@ -243,7 +248,8 @@ def test_columns_show_what_the_protocol_measures(task, searched, tested, decides
     assert " ".join(column.key for column in columns(task, "search")) == searched
     assert " ".join(column.key for column in columns(task)) == tested
     assert deciding(task).title == decides
-    assert set(objectives(task)) <= {column.metric for column in columns(task, "search")}
+    measured = {column.metric for stage in ("search", "test") for column in columns(task, stage)}
+    assert set(objectives(task)) <= measured
 
 
 def test_columns_are_the_metrics_that_a_trial_has(away):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import NamedTuple
 
 from gcsearch import protocol
+from gcsearch.evidence import Difference, paired
 from gcsearch.metrics import Spread, spread
 from gcsearch.report.landscape import searched
 from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
@@ -17,29 +18,9 @@ CHAMPION = "champion"
 LITERATURE = "literature"
 ZEROSHOT = "zero-shot"
 BASE_TO_NEW = Task()
+COOP = "CoOp"
 
 _OTHERS = 4  # learning curves drawn beside the champion's
-
-# Two-sided 95 % quantiles of Student's t for 1 to 30 degrees of freedom.
-_T95 = (
-    *(12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228),
-    *(2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086),
-    *(2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042),
-)
-
-
-class Paired(NamedTuple):
-    """Mean of the differences over common seeds, with its 95 % interval by Student's t; NaN for one seed."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    @property
-    def distinguishable(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
 
 
 class Row(NamedTuple):
@@ -53,24 +34,7 @@ class Row(NamedTuple):
     label: str
     values: dict[str, Spread]
     champion: bool
-    lead: Paired | None
-
-
-def paired(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Paired | None:
-    """`ours` minus `theirs` over the seeds that both have; None where there is no such seed.
-
-    The interval is that of the mean difference, so it covers the chance of the draws and of training, not
-    that of the test images.
-    """
-    a, b = (dict(zip(one.seeds, one.metrics.get(metric, ()), strict=False)) for one in (ours, theirs))
-    differences = [a[seed] - b[seed] for seed in a if seed in b and math.isfinite(a[seed] - b[seed])]
-    if not differences:
-        return None
-    mean, n = fmean(differences), len(differences)
-    if n == 1:
-        return Paired(mean, math.nan, math.nan, 1)
-    half = (_T95[n - 2] if n - 2 < len(_T95) else 1.96) * stdev(differences) / math.sqrt(n)
-    return Paired(mean, mean - half, mean + half, n)
+    lead: Difference | None
 
 
 def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[Row]:
@@ -84,6 +48,30 @@ def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> lis
         return Row(named(record), record.label, values, record is champion, lead)
 
     return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
+
+
+class Choice(NamedTuple):
+    """A setting of the shortlist: the objective in the search and with new seeds, and how far behind the best."""
+
+    record: TrialRecord
+    before: Spread
+    again: Spread
+    behind: Difference | None
+
+
+def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], objective: str) -> list[Choice]:
+    """The shortlist by its second measurement, the best first."""
+    before = {record.number: record.metrics.get(objective, ()) for record in records}
+    ordered = sorted(rechecked, key=lambda record: (-record.mean(objective), record.number))
+    return [
+        Choice(
+            record,
+            spread(before.get(record.number, ())),
+            spread(record.metrics.get(objective, ())),
+            paired(ordered[0], record, objective) if record is not ordered[0] else None,
+        )
+        for record in ordered
+    ]
 
 
 def deciding(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> str:
@@ -172,7 +160,7 @@ def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None, 
 
 
 def _is_yardstick(label: str) -> bool:
-    return label.endswith(LITERATURE) or label.startswith(ZEROSHOT)
+    return label.endswith(LITERATURE) or label.startswith((ZEROSHOT, COOP))
 
 
 def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:

@@ -28,9 +28,11 @@ from gcsearch.report.figures import (
 )
 from gcsearch.report.findings import (
     IN_WORDS,
+    Choice,
     Entry,
     Row,
     branches,
+    choice,
     compared,
     curve,
     deciding,
@@ -103,6 +105,7 @@ def build_report(
     champion: int | None,
     provenance: Mapping[str, object] | None = None,
     *,
+    rechecked: Sequence[TrialRecord] = (),
     link: str = "",
 ) -> str:
     """One HTML file with everything in it, plotly.js included once; nothing is loaded from elsewhere.
@@ -111,6 +114,7 @@ def build_report(
         records: of the search. finals: of the confirmation, labelled; the champion's label is "champion".
         champion: its trial number; None where no trial completed.
         provenance: versions, git commit, and what else the numbers depend on.
+        rechecked: the shortlist as measured again, which the champion was chosen by.
         link: where the runs can be browsed: an address, or words.
     """
     objective = pipeline.search.objective
@@ -118,6 +122,7 @@ def build_report(
     land = landscape(records, objective)
     sections = [
         _results_section(pipeline, finals),
+        _choice_section(pipeline, records, rechecked, champion),
         *_scatter_sections(records, finals, champion),
         _history_section(records, champion, objective),
         _slices_section(land, champion, objective),
@@ -150,6 +155,35 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
     )
     body = f"<div class=scroll><table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
     return Section("Results on test images", lead, body=body)
+
+
+def _choice_section(
+    pipeline: Pipeline, records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], champion: int | None
+) -> Section:
+    title, search = "How the champion was chosen", pipeline.search
+    if not rechecked:
+        return Section(title, f"It is the first of the search by {search.chosen_by}; nothing was measured again.")
+    seeds = counted(len(rechecked[0].seeds), "seed")
+    lead = (
+        f"The best {len(rechecked)} of the search were trained again in the same way with {seeds} that no choice had "
+        "looked at: the best of many noisy means is on average too high, which the second column shows and the third "
+        "does not. Of those within one standard error of the best (of the difference, paired by seed) the one of "
+        "fewest epochs, then of smallest rho, is the champion."
+    )
+    columns = ("setting", f"{search.objective} in the search", "with new seeds", "behind the best")
+    head = "".join(f"<th{' class=n' if index else ''}>{column}" for index, column in enumerate(columns))
+    names = searched(records)
+    rows = "".join(_choice_row(row, names, champion) for row in choice(records, rechecked, search.objective))
+    table = f"<table class=results><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return Section(title, lead, body=f"<div class=scroll>{table}</div>")
+
+
+def _choice_row(row: Choice, names: Sequence[str], champion: int | None) -> str:
+    chosen = row.record.number == champion
+    text = html.escape(f"trial {row.record.number}, {describe(row.record.config, names)}")
+    behind = "" if row.behind is None else f"{signed(-row.behind.mean)} <small>± {row.behind.error:.1f}</small>"
+    cells = "".join(f"<td class=n>{cell}" for cell in (plus_minus(row.before), plus_minus(row.again), behind))
+    return f"<tr{' class=champion' if chosen else ''}><td>{f'<b>★ {text}</b>' if chosen else text}{cells}</tr>"
 
 
 def _result_row(row: Row) -> str:
@@ -351,7 +385,7 @@ def _footer(
     facts = {
         "search seeds": ", ".join(map(str, pipeline.task.seeds)),
         "confirmation seeds": ", ".join(map(str, pipeline.confirm.seeds)) if finals else "none yet",
-        "chosen by": pipeline.search.objective,
+        "chosen by": pipeline.search.chosen_by,
         "runs": link,
         **{str(key): str(value) for key, value in provenance.items()},
     }
@@ -378,7 +412,7 @@ def _page(
     task = pipeline.task
     about = (
         f"{task.dataset} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
-        f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.objective}"
+        f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.chosen_by}"
     )
     lead = f"<section class='headline'><p>{first}</p>{''.join(f'<p>{one}</p>' for one in rest)}</section>"
     return document("gcsearch report", pipeline.name, about, [lead, *blocks], figures, foot)

@@ -1,0 +1,167 @@
+"""The confirm stage chooses by fresh seeds, measures everything once, and takes up what an earlier session left."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcsearch import spaces
+from gcsearch.confirmation import Confirmation
+from gcsearch.errors import RunError
+from gcsearch.methods import complete
+from gcsearch.schema import Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
+from gcsearch.store import Store
+from gcsearch.sweep import CHAMPION, Sweep
+
+TRUTH = {0: 80.0, 1: 81.0, 2: 85.0, 3: 84.9, 4: 70.0}
+"""What each setting is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
+
+EPOCHS = {0: 50, 1: 50, 2: 100, 3: 20, 4: 50}
+
+
+def config(number):
+    return TrialConfig(method="sam", hyperparameters={"rho": 0.1 + number / 100, "epochs": EPOCHS.get(number, 10)})
+
+
+def measured(proposal, stage, seeds, outcome=Outcome.COMPLETE):
+    """As if trained: what the setting is worth, and something of each seed; references are worth 75."""
+    value = TRUTH.get(proposal.number, 75.0)
+    numbers = tuple(value + 0.2 * ((seed * 7 + proposal.number * 3) % 5 - 2) for seed in seeds)
+    names = (
+        ("val_base_acc", "val_new_acc", "val_h") if stage == "search" else ("test_base_acc", "test_new_acc", "test_h")
+    )
+    return TrialRecord(
+        number=proposal.number,
+        config=proposal.config,
+        stage=stage,
+        outcome=outcome,
+        seeds=seeds,
+        epochs=1,
+        metrics=dict.fromkeys(names, numbers),
+    )
+
+
+class Bench:
+    """A sweep whose search is over, and a stand-in for the training that notes what it was asked for."""
+
+    def __init__(self, folder, **confirm):
+        content = {
+            "name": "one",
+            "search": {"space": "sam", "objective": confirm.pop("objective", "val_h")},
+            "confirm": {"top": 3, "references": ["zeroshot"], **confirm},
+        }
+        self.pipeline = Pipeline.from_dict(content)
+        self.folder = folder / "sweeps" / "one"
+        self.folder.mkdir(parents=True)
+        from gcsearch import files
+
+        (self.folder / "pipeline.toml").write_text(files.to_toml(self.pipeline.to_dict()))
+        self.store = Store(folder)
+        self.asked, self.stages, self.heard, self.stop_after = [], [], [], None
+        stage = self.pipeline.search.stage
+        for number in TRUTH:
+            record = measured(Proposal(number=number, config=config(number)), stage, (1, 2, 3))
+            self.sweep.journal.append("record", record=record)
+
+    @property
+    def sweep(self):
+        return Sweep("one", self.store, self.folder)
+
+    def measure(self, stage, seeds, proposals, keep):
+        records = []
+        for proposal in proposals:
+            if self.stop_after is not None and len(self.asked) == self.stop_after:
+                raise KeyboardInterrupt
+            self.asked.append((stage, seeds, proposal.number))
+            records.append(measured(proposal, stage, seeds))
+            keep(records[-1])
+        return records
+
+    def run(self):
+        space = spaces.load("sam")
+        stages, heard = (lambda *stage: self.stages.append(stage)), self.heard.append
+        return Confirmation(self.sweep, self.sweep.journal, self.pipeline, space, self.measure, stages, heard).run()
+
+    def finish(self):
+        finals, champion = self.run()
+        self.sweep.journal.append("final", records=finals, threads=1)
+        return finals, champion
+
+
+FRESH = (4, 5, 6, 7, 8)
+
+
+def test_the_simplest_of_the_best_is_chosen_before_any_test_image(tmp_path):
+    bench = Bench(tmp_path)
+    finals, champion = bench.finish()
+    assert champion.number == 3
+    assert bench.asked[:3] == [("search", FRESH, number) for number in (2, 3, 1)]
+    assert [(stage, number) for stage, _, number in bench.asked[3:]] == [("test", n) for n in (-1, 2, 1, 3)]
+    assert [one.label for one in finals] == ["zero-shot CLIP", "shortlisted t0002", "shortlisted t0001", CHAMPION]
+    assert bench.sweep.champion.number == 3
+    assert [one.number for one in bench.sweep.rechecked] == [1, 2, 3]
+    assert bench.stages == [("recheck", 3), ("confirm", 4)]
+
+
+def test_with_one_on_the_shortlist_nothing_is_measured_again(tmp_path):
+    bench = Bench(tmp_path, top=1)
+    finals, champion = bench.finish()
+    assert champion.number == 2
+    assert [one.label for one in finals] == ["zero-shot CLIP", CHAMPION]
+    assert [stage for stage, _, _ in bench.asked] == ["test", "test"]
+    assert bench.sweep.rechecked == []
+
+
+def test_an_oracle_measures_on_test_images_only_and_each_setting_once(tmp_path):
+    bench = Bench(tmp_path, objective="test_h")
+    finals, champion = bench.finish()
+    assert champion.number == 3
+    assert [(stage, number) for stage, _, number in bench.asked] == [("test", n) for n in (2, 3, 1, -1)]
+    assert [one.number for one in finals] == [-1, 2, 1, 3]
+
+
+@pytest.mark.parametrize("after", [0, 1, 3, 5, 6])
+def test_an_interrupted_stage_goes_on_and_repeats_nothing(tmp_path, after):
+    whole = Bench(tmp_path / "whole")
+    expected = whole.finish()
+    bench = Bench(tmp_path / "cut")
+    bench.stop_after = after
+    with pytest.raises(KeyboardInterrupt):
+        bench.finish()
+    bench.stop_after = None
+    assert bench.finish() == expected
+    assert bench.asked == whole.asked
+
+
+def test_seeds_that_are_added_join_those_there_are(tmp_path):
+    bench = Bench(tmp_path)
+    bench.finish()
+    before = {one.number: one for one in bench.sweep.finals}
+    first = len(bench.asked)
+    bench.sweep.journal.append("seeds", seeds=[9, 10])
+    finals, _ = bench.finish()
+    assert {seeds for _, seeds, _ in bench.asked[first:]} == {(9, 10)}
+    assert len(bench.asked) == first + 3 + 4
+    for one in finals:
+        assert one.seeds == (*FRESH, 9, 10)
+        assert one.metrics["test_h"][:5] == before[one.number].metrics["test_h"]
+    assert all(one.seeds == (*FRESH, 9, 10) for one in bench.sweep.rechecked)
+
+
+def test_a_setting_that_failed_is_tried_again_and_one_that_diverged_is_not(tmp_path):
+    bench = Bench(tmp_path, top=2)
+    two, three = (Proposal(number=n, config=complete(config(n))) for n in (2, 3))
+    bench.sweep.journal.append("recheck", record=measured(two, "search", FRESH, Outcome.DIVERGED))
+    bench.sweep.journal.append("recheck", record=measured(three, "search", FRESH, Outcome.FAILED))
+    _, champion = bench.finish()
+    assert bench.asked[0] == ("search", FRESH, 3)
+    assert ("search", FRESH, 2) not in bench.asked
+    assert champion.number == 3
+
+
+def test_a_shortlist_of_which_nothing_ends_well_has_no_champion(tmp_path):
+    bench = Bench(tmp_path, top=2)
+    for number in (2, 3):
+        proposal = Proposal(number=number, config=complete(config(number)))
+        bench.sweep.journal.append("recheck", record=measured(proposal, "search", FRESH, Outcome.DIVERGED))
+    with pytest.raises(RunError, match="nothing to choose"):
+        bench.run()
