@@ -172,20 +172,25 @@ def token_mode() -> Iterator[None]:
     if os.environ.get("RAY_AUTH_MODE") or not token_source():
         yield
         return
-    os.environ["RAY_AUTH_MODE"] = "token"
-    _reread_mode()
     try:
+        _set_mode("token")
         yield
     finally:
+        _set_mode("disabled")
         os.environ.pop("RAY_AUTH_MODE", None)
-        _reread_mode()
 
 
-def _reread_mode() -> None:
-    """Ray reads the mode once, when it is imported; a process that has not done that needs nothing."""
+def _set_mode(mode: str) -> None:
+    """Ray reads mode and token once, when it is imported, and again when told; else it is enough to set it.
+
+    With a token of old, this process would turn away the calls of the next cluster that it joins or starts: there
+    every actor dies "before it started running".
+    """
+    os.environ["RAY_AUTH_MODE"] = mode
     module = sys.modules.get("ray._raylet")
     if module is not None:
         module.Config.initialize("")
+        module.AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_token_file() -> None:

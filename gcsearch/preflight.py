@@ -97,7 +97,7 @@ def prepare(
     Returned are the nodes that cannot, or whose data or weights are not those of this machine.
     """
     lab = laboratory.of(job.task, job.decoders)
-    here = {"data": data_digest(lab.dataset), "weights": lab.backbone.fingerprint}
+    here = {"data": data_digest(lab), "weights": lab.backbone.fingerprint}
     faults, done = [], 0
     rounds = [nodes[:1], nodes[1:]] if one_cache else [nodes]
     for some in filter(None, rounds):
@@ -223,17 +223,24 @@ def _other_data(node: Node, answer: dict[str, Any], here: dict[str, str], task: 
     faults = []
     if answer["data"] != here["data"]:
         remedy = f"Copy {task.root or 'the cache'} there from the driver's node, or share it."
-        faults.append(Fault(node.name, f"its lists of images of {task.dataset} are others than the driver's", remedy))
+        faults.append(
+            Fault(
+                node.name, f"its lists of images of {task.dataset} or its targets are others than the driver's", remedy
+            )
+        )
     if answer["weights"] != here["weights"]:
         found = f"its weights of {task.backbone} are {answer['weights']}, and the driver's {here['weights']}"
         faults.append(Fault(node.name, found, "Copy the checkpoint there from the driver's node."))
     return faults
 
 
-def data_digest(dataset: Any) -> str:
-    """What a data set's lists say, as a digest: the same on two nodes that read the same data."""
-    lists = [[(item.path, item.label) for item in part] for part in (dataset.train, dataset.val, dataset.test)]
-    return hashlib.sha256(json.dumps([dataset.classes, lists]).encode()).hexdigest()
+def data_digest(lab: laboratory.Laboratory) -> str:
+    """What the lists of the task's data sets say, as a digest: the same on two nodes that read the same data."""
+    told = []
+    for dataset in (lab.dataset, *lab.targets):
+        parts = (dataset.train, dataset.val, dataset.test)
+        told.append([dataset.classes, [[(item.path, item.label) for item in part] for part in parts]])
+    return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
 
 # --- On a node ------------------------------------------------------------------------------------------
@@ -299,7 +306,7 @@ def _prepare(job: Job) -> dict[str, Any]:
     try:
         laboratory.data_root(job.task)
         lab = laboratory.of(job.task, job.decoders)
-        told = {"data": data_digest(lab.dataset), "weights": lab.backbone.fingerprint}
+        told = {"data": data_digest(lab), "weights": lab.backbone.fingerprint}
         lab.cache.get([one for stage, seeds in job.measured for one in lab.wanted(stage, seeds)])
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}

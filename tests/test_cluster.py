@@ -3,6 +3,7 @@
 The clusters are real: several Ray nodes on this host.
 """
 
+import contextlib
 import json
 import os
 import socket
@@ -166,6 +167,12 @@ def guarded(tmp_path_factory):
         yield a, token
 
 
+@ray.remote
+class Answering:
+    def answer(self):
+        return True
+
+
 @pytest.mark.slow
 def test_missing_and_wrong_tokens_are_told_apart_within_seconds(guarded, monkeypatch):
     address, token = guarded
@@ -186,6 +193,8 @@ def test_missing_and_wrong_tokens_are_told_apart_within_seconds(guarded, monkeyp
     with session(Placement(1, 1), found):  # with no RAY_AUTH_MODE in the environment
         assert ray.get(ray.remote(lambda: os.getpid()).remote()) != os.getpid()
     assert "RAY_AUTH_MODE" not in os.environ
+    with session(Placement(1, 1)):  # a Ray of its own after that: the token of before is forgotten
+        assert ray.get(Answering.remote().answer.remote(), timeout=60)
 
 
 # Where workers go
@@ -262,7 +271,7 @@ def test_a_node_with_other_data_or_weights_is_named():
     task = Pipeline(name="p").task
     assert preflight._other_data(node(1, 1), here, here, task) == []
     found = preflight._other_data(node(1, 1), {"data": "x", "weights": "y"}, here, task)
-    assert "its lists of images of shapes-sketch are others" in str(found[0])
+    assert "its lists of images of shapes-sketch or its targets are others" in str(found[0])
     assert "its weights of mini are y, and the driver's 2" in str(found[1])
     (failed,) = preflight._other_data(node(1, 1), {"failed": "InputError: no such folder"}, here, task)
     assert "cannot prepare the task: InputError: no such folder" in str(failed)
@@ -277,41 +286,35 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-class started:  # noqa: N801
-    """A node that `ray start` starts in a process group of its own; gives its address when it is up."""
-
-    def __init__(self, words, folder, environment, before=()):
-        self.words, self.folder, self.environment, self.before = words, folder, environment, before
-
-    def __enter__(self) -> str:
-        ray_ = Path(sys.executable).with_name("ray")
-        options = ["--num-cpus=1", f"--object-store-memory={STORE_MEMORY}", "--include-dashboard=false", "--block"]
-        if "--head" in self.words:
-            options.append(f"--temp-dir={self.folder}")
-        self.log = (self.folder / "log").open("w")
-        self.process = subprocess.Popen(
-            [*self.before, str(ray_), "start", *self.words, *options],
-            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | self.environment,
-            stdout=self.log,
+@contextlib.contextmanager
+def started(words, folder, environment, before=()):
+    """A node that `ray start` starts, in an environment of its own; gives its address when it is up."""
+    options = ["--num-cpus=1", f"--object-store-memory={STORE_MEMORY}", "--block"]
+    if "--head" in words:
+        options += [f"--temp-dir={folder}", "--include-dashboard=false"]
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [*before, str(Path(sys.executable).with_name("ray")), "start", *words, *options],
+            env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"} | environment,
+            stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in (text := (self.folder / "log").read_text()):
-            assert self.process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
-        port = next((word.partition("=")[2] for word in self.words if word.startswith("--port=")), "")
-        return f"{ray.util.get_node_ip_address()}:{port}"
-
-    def __exit__(self, *_):
-        self.process.terminate()  # it ends the daemons that it has started
         try:
-            self.process.wait(60)
+            deadline = time.monotonic() + 120
+            while "Ray runtime started" not in (text := (folder / "log").read_text()):
+                assert process.poll() is None, text
+                assert time.monotonic() < deadline, text
+                time.sleep(0.2)
+            port = next((word.partition("=")[2] for word in words if word.startswith("--port=")), "")
+            yield f"{ray.util.get_node_ip_address()}:{port}"
         finally:
-            self.process.kill()
-            self.process.wait()
-            self.log.close()
+            process.terminate()  # it ends the daemons that it has started
+            try:
+                process.wait(60)
+            finally:
+                process.kill()
+                process.wait()
 
 
 @pytest.fixture(scope="module")
@@ -343,8 +346,8 @@ def nodes_of(records) -> set[str]:
 SMALL = {
     "name": "small",
     "task": {"dataset": "shapes-sketch", "shots": 2, "views": 1, "seeds": [1], "folds": 2},
-    "search": {"space": "gcscoop-smoke", "trials": 9, "pack": 1, "generation": 3, "startup": 3},
-    "confirm": {"seeds": [4], "references": ["zeroshot", "literature-short"]},
+    "search": {"space": "gcscoop-smoke", "trials": 6, "pack": 1, "generation": 3, "startup": 3},
+    "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]},
 }
 
 
@@ -370,15 +373,9 @@ def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_n
     assert nodes_of(sweep.records) == workers
     assert head not in nodes_of(sweep.finals)
     assert nodes_of(sweep.finals) <= workers
-    assert len(sweep.records) == 9
-    assert watcher.told == [
-        f"{three_nodes.address}: 4 nodes, 3 CPUs, 0 GPUs",
-        "nodes",
-        "data",
-        "features",
-        "search",
-        "confirm",
-    ]
+    assert len(sweep.records) == 6
+    joined = f"{three_nodes.address}: 4 nodes, 3 CPUs, 0 GPUs"
+    assert watcher.told[:5] == [joined, "nodes", "data", "features", "search"]
     assert not list(tmp_path.rglob(".probe-*"))
     assert not ray.is_initialized()
     # The same job handed in again has nothing to do and joins no cluster; another address is no other sweep.
@@ -444,30 +441,43 @@ def may_hide_folders() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux" or not may_hide_folders(), reason="needs the right to mount")
-def test_a_node_without_the_store_and_with_another_version_is_named_before_anything_is_written(
-    three_nodes, tmp_path, monkeypatch
-):
-    """The fourth node sees an empty folder where the store is, and another gcsearch."""
-    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
-    store, package = tmp_path / "store", tmp_path / "other" / "gcsearch"
-    store.mkdir()
-    package.mkdir(parents=True)
-    (package / "__init__.py").write_text('__version__ = "0.0.9"\n')
-    before = ["unshare", "-m", "sh", "-c", f'mount -t tmpfs none {store} && exec "$0" "$@"']
+def test_a_node_that_sees_other_folders_and_another_version(three_nodes, tmp_path, monkeypatch):
+    """A fourth node finds empty folders where the store and the cache are, and another open_clip."""
+    store, cache, package = (
+        tmp_path / "store",
+        tmp_path / "cache",
+        tmp_path / "other" / "open_clip_torch-0.0.9.dist-info",
+    )
+    for folder in (store, cache, package):
+        folder.mkdir(parents=True)
+    (package / "METADATA").write_text("Metadata-Version: 2.1\nName: open_clip_torch\nVersion: 0.0.9\n")
+    mounts = " && ".join(f"mount -t tmpfs none {folder}" for folder in (store, cache))
+    before = ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$0" "$@"']
     environment = {"RAY_AUTH_MODE": "disabled", "PYTHONPATH": str(package.parent)}
     pipeline = Pipeline.from_dict({**SMALL, "resources": {"address": three_nodes.address}})
+    monkeypatch.setenv("GCSEARCH_CACHE", str(cache))
+    known = {one.node_id for one in (three_nodes.head_node, *three_nodes.worker_nodes)}
     with started([f"--address={three_nodes.address}"], tmp_path, environment, before):
         began = time.monotonic()
         with pytest.raises(InputError) as caught:
             pipelines.run(pipeline, store=store)
-        took = time.monotonic() - began
-    text = str(caught.value)
-    assert f"it lacks the shared store {store}: it is another folder" in text
-    assert "it has gcsearch 0.0.9, and the driver" in text
-    assert len({line.split(":")[0] for line in text.splitlines()[1:]}) == 1  # one node, the others are sound
-    assert took < 60
-    assert not (store / "sweeps" / "small").exists()
-    assert not list(store.glob(".probe-*"))
+        assert time.monotonic() - began < 60
+        text = str(caught.value)
+        assert f"it lacks the shared store {store}: it is another folder" in text
+        assert "it has open_clip_torch 0.0.9, and the driver" in text
+        assert len({line.split(":")[0] for line in text.splitlines()[1:]}) == 1  # one node, the others are sound
+        assert not (store / "sweeps" / "small").exists()
+        assert not list(store.glob(".probe-*"))
+        # A cache of its own is no fault: the node draws the data set and encodes it for itself.
+        found = clusters.find(three_nodes.address)
+        (other,) = (one for one in found.nodes if one.id not in known)
+        job = preflight.Job(pipeline.task, pipeline.measured, str(cache))
+        with session(Placement(1, 1), found):
+            looked = preflight.examine([other], store, cache)
+            assert [fault.what.split()[1] for fault in looked.faults] == ["lacks", "has"]
+            assert not looked.one_cache
+            assert preflight.prepare([other], Placement(1, 1), job, one_cache=False) == []
+        assert not list(cache.glob("features/*.arrow"))  # nothing of that has travelled here
 
 
 @pytest.mark.slow
