@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from gcsearch.tables import (
+    Form,
     near,
+    print_averages,
     print_beside,
     print_cache,
     print_csv,
@@ -199,6 +201,7 @@ def _print_end(sweep: Sweep, store: Path | None) -> None:
     elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
+    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
 
 
@@ -257,7 +260,9 @@ def resume(
 
 @app.command(epilog="Example: gcsearch status demo --json")
 def status(
-    sweep: Annotated[str | None, typer.Argument(help="Name of a sweep. [default: all in the store]")] = None,
+    sweep: Annotated[
+        str | None, typer.Argument(help="Name of a sweep, or of a matrix. [default: all in the store]")
+    ] = None,
     store: Store = None,
     as_json: Json = False,
 ) -> None:
@@ -266,7 +271,8 @@ def status(
     from gcsearch.store import Store as Folder
     from gcsearch.sweep import open_sweep
 
-    names = [sweep] if sweep else Folder.locate(store).sweeps()
+    begun = Folder.locate(store).sweeps()
+    names = [name for name in _parts(sweep, store) if name in begun or name == sweep] if sweep else begun
     standings = [stand(open_sweep(name, store)) for name in names]
     if as_json:
         print_json([one.to_dict() for one in standings])
@@ -308,6 +314,22 @@ def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: 
     with _watch(quiet=False) as watcher:
         written = pipelines.sync(sweep, store=store, watcher=watcher)
     print(f"wrote {written} runs; MLflow has all of {sweep}")
+
+
+@app.command(epilog="Example: gcsearch extend demo --trials 32")
+def extend(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try more settings in a finished sweep, then choose and confirm again."""
+    from gcsearch import pipeline as pipelines
+    from gcsearch.sweep import open_sweep
+
+    with _watch(open_sweep(sweep, store).pipeline.search.objective, quiet=quiet) as watcher:
+        done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
+    _print_end(done, store)
 
 
 @app.command(epilog="Example: gcsearch plan my.toml")
@@ -440,33 +462,48 @@ def compare(
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables for the package booktabs.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare every row with this one, paired by seed: a title, a method or a sweep's name."),
+    ] = None,
     published: Annotated[
         bool, typer.Option("--published", help="Put published numbers of the same data set, model and shots beside.")
     ] = False,
 ) -> None:
-    """All methods of finished sweeps in one table: accuracies on test images, a part per task."""
+    """All methods of finished sweeps in one table: accuracies on test images, a part per task, and their averages.
+
+    With --against the paired difference to one row, its 95 % interval (* where it leaves out zero) and Wilcoxon's p.
+    """
     from gcsearch import comparison
+    from gcsearch.averages import averages
     from gcsearch.errors import InputError
 
-    if as_json + as_markdown + as_csv > 1:
-        raise InputError("one output has one form", remedy="Of --json, --markdown and --csv, name one.")
+    if as_json + as_markdown + as_csv + as_latex > 1:
+        raise InputError("one output has one form", remedy="Of --json, --markdown, --csv and --latex, name one.")
     groups = comparison.compare([one for name in sweeps for one in _all_finished(name, store)])
+    groups = comparison.against(groups, against) if against else groups
+    means = averages(groups)
     found = _beside(groups) if published else None
     if as_json:
         documents = [group.to_dict() for group in groups]
-        print_json(
-            [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)] if found else documents
-        )
+        if found:
+            documents = [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)]
+        print_json([*documents, *(table.to_dict() for table in means)])
     elif as_csv:
         print_csv(groups, found)
         for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
             print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
     else:
+        form: Form = "markdown" if as_markdown else "latex" if as_latex else "text"
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
-            print_group(group, groups, markdown=as_markdown)
+            print_group(group, groups, form=form)
             if found:
-                print_beside(found[index], markdown=as_markdown)
+                print_beside(found[index], form=form)
+        for table in means:
+            print()
+            print_averages(table, form=form)
 
 
 def _beside(groups: list[Group]) -> list[Beside]:

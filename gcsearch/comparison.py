@@ -10,11 +10,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from gcsearch import documents, methods, protocol
 from gcsearch.documents import Numbers, facts
 from gcsearch.errors import InputError
+from gcsearch.evidence import Difference, Verdict, paired, verdict
 from gcsearch.methods import title_and_tags, with_tags
 from gcsearch.metrics import Spread, spread
 from gcsearch.protocol import Column
@@ -40,15 +41,35 @@ class Finished:
     references: Sequence[TrialRecord]
 
 
+class Against(NamedTuple):
+    """How a row does beside another one: named, by which metric; `lead` is None where they have no seed in common."""
+
+    name: str
+    column: Column
+    lead: Difference | None
+    verdict: Verdict
+
+    def document(self) -> documents.Against | None:
+        """As `gcsearch compare --json` prints it."""
+        if self.lead is None:
+            return None
+        numbers = self.lead.to_dict() | {"verdict": self.verdict.value}
+        return documents.Against(name=self.name, metric=self.column.metric, **numbers)
+
+
 @dataclass(frozen=True)
 class Row:
-    """One confirmed setting. `sweeps` are those whose search chose it; `best` its columns without a better row."""
+    """One confirmed setting. `sweeps` are those whose search chose it; `best` its columns without a better row.
+
+    `against` is how it does beside the row that all are compared with; None for that one, and where none was asked for.
+    """
 
     title: str
     tags: tuple[str, ...]
     record: TrialRecord
     sweeps: tuple[str, ...] = ()
     best: frozenset[str] = frozenset()
+    against: Against | None = None
     columns: tuple[Column, ...] = BASE_TO_NEW
 
     @property
@@ -77,6 +98,7 @@ class Row:
             sweeps=self.sweeps,
             **{one.key: Numbers.of(self.record.seeds, self.per_seed(one.key)) for one in self.columns},
             best=tuple(one.key for one in self.columns if one.key in self.best),
+            against=self.against.document() if self.against else None,
         )
 
 
@@ -87,6 +109,8 @@ class Group:
     task: Mapping[str, Any]
     rows: tuple[Row, ...]
     columns: tuple[Column, ...] = BASE_TO_NEW
+    deciding: str = "test_h"
+    """The metric that settings are compared by."""
 
     @property
     def seeds(self) -> list[tuple[int, ...]]:
@@ -105,7 +129,7 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
     title where one named it so, with the names of all sweeps that chose it.
     """
     tasks: dict[str, dict[str, Any]] = {}
-    columns: dict[str, tuple[Column, ...]] = {}
+    shown: dict[str, tuple[tuple[Column, ...], str]] = {}
     found: dict[str, dict[_Key, Row]] = {}
     ordered = list(sweeps)
     for chosen in (False, True):
@@ -113,10 +137,10 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
             task = {key: value for key, value in sweep.task.to_dict().items() if key not in _NOT_SHARED}
             key = repr(sorted(task.items()))
             tasks.setdefault(key, task)
-            columns.setdefault(key, protocol.columns(sweep.task))
+            shown.setdefault(key, (protocol.columns(sweep.task), protocol.deciding(sweep.task).metric))
             for record in [sweep.champion] if chosen else sweep.references:
                 _enter(found.setdefault(key, {}), record, sweep, chosen=chosen)
-    return [Group(task, _marked(list(found[key].values())), columns[key]) for key, task in tasks.items()]
+    return [Group(task, _marked(list(found[key].values())), *shown[key]) for key, task in tasks.items()]
 
 
 def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
@@ -155,6 +179,48 @@ def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
             if math.isfinite(mean) and round(mean, 2) == top:
                 best[index].add(column)
     return tuple(replace(row, best=frozenset(columns)) for row, columns in zip(rows, best, strict=True))
+
+
+def against(groups: Sequence[Group], name: str) -> list[Group]:
+    """The groups with every row compared, seed by seed, with the one called `name`.
+
+    `name` is a row's title, its method (`coop`), or the sweep that chose it. A group without such a row stays as it is.
+
+    Raises:
+        InputError: no group has such a row, or one has several.
+    """
+    found = [_compared(group, name) for group in groups]
+    if not any(row.against for group in found for row in group.rows):
+        known = dict.fromkeys(row.name for group in groups for row in group.rows)
+        raise InputError(
+            "settings are compared with one that is in the table",
+            key="--against",
+            received=name,
+            remedy=f"There are: {', '.join(known)}; a method's or a sweep's name serves too.",
+        )
+    return found
+
+
+def _compared(group: Group, name: str) -> Group:
+    plain = name.casefold()
+    chosen = [row for row in group.rows if plain in (row.title.casefold(), row.name.casefold(), *row.sweeps)]
+    chosen = chosen or [row for row in group.rows if plain == row.record.config.method]
+    if len(chosen) > 1:
+        names = ", ".join(dict.fromkeys(row.name for row in chosen))
+        raise InputError(
+            "several rows are called so", key="--against", received=name, remedy=f"Name one by its title: {names}."
+        )
+    if not chosen:
+        return group
+    (other,) = chosen
+    column = next(one for one in group.columns if one.metric == group.deciding)
+
+    def compared(row: Row) -> Row:
+        lead = paired(row.record, other.record, column.metric)
+        sure = verdict(row.record, other.record, column.metric)
+        return row if row is other else replace(row, against=Against(other.name, column, lead, sure))
+
+    return replace(group, rows=tuple(map(compared, group.rows)))
 
 
 # --- Names ----------------------------------------------------------------------------------------------

@@ -104,6 +104,43 @@ class Compared(Measured):
 
     sweeps: tuple[str, ...]
     best: tuple[str, ...]
+    against: Against | None = None
+
+
+class Against(Document):
+    """A paired difference: the row minus the setting `name` over their common seeds, in points of `metric`.
+
+    `low` and `high` are its 95 % interval, `p` is Wilcoxon's, `error` the standard error; null for one seed.
+    """
+
+    name: str
+    metric: str
+    mean: float | None
+    error: float | None
+    low: float | None
+    high: float | None
+    n: int
+    p: float | None
+    verdict: str
+
+
+class Average(Document):
+    """A method over all data sets of a table; each column is a key with its `Numbers`."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Numbers]
+
+    name: str
+
+
+class Averages(Document):
+    """A last entry of `compare --json`, where the tasks before it differ in the data set alone.
+
+    `h` is the mean of the data sets' harmonic means, `h_of_means` the harmonic mean of the mean accuracies.
+    """
+
+    average_over: tuple[str, ...]
+    rows: tuple[Average, ...]
 
 
 class Group(Document):
@@ -237,7 +274,7 @@ class Sharpnesses(Document):
 
 DOCUMENTS: dict[str, Any] = {
     "gcsearch best --json": list[Ranked],
-    "gcsearch compare --json": list[Group],
+    "gcsearch compare --json": list[Group | Averages],
     "metrics.json": Exported,
     "gcsearch predict --json": Predictions,
     "gcsearch landscape --json": Sharpnesses,

@@ -14,11 +14,8 @@ from enum import StrEnum
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from gcsearch import metrics
-from gcsearch.metrics import finite
+from gcsearch.metrics import finite, spread
 from gcsearch.schema import TrialRecord
 
 CONFIDENCE = 0.95
@@ -26,8 +23,6 @@ RESAMPLES = 9999
 
 _BOOTSTRAP_FROM = 5
 """Seeds from which the bootstrap is used: with fewer there are too few distinct resamples for a tail of 2.5 %."""
-
-Floats = NDArray[np.float64]
 
 
 class Verdict(StrEnum):
@@ -58,7 +53,7 @@ class Difference:
     @cached_property
     def p(self) -> float:
         """Wilcoxon's p; NaN for one seed."""
-        return _wilcoxon(np.asarray(self.values, np.float64)) if self.n > 1 else math.nan
+        return _wilcoxon(self.values) if self.n > 1 else math.nan
 
     @property
     def verdict(self) -> Verdict:
@@ -97,30 +92,27 @@ def difference(values: Sequence[float]) -> Difference:
     bootstrap is too narrow for so few values.  Student's t with fewer values, and where too many resamples have no
     spread for the quantiles to exist.
     """
-    x = np.asarray(values, np.float64)
-    low, high = interval(x)
-    return Difference(float(x.mean()), _standard_error(x), low, high, len(x), tuple(x.tolist()))
+    mean, deviation, n = spread(values)
+    low, high = interval(values)
+    return Difference(mean, deviation / math.sqrt(n), low, high, n, tuple(values))
 
 
-def _standard_error(x: Floats) -> float:
-    return float(x.std(ddof=1)) / math.sqrt(len(x)) if len(x) > 1 else math.nan
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of the mean, see `difference`; NaN for one value."""
+    mean, deviation, n = spread(values)
+    if n >= _BOOTSTRAP_FROM and deviation:
+        upper, lower = _bootstrap_quantiles(values)
+        if math.isfinite(upper) and math.isfinite(lower):
+            error = deviation / math.sqrt(n)
+            return mean - upper * error, mean - lower * error
+    return metrics.interval(values, CONFIDENCE) or (math.nan, math.nan)
 
 
-def interval(x: Floats) -> tuple[float, float]:
-    """The 95 % interval of the mean of `x` [n], see `difference`; NaN for one value."""
-    n, mean = len(x), float(x.mean())
-    if n == 1:
-        return math.nan, math.nan
-    error = _standard_error(x)
-    upper, lower = _bootstrap_quantiles(x) if n >= _BOOTSTRAP_FROM and error else (math.nan, math.nan)
-    if not (math.isfinite(upper) and math.isfinite(lower)):
-        return metrics.interval(x.tolist(), CONFIDENCE) or (math.nan, math.nan)
-    return mean - upper * error, mean - lower * error
+def _bootstrap_quantiles(values: Sequence[float]) -> tuple[float, float]:
+    """Upper and lower quantile of t* over resamples: all of five values, else as many as RESAMPLES."""
+    import numpy as np  # late, as all that is slow to import: a table without a comparison needs none of it
 
-
-def _bootstrap_quantiles(x: Floats) -> tuple[float, float]:
-    """Upper and lower quantile of t* over resamples of `x`: all of five values, else as many as RESAMPLES."""
-    n = len(x)
+    x, n = np.asarray(values, np.float64), len(values)
     if n == _BOOTSTRAP_FROM:
         drawn = np.array(list(itertools.product(range(n), repeat=n)))
     else:
@@ -136,13 +128,14 @@ def _bootstrap_quantiles(x: Floats) -> tuple[float, float]:
     return float(upper), float(lower)
 
 
-def _wilcoxon(x: Floats) -> float:
-    if not np.any(x):
-        return 1.0
-    from scipy import stats  # late: slow to import, and a ranking needs none of it
+def _wilcoxon(values: Sequence[float]) -> float:
+    import numpy as np
+    from scipy import stats
 
+    if not any(values):
+        return 1.0
     exact = stats.PermutationMethod(n_resamples=RESAMPLES, rng=np.random.default_rng(0))
-    return float(stats.wilcoxon(x, method=exact).pvalue)
+    return float(stats.wilcoxon(values, method=exact).pvalue)
 
 
 def verdict(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Verdict:

@@ -5,7 +5,8 @@ setting's own schedule, so settings compare at equal shares: at equal epochs a s
 and looks better than it is beside a long one that still takes large steps.  Settings that come to a rung wait
 there for the others of their pack; only the better part goes on.
 
-    halving     rungs at eta^-R, ..., eta^-1; at each stays 1/eta of those of the pack that came there
+    halving     R rungs from the share `first_rung` on, by default eta^-R, at even ratios; at each stays 1/eta
+                of those of the pack that came there
     hyperband   the same, with fewer rungs from pack to pack: R, R-1, ..., 0, and R again
     asha        as halving, and the settings of earlier generations that came to a rung count there too
     median      R rungs at even distances; stays who is not below the median of those that came there
@@ -33,10 +34,18 @@ def rungs(settings: SearchSettings, pack: int) -> tuple[Rung, ...]:
         return ()
     if settings.pruner == "median":
         return tuple(Rung(share=(k + 1) / (count + 1), keep=0.5, metric=metric) for k in range(count))
-    shares = [eta ** (k - count) for k in range(count)]
+    first = eta**-count if settings.first_rung is None else settings.first_rung
+    shares = [first ** (1 - k / count) for k in range(count)]
     if settings.pruner == "hyperband":
         shares = shares[pack % (count + 1) :]
     return tuple(Rung(share=share, keep=1 / eta, metric=metric) for share in shares)
+
+
+def finishing(settings: SearchSettings) -> float:
+    """The share of settings that is left to train to its end; 1 where none has to leave."""
+    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
+    kept = [math.prod(rung.keep for rung in rungs(settings, pack)) for pack in range(packs)]
+    return sum(kept) / packs
 
 
 def epoch_of(rung: Rung, epochs: int) -> int:

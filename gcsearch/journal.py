@@ -10,6 +10,10 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     recheck   a setting of the shortlist has been measured again as in the search: record
     seeds     seeds were added to the confirmation: seeds
     final     the confirm stage is over: records (a list of `TrialRecord`)
+    pack      the size of packs, where the pipeline left it open: size
+    before    what is known of earlier sweeps: records, skipped (how many did not fit the space)
+    budget    the search ended before its trials were done: why
+    extend    more settings are to be tried: trials (how many in all), there (how many there were)
     artifact  a file of the sweep's folder that belongs to its results: file
     close     a session ends: why (FINISHED, FAILED, KILLED, STOPPED, CANCELLED)
 
@@ -28,11 +32,12 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch.errors import InputError, RunError
+from gcsearch.files import is_full
 from gcsearch.schema import Model, TrialRecord
 
 Event = dict[str, Any]
 
-REOPENING = ("seeds",)
+REOPENING = ("extend", "seeds")
 """Kinds of lines after which a finished sweep has something to do again."""
 
 
@@ -84,12 +89,14 @@ class Journal:
             self._sync_folder()
 
     def _unwritable(self, error: OSError) -> RunError:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        remedy = "Make room on this disk" if full else "Mend that"
+        remedy = "Make room on this disk" if is_full(error) else "Mend that"
         return RunError(
-            f"{self.path}: the journal cannot be written: {error.strerror or error}.\n"
-            f"Every line before is safe. {remedy}, then `gcsearch resume {self.path.parent.name}` goes on."
+            f"{self.path}: the journal cannot be written: {error.strerror or error}.\n{self.goes_on(remedy)}"
         )
+
+    def goes_on(self, remedy: str) -> str:
+        """What to do after an error that `remedy` mends."""
+        return f"Every line before is safe. {remedy}, then `gcsearch resume {self.path.parent.name}` goes on."
 
     def mend(self) -> int:
         """Cut off a torn last line, which a writer killed halfway left; returns how many bytes it had."""
@@ -153,13 +160,13 @@ class Journal:
         ]
 
     def final(self) -> list[TrialRecord]:
-        """The records of the last confirm stage; empty when there was none."""
-        finals = self.events("final")
-        stage = finals[-1]["records"] if finals else []
+        """The records of the last confirm stage; empty when there was none, or none since an extension."""
+        stages = [event for event in self.events() if event["kind"] in ("final", "extend")]
+        stage = stages[-1].get("records", []) if stages else []
         return [TrialRecord.from_dict(record, file=self.path) for record in stage]
 
     def ended(self) -> str:
-        """Why the last session ended; empty where it has not, where it was killed, or where there was none."""
+        """Why the last session ended; empty where it has not, was killed, or what it did was extended since."""
         last = ""
         for _, _, event in self.since():
             if event["kind"] in ("open", "close", *REOPENING):

@@ -19,7 +19,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -107,8 +107,12 @@ class Lease:
         self._descriptor = descriptor
 
     @classmethod
-    def take(cls, path: Path, what: str) -> Lease:
+    def take(cls, path: Path, what: str, say: Callable[[str], None] = lambda text: None) -> Lease:
         """Take the lease at `path`, from a holder that is gone too (`former` says which).
+
+        Whether a holder on another machine lives is seen by its beats alone: it is watched until it beats or
+        counts as gone, so that a job which is started anew on another host gets the sweep of its dead
+        forerunner. `say` is told of the waiting.
 
         Raises:
             InputError: somebody drives `what`; the message says who and since when.
@@ -119,8 +123,11 @@ class Lease:
         while (descriptor := _create(path, holder)) is None:
             found = look(path)
             if found and not found.gone:
-                raise _held(found, path, what)
-            if found:
+                if found.holder.process.is_here():
+                    raise _held(found, path, what)
+                say(f"waiting for a sign of life of {found.holder.process}, which held {what} last")
+                _watch(found, path, what)
+            elif found:
                 _remove(found, path, what)
                 former = found
         return cls(path, what, holder, descriptor, former)
@@ -220,6 +227,14 @@ def _remove(found: Seen, path: Path, what: str) -> None:
         guard.unlink(missing_ok=True)
 
 
+def _watch(found: Seen, path: Path, what: str) -> None:
+    """Wait until the lease that was `found` is given back or its holder counts as gone. InputError once it beats."""
+    while (now := look(path)) and now.holder.token == found.holder.token and not now.gone:
+        if now.beat != found.beat:
+            raise _held(now, path, what)
+        time.sleep(BEAT / 10)
+
+
 def _held(found: Seen, path: Path, what: str) -> InputError:
     return InputError(
         f"{what} is driven by one process at a time",
@@ -290,14 +305,14 @@ class Driver:
 
 
 @contextlib.contextmanager
-def driving(path: Path, what: str) -> Iterator[Driver]:
-    """Drive `what` for the time of the block: nobody else can.
+def driving(path: Path, what: str, say: Callable[[str], None] = lambda text: None) -> Iterator[Driver]:
+    """Drive `what` for the time of the block: nobody else can. See `Lease.take`.
 
     Raises:
         InputError: somebody else does.
         Interrupted, RunError: see `Driver.check`; also where the block was ended by an interrupt that came of it.
     """
-    driver = Driver(Lease.take(path, what))
+    driver = Driver(Lease.take(path, what, say))
     try:
         yield driver
     except KeyboardInterrupt:

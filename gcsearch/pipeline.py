@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
 from gcsearch import where as grounds
+from gcsearch.budget import Meter, seconds_of
 from gcsearch.configuration import check, load, load_trial
 from gcsearch.confirmation import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
@@ -22,6 +23,7 @@ from gcsearch.schema import (
     Outcome,
     Pipeline,
     Proposal,
+    SearchSettings,
     Stage,
     TrialFile,
     TrialRecord,
@@ -93,7 +95,7 @@ def run(
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
     space = check(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
-    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}") as driver:
+    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}", listener.warn) as driver:
         texts = _texts(pipeline)
         if not fresh:
             _check_same(pipeline, located, texts)
@@ -137,7 +139,7 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
         space = check(pipeline)
     except InputError as error:
         raise error.at(file=found.folder / "pipeline.toml") from None
-    with driving(found.store.lease(name), f"the sweep {name}") as driver:
+    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _drive(driver, pipeline, space, found.store, lambda: Sweep(name, found.store, found.folder), listener)
     return Sweep(name, found.store, found.folder)
 
@@ -162,6 +164,43 @@ def _check_not_cancelled(name: str, store: Store) -> None:
             received=name,
             remedy=f"It goes on with `gcsearch resume {name}`, or begins anew with --fresh.",
         )
+
+
+def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+    """Try `trials` more settings in the finished sweep `name`, then choose and confirm again.
+
+    They are proposed from all that the sweep knows. What was confirmed already is not confirmed again. A killed
+    extension goes on as any sweep does.
+
+    Raises:
+        InputError: there is no such sweep, it is not finished, or what it was begun from does not hold here.
+        RunError, TooManyFailures: as `run`.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    pipeline = found.as_begun
+    space = check(pipeline)
+    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
+        _check_extensible(found, space)
+
+        def begin() -> Sweep:
+            there = len(found.records)
+            journal = Journal(found.journal.path, before=driver.lease.check)
+            journal.append("extend", trials=there + trials, there=there)
+            return Sweep(name, found.store, found.folder)
+
+        _drive(driver, pipeline, space, found.store, begin, listener)
+    return Sweep(name, found.store, found.folder)
+
+
+def _check_extensible(sweep: Sweep, space: SearchSpace) -> None:
+    if not over(sweep.journal):
+        raise InputError(
+            "only a finished sweep can be extended",
+            file=sweep.folder,
+            remedy="Finish it with `gcsearch resume`.",
+        )
+    if not space.searched:
+        raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")
 
 
 def confirm(
@@ -340,7 +379,7 @@ class _Session:
         if over(self.journal):
             return
         self._mend()
-        trials = total(self.pipeline.search, self.space)
+        trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
         self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
         placement = self.where.placement
         mirror = self._mirror()
@@ -350,19 +389,19 @@ class _Session:
             if not _confirmed(self.journal):
                 with session(placement):
                     self._search(placement)
-                    self._check_wishes()
                     self._confirm(placement)
             self.journal.append("artifact", file=self.sweep.report().name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             why = "FINISHED"
-        except Interrupted:
-            why = self._interrupted()
+        except (Interrupted, KeyboardInterrupt) as error:
+            asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
+            why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
             raise
-        except Exception:
+        except Exception as error:
             why = "FAILED"
-            raise
-        except KeyboardInterrupt:
-            why = self._interrupted()
+            if isinstance(error, OSError) and files.is_full(error):
+                what = f"{self.sweep.folder}: no room is left: {error.strerror or error}."
+                raise RunError(f"{what}\n{self.journal.goes_on('Make room on this disk')}") from error
             raise
         finally:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
@@ -377,9 +416,6 @@ class _Session:
                 f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
                 f"`gcsearch resume {self.sweep.name}` goes on."
             )
-
-    def _interrupted(self) -> str:
-        return {Wish.STOP: "STOPPED", Wish.CANCEL: "CANCELLED", None: "KILLED"}[self.driver.wish]
 
     def _mend(self) -> None:
         """Put right what the last session left, and say so. All else follows from the journal as it is."""
@@ -401,7 +437,8 @@ class _Session:
                 raise
             if not self.driver.lost:  # then this is what ended the session, and is on its way
                 self.watcher.warn(str(error))
-        if trouble := mirror.close():
+        # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
+        if trouble := mirror.close(60 if why == "FINISHED" else 15):
             self.watcher.warn(trouble)
 
     def _mirror(self) -> Mirror:
@@ -416,9 +453,11 @@ class _Session:
         from gcsearch.samplers import total
 
         task = self.pipeline.task
-        self.watcher.stage("search", total(self.pipeline.search, self.space))
-        known = self.journal.records()
+        settings = self._settings(placement)
+        self.watcher.stage("search", total(settings, self.space))
+        known, meter = self.journal.records(), self._meter(settings, placement)
         for record in {record.number: record for record in known}.values():
+            meter.note(record)
             self.watcher.record(record)
 
         def on_proposal(proposal: Proposal, label: str) -> None:
@@ -427,6 +466,7 @@ class _Session:
 
         def on_record(record: TrialRecord) -> None:
             self.journal.append("record", record=record)
+            meter.note(record)
             self.watcher.record(record)
 
         def on_reports(reports: list[EpochReport]) -> None:
@@ -436,17 +476,59 @@ class _Session:
         runner = self._runner(self.pipeline.search.stage, task.seeds, placement)
         search.run_search(
             self.space,
-            self.pipeline.search,
+            settings,
             placement,
             runner,
             folder=self.sweep.folder,
             known=known,
+            before=self._before(),
             on_proposal=on_proposal,
             on_reports=on_reports,
             on_record=on_record,
             on_pack=runner.forget,
-            stopping=self.driver.stopping,
+            stopping=lambda: self.driver.stopping() or bool(meter.why()),
         )
+        self._check_wishes()
+        if len(meter.records) < total(settings, self.space) and (why := meter.why()):
+            self.journal.append("budget", why=why)
+            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+
+    def _before(self) -> list[TrialRecord]:
+        """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
+        if not self.pipeline.search.warm_start:
+            return []
+        kept = self.journal.events("before")
+        if not kept:
+            from gcsearch.warmstart import gather
+
+            fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
+            self.journal.append("before", records=fit, skipped=skipped)
+            self.watcher.warn(f"the search starts from {len(fit)} earlier settings; {skipped} did not fit its space")
+            return fit
+        return [TrialRecord.from_dict(record, file=self.journal.path) for record in kept[0]["records"]]
+
+    def _settings(self, placement: Placement) -> SearchSettings:
+        """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
+        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        if settings.pack != "auto":
+            return settings
+        chosen = [int(event["size"]) for event in self.journal.events("pack")]
+        if not chosen:
+            from gcsearch import laboratory
+            from gcsearch.sizing import pack_size
+
+            lab = laboratory.of(self.pipeline.task)
+            chosen = [pack_size(settings, self.space, lab, placement, _limit(self.pipeline, self.where))]
+            self.journal.append("pack", size=chosen[0])
+        return settings.model_copy(update={"pack": chosen[0]})
+
+    def _meter(self, settings: SearchSettings, placement: Placement) -> Meter:
+        """Measures from where the sweep began, or was extended last."""
+        events = self.journal.events()
+        turns = [index for index, event in enumerate(events) if event["kind"] == "extend"]
+        first = events[turns[-1]]["there"] if turns else 0
+        devices = placement.gpus_per_worker or float(placement.threads)
+        return Meter(settings, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
 
     def _runner(
         self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None
@@ -538,7 +620,7 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
     from gcsearch.mirror import Mirror
 
     sweep, listener = open_sweep(name, store), watcher or Watcher()
-    with driving(sweep.store.lease(name), f"the sweep {name}") as driver:
+    with driving(sweep.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         journal = Journal(sweep.journal.path, before=driver.lease.check)
         return Mirror(sweep, journal, listener.warn, listener.mended).sync()
 

@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import asdict, dataclass
-from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gcsearch import configuration, datasets, methods
+from gcsearch import configuration, methods
 from gcsearch.pipeline import check_loaded
-from gcsearch.schema import Pipeline, TrialConfig
+from gcsearch.schema import Pipeline
+from gcsearch.sizing import measure, pack_size, trained_names, typical
 from gcsearch.where import find
-
-if TYPE_CHECKING:
-    from gcsearch.laboratory import Laboratory
-    from gcsearch.population import Member
-    from gcsearch.spaces import SearchSpace
-
-STEPS = 3
-SAMPLE = 256
 
 
 @dataclass(frozen=True)
@@ -85,14 +76,16 @@ def make(chosen: Pipeline) -> Plan:
     lab = laboratory.of(chosen.task)
     check_loaded(chosen, space, lab)
     dataset, (base, _) = lab.dataset, lab.halves
-    trained, _ = datasets.hold_out(base, 0, chosen.task.folds)
+    names = trained_names(lab)
     settings = total(chosen.search, space)
-    packs = math.ceil(settings / chosen.search.pack)
-    method, epochs = _typical(space)
-    iterations = max(1, len(trained) * chosen.task.shots // getattr(method, "batch_size", 1))
-    in_pack = min(chosen.search.pack, settings) * len(chosen.task.seeds)
-    names = [dataset.classes[i] for i in trained]
-    seconds, peak = _measure(lab, method, names, in_pack, placement.threads)
+    size = (
+        chosen.search.pack if isinstance(chosen.search.pack, int) else pack_size(chosen.search, space, lab, placement)
+    )
+    packs = math.ceil(settings / size)
+    method, epochs = typical(space)
+    iterations = max(1, len(names) * chosen.task.shots // getattr(method, "batch_size", 1))
+    in_pack = min(size, settings) * len(chosen.task.seeds)
+    seconds, peak, _ = measure(lab, method, names, in_pack, placement.threads)
     rounds = math.ceil(packs / placement.workers)
     shots = len(base) * chosen.task.shots * chosen.task.views
     seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
@@ -109,57 +102,10 @@ def make(chosen: Pipeline) -> Plan:
         threads=placement.threads,
         gpus_per_worker=placement.gpus_per_worker,
         cluster=where.cluster.describe() if where.cluster else "",
-        trained_classes=len(trained),
+        trained_classes=len(names),
         images=shots * len(seeds) + len(dataset.val) + sum(map(len, tests.values())),
         steps_per_setting=round(epochs * iterations),
         step_seconds=seconds,
         search_seconds=rounds * epochs * iterations * seconds,
         peak_bytes=peak,
     )
-
-
-def _typical(space: SearchSpace) -> tuple[methods.Method, float]:
-    """A method of the space's kind, and the mean epochs of settings drawn at random, SubPT's probe included."""
-    drawn = space.sample(SAMPLE, seed=0)
-    built = [methods.build(TrialConfig(method=space.method, hyperparameters=values)) for values in drawn]
-    return built[0], fmean(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0) for method in built)
-
-
-def _measure(
-    lab: Laboratory, method: methods.Method, names: list[str], members: int, threads: int
-) -> tuple[float, int]:
-    """Seconds of one step of a pack and the bytes that its tensors take, measured on random features."""
-    import torch
-
-    from gcsearch.population import Population
-
-    if not isinstance(method, methods.Trained):
-        return 0.0, 0
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        member = _random_member(method, tuple(names), lab)
-        population = Population(lab.backbone, [member] * members, project=False)
-        population.train_epoch()
-        began = time.perf_counter()
-        for _ in range(STEPS):
-            population.train_epoch()
-        seconds = (time.perf_counter() - began) / STEPS
-    finally:
-        torch.set_num_threads(before)
-    return seconds, population.bytes
-
-
-def _random_member(method: methods.Trained, names: tuple[str, ...], lab: Laboratory) -> Member:
-    """A member whose every epoch is one step on random features."""
-    import torch
-
-    from gcsearch.episodes import Episode, Half
-    from gcsearch.population import Member
-
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, method.batch_size, lab.backbone.embedding_size, generator=generator)
-    labels = torch.randint(len(names), (method.batch_size,), generator=generator)
-    half = Half(torch.arange(len(names)), images[0], labels)
-    images = images / images.norm(dim=-1, keepdim=True)
-    return Member(method, Episode(0, "search", names, images, labels, half, half, others=lab.others))

@@ -83,9 +83,13 @@ class Process(Model):
     def __str__(self) -> str:
         return f"{self.host}:{self.pid}"
 
+    def is_here(self) -> bool:
+        """Whether it is, or was, a process of this machine, so that this machine knows whether it lives."""
+        return bool(self.machine) and self.machine == _machine()
+
     def is_gone(self) -> bool:
         """Whether it is known to have ended; False for a process of another machine."""
-        return bool(self.machine) and self.machine == _machine() and self.began != _began(self.pid)
+        return self.is_here() and self.began != _began(self.pid)
 
 
 def this_process() -> Process:

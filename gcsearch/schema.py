@@ -337,15 +337,30 @@ class TrialRecord(Model):
         return fmean(values) if values else float("nan")
 
 
+class Budget(Model):
+    """When a search ends before its trials are done; whatever of it is spent first counts.
+
+    `minutes` of all sessions together; `device_seconds`: seconds of worker processes, times the GPUs that each
+    has, or the cores where it has none; `failed` settings; `no_gain`: settings in a row without a better one.
+    """
+
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    device_seconds: Annotated[float, Field(gt=0)] | None = None
+    failed: Annotated[int, Field(ge=1)] | None = None
+    no_gain: Annotated[int, Field(ge=1)] | None = None
+
+
 class SearchSettings(Model):
     """How settings are proposed.
 
-    `pack` settings are trained at once in one process. `generation` packs are proposed from the same
-    knowledge and told together, in order: so a sweep repeats exactly, whichever worker finishes first.
+    `pack` settings are trained at once in one process; "auto": as many as the machine trains best. `generation`
+    packs are proposed from the same knowledge and told together, in order: so a sweep repeats exactly, whichever
+    worker finishes first.
 
     `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
-    `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each
-    keeps one in `eta`. `checkpoint_every`: epochs of a pack that are lost at most when its process is killed.
+    `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each keeps
+    one in `eta`, the first at the share `first_rung` of a setting's epochs. `checkpoint_every`: epochs of a pack
+    that are lost at most when its process is killed.
     """
 
     space: str = "gcscoop"
@@ -354,13 +369,25 @@ class SearchSettings(Model):
     objective: Objective = "val_h"
     trials: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
-    pack: Annotated[int, Field(ge=1)] = 4
+    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
     generation: Annotated[int, Field(ge=1)] = 2
     startup: Annotated[int, Field(ge=0)] = 10
     pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
     eta: Annotated[int, Field(ge=2)] = 2
     rungs: Annotated[int, Field(ge=1)] = 2
+    first_rung: Annotated[float, Field(gt=0, lt=1)] | None = None
     checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    budget: Budget = Budget()
+    warm_start: tuple[str, ...] = ()
+    """Earlier sweeps of the same task; what came of them is known before the first proposal."""
+
+    @property
+    def size(self) -> int:
+        """The size of packs; where the pipeline leaves it open it must have been filled in."""
+        if isinstance(self.pack, str):
+            raise TypeError("the size of packs is still open")
+        return self.pack
+
     max_failed: Annotated[int, Field(ge=0)] = 0
 
     @property

@@ -106,11 +106,12 @@ def run_search(
     *,
     folder: Path,
     known: Iterable[TrialRecord] = (),
+    before: Iterable[TrialRecord] = (),
     on_proposal: Callable[[Proposal, str], None] = nothing,
     on_reports: OnReports = nothing,
     on_record: Callable[[TrialRecord], None] = nothing,
-    on_pack: Callable[[Sequence[Proposal]], None] = nothing,
     stopping: Callable[[], bool] = never,
+    on_pack: Callable[[Sequence[Proposal]], None] = nothing,
 ) -> list[TrialRecord]:
     """Search `space`: one record for each of `settings.trials` settings, by number.
 
@@ -123,6 +124,7 @@ def run_search(
     Args:
         folder: Tune's working files go to `folder/ray`; nothing is ever read back from there.
         known: the records of earlier sessions, in order, see `PackSearcher`.
+        before: the records of earlier sweeps, see `PackSearcher`.
 
     Raises:
         RunError: the known records belong to other settings, or see `session`.
@@ -131,11 +133,12 @@ def run_search(
         space,
         settings,
         known=known,
+        before=before,
         on_proposal=on_proposal,
         on_reports=on_reports,
         on_record=on_record,
-        on_pack=on_pack,
         stopping=stopping,
+        on_pack=on_pack,
     )
     if searcher.advance():
         with session(placement):

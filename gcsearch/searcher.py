@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import optuna
 from ray.tune.search import Searcher
 
-from gcsearch import halving, methods
+from gcsearch import earlier, halving, methods
 from gcsearch.errors import RunError
 from gcsearch.provenance import process_name
 from gcsearch.samplers import grid, make, total
@@ -63,11 +63,13 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         settings: exactly `samplers.total` settings are proposed, the last generation and pack being smaller.
         known: records of earlier sessions in the order in which they were written. A setting that has one
             is not run again, unless it FAILED.
+        before: records of earlier sweeps, known before the first proposal; those without a place in the space are left
+            out. They count as what they were, and have no number here.
         on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
         on_reports: called with the epoch reports of running settings.
         on_record: called with each record as its pack ends.
-        on_pack: called with the settings of a pack once all of them have their records.
         stopping: asked before a pack begins; once it says True none does, and what runs comes to its end.
+        on_pack: called with the settings of a pack once all of them have their records.
 
     Raises:
         RunError: a known record is of another setting than the one proposed under its number.
@@ -79,11 +81,12 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         settings: SearchSettings,
         *,
         known: Iterable[TrialRecord] = (),
+        before: Iterable[TrialRecord] = (),
         on_proposal: Callable[[Proposal, str], None] = nothing,
         on_reports: OnReports = nothing,
         on_record: Callable[[TrialRecord], None] = nothing,
-        on_pack: Callable[[Sequence[Proposal]], None] = nothing,
         stopping: Callable[[], bool] = never,
+        on_pack: Callable[[Sequence[Proposal]], None] = nothing,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -91,6 +94,8 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self.settings = settings
         self.total = total(settings, space)
         self.study = optuna.create_study(direction="maximize", sampler=make(settings))
+        for record in before:
+            self._add_earlier(record)
         for point in space.points[: self.total]:
             self.study.enqueue_trial(space.internal(point.values))
         if settings.sampler == "grid":
@@ -191,11 +196,11 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         there were fewer trials to do, is not repeated as a whole.
         """
         first = len(self._asked)
-        numbers = range(first, min(first + self.settings.pack * self.settings.generation, self.total))
+        numbers = range(first, min(first + self.settings.size * self.settings.generation, self.total))
         self._asked += [self._ask(number) for number in numbers]
         missing = self._unanswered(numbers)
-        for start in numbers[:: self.settings.pack]:
-            pack = range(start, start + self.settings.pack)
+        for start in numbers[:: self.settings.size]:
+            pack = range(start, start + self.settings.size)
             self._add_packs([proposal for proposal in missing if proposal.number in pack])
 
     def _ask(self, number: int) -> _Asked:
@@ -255,8 +260,8 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         )
 
     def _add_packs(self, proposals: Sequence[Proposal]) -> None:
-        for start in range(0, len(proposals), self.settings.pack):
-            pack = self._with_rungs(proposals[start : start + self.settings.pack])
+        for start in range(0, len(proposals), self.settings.size):
+            pack = self._with_rungs(proposals[start : start + self.settings.size])
             for proposal in pack:
                 self._records.pop(proposal.number, None)
                 self._on_proposal(proposal, self._asked[proposal.number].label)
@@ -267,12 +272,12 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
         Others of the same pack have records where an earlier session was interrupted between two of them.
         """
-        first = pack[0].number // self.settings.pack * self.settings.pack
-        numbers = set(range(first, first + self.settings.pack)) - {proposal.number for proposal in pack}
+        first = pack[0].number // self.settings.size * self.settings.size
+        numbers = set(range(first, first + self.settings.size)) - {proposal.number for proposal in pack}
         rivals = [self._records[number] for number in sorted(numbers & self._records.keys())]
         if self.settings.pruner in halving.ACROSS:
             rivals = [*self._standing, *rivals]
-        rungs = halving.rungs(self.settings, first // self.settings.pack)
+        rungs = halving.rungs(self.settings, first // self.settings.size)
         if rivals:
             rungs = tuple(_with_rivals(rung, rivals) for rung in rungs)
         return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
@@ -284,6 +289,21 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def _labelled(self, record: TrialRecord) -> TrialRecord:
         label = self._asked[record.number].label
         return record if record.label == label else record.model_copy(update={"label": label})
+
+    def _add_earlier(self, record: TrialRecord) -> None:
+        """Let the study know a record of an earlier sweep, as far as its setting has a place in the space."""
+        place, value = earlier.place(self.space, record), record.mean(self.settings.objective)
+        if place is None or not math.isfinite(value):
+            return
+        boxes = self.space.distributions()
+        if record.outcome is Outcome.COMPLETE:
+            self.study.add_trial(optuna.trial.create_trial(params=place, distributions=boxes, value=value))
+        elif record.outcome is Outcome.PRUNED:
+            percent = halving.percent_done(self.settings, record.epochs, _epochs(record))
+            pruned, values = optuna.trial.TrialState.PRUNED, {percent: value}
+            self.study.add_trial(
+                optuna.trial.create_trial(state=pruned, params=place, distributions=boxes, intermediate_values=values)
+            )
 
     def _tell_generation(self) -> None:
         """Tell the study what has become of every setting asked for, in order of number."""

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
-from gcsearch.journal import Event
+from gcsearch.journal import REOPENING, Event
 from gcsearch.lease import Seen, look, request_path
 from gcsearch.mirror import lines_synced
 from gcsearch.schema import Outcome, TrialRecord
@@ -84,7 +84,7 @@ def stand(sweep: Sweep) -> Standing:
         lines += 1
         session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
         session.hear(event)
-        final = final or event["kind"] == "final"
+        final = event["kind"] == "final" or (final and event["kind"] not in REOPENING)
         if event["kind"] == "record":
             latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
     complete = [record for record in latest.values() if record.outcome is Outcome.COMPLETE]

@@ -79,6 +79,12 @@ class Sweep:
         return self.pipeline.model_copy(update={"search": search})
 
     @property
+    def trials(self) -> int:
+        """How many settings the sweep is to try: those of its pipeline, or as many as it was extended to."""
+        extended = self.journal.events("extend")
+        return int(extended[-1]["trials"]) if extended else self.pipeline.search.trials
+
+    @property
     def kept(self) -> Path:
         """The folder of what the confirmed settings trained."""
         return self.folder / "final"

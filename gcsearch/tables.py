@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from gcsearch.averages import Averages
     from gcsearch.beside import Beside, Line
     from gcsearch.comparison import Group, Row
     from gcsearch.documents import Predictions, Sharpnesses
@@ -144,7 +145,7 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     _table(title, columns, rows, lambda line, _: line == 0)
 
 
-def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
+def print_group(group: Group, groups: list[Group], *, form: Form = "text") -> None:
     """One part of a comparison. Where rows differ in their seeds, each shows its own."""
     from gcsearch.comparison import heading
 
@@ -156,10 +157,49 @@ def print_group(group: Group, groups: list[Group], *, markdown: bool) -> None:
         + [_plus_minus(row.per_seed(column.key)) for column in group.columns]
         for row in group.rows
     ]
-    draw = _print_markdown if markdown else _table
     keys = [*words, *(column.key for column in group.columns)]
     titles = [*words, *(column.title for column in group.columns)]
-    draw(title, titles, rows, lambda line, i: keys[i] in group.rows[line].best)
+    other = next((row.against for row in group.rows if row.against), None)
+    if other:
+        titles += [f"{other.column.title} beside {other.name}", "p"]
+        rows = [[*cells, *_beside_another(row)] for cells, row in zip(rows, group.rows, strict=True)]
+        keys += ["", ""]
+    _DRAW[form](title, titles, rows, lambda line, i: keys[i] in group.rows[line].best)
+
+
+def _beside_another(row: Row) -> list[str]:
+    """The paired difference with its 95 % interval, marked where that leaves out zero, and Wilcoxon's p."""
+    import math
+
+    if row.against is None:
+        return ["", ""]
+    lead = row.against.lead
+    if lead is None:
+        return ["no common seed", ""]
+    if math.isnan(lead.low):
+        return [f"{lead.mean:+.2f} (one seed)", ""]
+    mark = "*" if lead.distinguishable else ""
+    return [f"{lead.mean:+.2f} [{lead.low:+.2f}, {lead.high:+.2f}]{mark}", f"{lead.p:.3f}"]
+
+
+def print_averages(table: Averages, *, form: Form = "text") -> None:
+    """Each method over all data sets."""
+    title = f"mean over {len(table.datasets)} data sets ({', '.join(table.datasets)}), mean ± sd over seeds"
+    rows = [[row.name, *(_plus_minus(row.values.get(c.key, ())) for c in table.columns)] for row in table.rows]
+    top = {
+        c.key: max((_rounded_mean(row.values.get(c.key, ())) for row in table.rows), default=0) for c in table.columns
+    }
+    keys = ["", *(column.key for column in table.columns)]
+
+    def strong(line: int, i: int) -> bool:
+        values = table.rows[line].values.get(keys[i], ())
+        return bool(values) and _rounded_mean(values) == top[keys[i]]
+
+    _DRAW[form](title, ["", *(column.title for column in table.columns)], rows, strong)
+
+
+def _rounded_mean(values: tuple[float, ...]) -> float:
+    return round(sum(values) / len(values), 2) if values else float("-inf")
 
 
 def print_plans(plans: list[Plan]) -> None:
@@ -182,7 +222,7 @@ def print_plans(plans: list[Plan]) -> None:
     print(f"{len(plans)} sweeps, about {total} of training in the search; start and confirmation beside")
 
 
-def print_beside(found: Beside, *, markdown: bool) -> None:
+def print_beside(found: Beside, *, form: Form = "text") -> None:
     """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
     columns = ["", "published in", "beside"]
     for column in found.columns:
@@ -196,14 +236,13 @@ def print_beside(found: Beside, *, markdown: bool) -> None:
         rows.append(cells)
     print()
     if rows:
-        draw = _print_markdown if markdown else _table
-        draw("published accuracy in %, and ours", columns, rows, lambda line, column: False)
+        _DRAW[form]("published accuracy in %, and ours", columns, rows, lambda line, column: False)
     recalled = any(cell.certainty == "recalled" for line in found.lines for cell in line.cells.values())
     words = ["? recalled and not found in a text: provisional"] if recalled else []
     words += [f"Mind: {found.caution}."] if found.caution else []
     words += [f"Not beside published numbers: {found.difference}."] if found.difference else []
     for sentence in words:
-        print("\n" * (markdown and bool(rows)) + sentence)
+        print("\n" * (form == "markdown" and bool(rows)) + ("% " if form == "latex" else "") + sentence)
 
 
 def _commas(seeds: tuple[int, ...]) -> str:
@@ -219,6 +258,35 @@ def _print_markdown(title: str, columns: list[str], rows: list[list[str]], stron
         print("| " + " | ".join(f"**{cell}**" if strong(line, i) else cell for i, cell in enumerate(safe)) + " |")
 
 
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "±": r"$\pm$",
+    **{sign: "\\" + sign for sign in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+}
+
+
+def _print_latex(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int, int], bool]) -> None:
+    """A table for the package booktabs."""
+
+    def safe(text: str) -> str:
+        return "".join(_LATEX.get(sign, sign) for sign in text)
+
+    print(r"\begin{table}" + "\n" + r"\centering")
+    print(rf"\caption{{{safe(title[:1].upper() + title[1:])}}}")
+    print(rf"\begin{{tabular}}{{{''.join('l' if not i or name in _WORDS else 'r' for i, name in enumerate(columns))}}}")
+    print(r"\toprule")
+    print(" & ".join(map(safe, columns)) + r" \\" + "\n" + r"\midrule")
+    for line, row in enumerate(rows):
+        cells = (rf"\textbf{{{safe(cell)}}}" if strong(line, i) else safe(cell) for i, cell in enumerate(row))
+        print(" & ".join(cells) + r" \\")
+    print(r"\bottomrule" + "\n" + r"\end{tabular}" + "\n" + r"\end{table}")
+
+
+Form = Literal["text", "markdown", "latex"]
+_DRAW = {"text": _table, "markdown": _print_markdown, "latex": _print_latex}
+
+
 def print_csv(groups: list[Group], published: list[Beside] | None = None) -> None:
     """One line per row, with its task; an empty field where there is no number.
 
@@ -231,18 +299,31 @@ def print_csv(groups: list[Group], published: list[Beside] | None = None) -> Non
     columns = list(dict.fromkeys(column.key for group in groups for column in group.columns))
     writer = csv.writer(sys.stdout, lineterminator="\n")
     numbers = [f"{column}_{part}" for column in columns for part in ("mean", "sd")]
+    compared = any(row.against for group in groups for row in group.rows)
+    beside = [f"against_{part}" for part in ("name", "metric", "mean", "low", "high", "p")] if compared else []
     further = [] if published is None else ["published_in", "recalled"]
-    header = [*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers, *further]
+    header = [*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers, *beside, *further]
     writer.writerow(header)
     for index, group in enumerate(groups):
         for row in group.rows:
             words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
             words += [row.record.outcome.value, row.record.config.describe()]
             fields = [*(_cell(group.task.get(key, "")) for key in keys), *words, *_mean_and_sd(row, columns)]
-            writer.writerow([*fields, *("" for _ in further)])
+            writer.writerow([*fields, *_against_fields(row)[: len(beside)], *("" for _ in further)])
         for line in published[index].once if published else ():
             known = _published_fields(group, line)
             writer.writerow([known.get(name, "") for name in header])
+
+
+def _against_fields(row: Row) -> list[str]:
+    import math
+
+    if row.against is None or row.against.lead is None:
+        return [""] * 6
+    lead = row.against.lead
+    numbers = (lead.mean, lead.low, lead.high, lead.p)
+    words = [row.against.name, row.against.column.metric]
+    return words + ["" if math.isnan(number) else f"{number:.4f}" for number in numbers]
 
 
 def _published_fields(group: Group, line: Line) -> dict[str, object]:

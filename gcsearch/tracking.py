@@ -59,6 +59,7 @@ from mlflow.tracking import MlflowClient  # noqa: E402
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages of what comes out as an exception too
 
 # MLflow's own tables use a loader that SQLAlchemy announces to remove; not ours to mend.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")

@@ -86,3 +86,35 @@ def test_twelve_members_of_500_classes_stay_under_a_limit_at_real_size(limit):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip().splitlines()[-1].startswith(f"| 500 | 12 | {limit} |")
+
+
+def test_a_search_in_measured_curves_finds_what_is_there(tmp_path, monkeypatch):
+    """The quick form on the committed table; and curves are what they were measured as."""
+    name, *cells = quick("quality.py")
+    assert name.startswith("TPE, halving")
+    assert all(80 < float(cell.split()[0]) < 94 for cell in cells[1:])
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import json
+
+    from curves import TABLE
+    from quality import Curves
+
+    from gcsearch.schema import Proposal, TrialConfig
+    from gcsearch.spaces import load
+
+    rows, space = json.loads(TABLE.read_text()), load("gcscoop")
+    curves = Curves(rows, space)
+    for row in rows[::9]:
+        setting = TrialConfig(method="gcscoop", hyperparameters=space.natural(row["place"]))
+        (record,) = curves.train([Proposal(number=0, config=setting)])
+        assert record.metrics["val_h"] == (pytest.approx(row["curve"][-1], abs=1e-3),)
+        assert record.epochs == len(row["curve"])
+
+
+@pytest.mark.slow
+def test_the_benchmarks_of_the_search_run_in_their_quick_form():
+    setup, settings, *_ = quick("overhead.py")
+    assert (setup, settings) == ("stock", "2")
+    setup, settings, *_, ratio = quick("throughput.py")
+    assert (setup, settings, ratio) == ("stock", "2", "1.0")
+    assert quick("endurance.py")[0] == "40"

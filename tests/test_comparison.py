@@ -10,7 +10,10 @@ import sys
 import pytest
 
 from gcsearch import protocol, tables
-from gcsearch.comparison import Finished, compare, described, heading, tagged, with_tags
+from gcsearch.averages import averages
+from gcsearch.comparison import Finished, against, compare, described, heading, tagged, with_tags
+from gcsearch.errors import InputError
+from gcsearch.evidence import Verdict
 from gcsearch.methods import complete
 from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
 
@@ -174,7 +177,7 @@ def test_tables_and_csv_of_several_protocols_stand_together(capsys):
     assert (usual["h_mean"], usual["acc_mean"], usual["targets_sd"]) == ("67.0000", "", "")
     assert (away["h_mean"], away["acc_mean"], away["folder-my-birds_mean"]) == ("", "71.0000", "51.0000")
     assert (usual["targets"], away["targets"]) == ("", "shapes-neon;shapes-sketch;folder:my birds")
-    tables.print_group(groups[1], groups, markdown=True)
+    tables.print_group(groups[1], groups, form="markdown")
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "|  | searched in | source | shapes-neon | shapes-sketch | folder-my-birds | mean of targets |"
     assert lines[4].startswith("| SAM | away | **71.00 ± 1.41** | **61.00 ± 1.41** |")
@@ -220,3 +223,88 @@ def test_a_comparison_needs_neither_torch_nor_mlflow():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+# --- Beside one row, and over data sets
+
+
+def test_every_row_is_compared_by_seed_with_the_one_that_is_named():
+    (group,) = against(compare([a_sweep("one", a_final("gcscoop", 88.0, 65.0))]), "CoOp")
+    by_name = {row.name: row.against for row in group.rows}
+    assert by_name["CoOp"] is None
+    found = by_name["GCSCoOp"]
+    assert (found.name, found.column.metric, found.lead.n) == ("CoOp", "test_h", 2)
+    assert (found.lead.mean, found.lead.low, found.lead.high) == (4.0, 4.0, 4.0)
+    assert found.verdict is Verdict.BETTER
+    assert found.document().dump()["verdict"] == "better"
+    assert group.to_dict()["rows"][-1]["against"]["mean"] == 4.0
+
+
+@pytest.mark.parametrize("name", ["coop", "COOP", "two"])
+def test_a_row_is_named_by_title_method_or_sweep(name):
+    groups = compare([a_sweep("two", a_final("coop", 90.0, 61.0, epochs=7), references=(ZEROSHOT,))])
+    (group,) = against(groups, name)
+    assert [row.against is None for row in group.rows] == [False, True]
+
+
+def test_a_name_that_is_in_no_table_or_fits_several_rows_is_refused():
+    groups = compare([a_sweep("one", a_final("gcscoop")), a_sweep("two", a_final("gcscoop", rho=0.3))])
+    with pytest.raises(
+        InputError, match=r"settings are compared with one that is in the table(.|\n)*There are: zero-shot"
+    ):
+        against(groups, "prograd")
+    with pytest.raises(InputError, match="several rows are called so"):
+        against(groups, "gcscoop")
+
+
+def test_rows_without_a_common_seed_say_so_in_every_form(capsys):
+    other = a_final("gcscoop", seeds=(8, 9))
+    groups = against(compare([a_sweep("one", other)]), "CoOp")
+    tables.print_group(groups[0], groups)
+    assert "no common seed" in capsys.readouterr().out
+    tables.print_csv(groups)
+    (row,) = [r for r in csv.DictReader(capsys.readouterr().out.splitlines()) if r["name"] == "GCSCoOp"]
+    assert row["against_mean"] == ""
+
+
+NIGHT = Task(dataset="shapes-night")
+
+
+def test_averages_over_data_sets_come_in_both_conventions():
+    sweeps = [
+        a_sweep("a", a_final("gcscoop", 80.0, 60.0, rho=0.1)),
+        a_sweep("b", a_final("gcscoop", 90.0, 50.0, rho=0.2), task=NIGHT),
+    ]
+    (table,) = averages(compare(sweeps))
+    assert table.datasets == ("shapes-sketch", "shapes-night")
+    assert [row.name for row in table.rows] == ["zero-shot CLIP", "CoOp", "GCSCoOp"]
+    found = table.rows[-1].values
+    assert found["base"] == (85.0, 87.0)
+    assert found["new"] == (55.0, 57.0)
+    assert found["h"] == (60.0, 64.0)  # the mean of 65 and 55, of 69 and 59
+    assert found["h_of_means"] == pytest.approx((2 * 85 * 55 / 140, 2 * 87 * 57 / 144))
+    assert table.to_dict()["average_over"] == ["shapes-sketch", "shapes-night"]
+
+
+def test_methods_that_a_data_set_lacks_or_has_with_other_seeds_are_in_no_average():
+    sweeps = [
+        a_sweep("a", a_final("gcscoop"), references=(ZEROSHOT, COOP)),
+        a_sweep("b", a_final("gcscoop", seeds=(8, 9)), references=(ZEROSHOT,), task=NIGHT),
+        a_sweep("c", a_final("sam"), task=Task(shots=4)),
+    ]
+    (table,) = averages(compare(sweeps))
+    assert [row.name for row in table.rows] == ["zero-shot CLIP"]
+    assert averages(compare(sweeps[:1])) == []
+
+
+def test_latex_is_safe_and_bold_where_it_should_be(capsys):
+    sweeps = [a_sweep("a_b", a_final("gcscoop")), a_sweep("c", a_final("gcscoop"), task=NIGHT)]
+    groups = against(compare(sweeps), "CoOp")
+    tables.print_group(groups[0], groups, form="latex")
+    (table,) = averages(groups)
+    tables.print_averages(table, form="latex")
+    out = capsys.readouterr().out
+    assert out.count(r"\toprule") == out.count(r"\bottomrule") == 2
+    assert r"GCSCoOp & a\_b & 81.00 $\pm$ 1.41" in out
+    assert r"\textbf{91.00 $\pm$ 1.41}" in out
+    assert r"in \%, mean $\pm$ sd" in out

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import tomllib
 
 import pytest
@@ -37,3 +38,23 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         files.write_whole(path, "new")
     assert path.read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), True),
+        (OSError("Error writing bytes to file. Detail: [errno 28] No space left on device"), True),
+        (OSError(errno.EACCES, "Permission denied"), False),
+        (OSError("Detail: [errno 2] No such file"), False),
+    ],
+)
+def test_a_full_disk_is_told_from_other_errors(error, full):
+    assert files.is_full(error) is full
+
+
+def test_a_disk_that_really_is_full_is_recognised():
+    with pytest.raises(OSError, match="No space") as caught, open("/dev/full", "wb", buffering=0) as file:
+        file.write(b"x")
+    assert files.is_full(caught.value)

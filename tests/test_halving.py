@@ -21,6 +21,7 @@ def shares(pruner, pack=0, **settings):
 def test_rungs_lie_at_shares_of_the_schedule():
     assert shares("none") == []
     assert shares("halving", eta=2, rungs=2) == [1 / 4, 1 / 2]
+    assert shares("halving", eta=4, rungs=2, first_rung=0.36) == pytest.approx([0.36, 0.6])
     assert shares("halving", eta=3, rungs=2) == pytest.approx([1 / 9, 1 / 3])
     assert shares("asha", eta=4, rungs=1) == [1 / 4]
     assert shares("median", rungs=3) == [1 / 4, 1 / 2, 3 / 4]
@@ -30,6 +31,13 @@ def test_rungs_lie_at_shares_of_the_schedule():
         [],
         [1 / 4, 1 / 2],
     ]
+
+
+@pytest.mark.parametrize(
+    ("pruner", "share"), [("none", 1), ("halving", 1 / 16), ("median", 1 / 4), ("hyperband", (1 + 1 / 4 + 1 / 16) / 3)]
+)
+def test_so_many_train_to_their_ends(pruner, share):
+    assert halving.finishing(SearchSettings(pruner=pruner, eta=4, rungs=2)) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(("share", "epochs", "epoch"), [(1 / 3, 9, 3), (1 / 9, 10, 2), (1 / 4, 2, 1), (1 / 2, 1, 1)])

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from gcsearch import configuration, files, matrix, pipeline
 from gcsearch.cli import app
-from gcsearch.errors import InputError, RunError, TooManyFailures
+from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
 from gcsearch.store import Store
 from tests.test_cli import ZEROSHOT, a_record, a_sweep
 
@@ -74,9 +74,9 @@ def test_an_override_leaves_a_part_under_the_same_names(write):
 def test_values_become_names_of_folders(write, tmp_path):
     (tmp_path / "my spaces").mkdir()
     (tmp_path / "my spaces" / "so ein.toml").write_text(files.shipped("search_spaces")["coop"].read_text())
-    content = '[matrix]\n"task.seeds" = [[1, 2], [7]]\n"search.space" = ["sam", "my spaces/so ein.toml"]\n'
+    content = '[matrix]\n"task.seeds" = [[1, 2], [9]]\n"search.space" = ["sam", "my spaces/so ein.toml"]\n'
     found = matrix.load(write(HEAD + content))
-    assert names(found) == ["many-1-2-sam", "many-1-2-so-ein", "many-7-sam", "many-7-so-ein"]
+    assert names(found) == ["many-1-2-sam", "many-1-2-so-ein", "many-9-sam", "many-9-so-ein"]
     assert found.pipelines[1].search.space == str(tmp_path / "my spaces" / "so ein.toml")
     assert names(matrix.load(write(HEAD + '[matrix]\n"task.targets" = [[], ["shapes-neon"]]\n'))) == [
         "many-none",
@@ -153,10 +153,11 @@ def test_the_failure_of_one_does_not_lose_the_others(write, sweeps, tmp_path):
     assert [bool(one.sweep) for one in ended] == [True, False, False, True]
 
 
-def test_an_interruption_ends_all_and_the_store_knows_the_sweeps(write, sweeps, tmp_path):
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), Interrupted("stopped on request")])
+def test_an_interruption_ends_all_and_the_store_knows_the_sweeps(write, sweeps, tmp_path, interruption):
     ran, ends = sweeps
-    ends["many-shapes-sketch-2"] = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
+    ends["many-shapes-sketch-2"] = interruption
+    with pytest.raises(type(interruption)):
         matrix.run_matrix(write(HEAD + TWO), store=tmp_path)
     assert len(ran) == 2
     assert Store(tmp_path).matrix("many") == names(matrix.load(tmp_path / "many.toml"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 
@@ -56,7 +57,7 @@ class Following:
         return self
 
     def __exit__(self, *_):
-        self.mirror.close()
+        self.mirror.close(timeout=20)
 
     def wait(self, what, seconds=60):
         deadline = time.monotonic() + seconds
@@ -241,6 +242,20 @@ def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch
     with Following(sweep) as one:
         assert "is too slow to wait for\nThe rest is safe in the journal" in one.mirror.close(timeout=0.5)
         gate.set()
+
+
+def test_a_server_that_takes_calls_and_never_answers_holds_nobody_up(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as hung:
+        sweep = a_sweep(tmp_path, "hung", f"http://127.0.0.1:{hung.getsockname()[1]}")
+        with Following(sweep) as one:
+            began = time.monotonic()
+            for number in range(100):
+                one.journal.append("record", record=a_record(number))
+            appended = time.monotonic() - began
+            assert "`gcsearch sync hung` writes it later" in one.mirror.close(timeout=1)
+            assert appended < 5  # half a second on a machine that does nothing else
+            assert time.monotonic() - began < appended + 2
+            hung.close()  # or the thread would wait on
 
 
 def test_who_has_lost_the_sweep_writes_nothing_more(sweep):

@@ -36,9 +36,10 @@ HALVED = {
     "evaluate_every": 4,
     "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1], "folds": 2},
     "search": {
-        "space": "space.toml", "trials": 8, "pack": 4, "generation": 1, "pruner": "halving", "checkpoint_every": 1,
+        "space": "space.toml", "trials": 4, "pack": 4, "generation": 1, "pruner": "halving", "checkpoint_every": 5,
     },
     "confirm": {"seeds": [4], "references": []},
+    "resources": {"threads": 1},
 }  # fmt: skip
 
 
@@ -90,8 +91,7 @@ def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(t
         first = wait_for_checkpoint(packs, "0-*.safetensors", driver)
         (worker,) = workers_of(driver.pid)
         os.kill(worker, signal.SIGKILL)
-        wait_for_checkpoint(packs, "0-*.safetensors", driver, after=first)
-        wait_for_checkpoint(packs, "4-*.safetensors", driver)
+        wait_for_checkpoint(packs, "0-*.safetensors", driver, after=first)  # of the worker that took its place
     finally:
         driver.kill()
         driver.wait()
@@ -104,13 +104,11 @@ def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(t
     assert [r.metrics for r in done.finals] == [r.metrics for r in alone.finals]
     assert not packs.exists()
 
-    for start in (0, 4):
-        pack = done.records[start : start + 4]
-        outcomes = sorted(record.outcome for record in pack)
-        assert outcomes == [Outcome.COMPLETE, Outcome.PRUNED, Outcome.PRUNED, Outcome.PRUNED]
-        for record in pack:
-            epochs = record.config.hyperparameters["epochs"]
-            rungs = [halving.epoch_of(rung, epochs) for rung in halving.rungs(done.pipeline.search, 0)]
-            assert record.epochs in ([epochs] if record.outcome is Outcome.COMPLETE else rungs)
+    outcomes = sorted(record.outcome for record in done.records)
+    assert outcomes == [Outcome.COMPLETE, Outcome.PRUNED, Outcome.PRUNED, Outcome.PRUNED]
+    for record in done.records:
+        epochs = record.config.hyperparameters["epochs"]
+        rungs = [halving.epoch_of(rung, epochs) for rung in halving.rungs(done.pipeline.search, 0)]
+        assert record.epochs in ([epochs] if record.outcome is Outcome.COMPLETE else rungs)
     assert done.champion.outcome is Outcome.COMPLETE
     assert {row.record.outcome for row in done.ranking if row.rank} == {Outcome.COMPLETE}

@@ -18,7 +18,7 @@ from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialConfig, TrialFi
         ({"name": "a", "task": {"shot": 4}}, r"p.toml, task.shot: .*\n.*Did you mean 'shots'"),
         (
             {"name": "a", "search": {"sampler": "tpee"}},
-            r"search.sampler: input should be 'tpe' or 'random', got 'tpee'",
+            r"search.sampler: input should be 'tpe', 'gp', .*'random' or 'grid', got 'tpee'",
         ),
         ({"name": "a", "task": {"shots": 0}}, r"task.shots: input should be greater than or equal to 1, got 0"),
         ({"name": "a", "task": {"seeds": [1, 1]}}, r"task.seeds: seeds must be distinct.*got \[1, 1\]"),

@@ -168,6 +168,18 @@ def test_a_pack_that_leaves_no_record_failed_for_the_cause_that_was_heard():
     assert searcher.records[0].reason == "the worker process ended (tries: 1): out of memory"
 
 
+def test_once_it_is_to_stop_nothing_more_begins_and_what_runs_ends():
+    enough = []
+    searcher = PackSearcher(SPACE, SETTINGS, stopping=lambda: bool(enough))
+    pack = [Proposal.from_dict(one) for one in json.loads(searcher.suggest("t")["pack"])]
+    enough.append("no more")
+    assert searcher.suggest("u") == Searcher.FINISHED  # the second pack of the generation never begins
+    searcher.on_trial_result("t", {"records": [record.to_dict() for record in Bowl()(pack, lambda reports: None)]})
+    searcher.on_trial_complete("t")
+    assert searcher.suggest("v") == Searcher.FINISHED
+    assert run_again(searcher.records) == (search(), list(range(3, 22)))
+
+
 def test_what_a_callback_raises_ends_the_search():
     def full(record: TrialRecord) -> None:
         raise RunError("the disk is full")

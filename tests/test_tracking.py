@@ -204,7 +204,7 @@ def test_targets_are_inputs_that_are_only_tested(store):
     tracker.start_sweep("transfer", Pipeline(name="transfer", task=task, search=SearchSettings(objective="val_acc")))
     metrics = {f"test_acc{behind}": (50.0, 60.0) for behind in ("", "_shapes-neon", "_shapes-sketch", "_targets")}
     run_id = tracker.log_record(a_record(stage="test", label="champion", metrics=metrics, curve=()))
-    assert tracker.close() == ""
+    tracker.end()
     found = tracker.client.get_run(tracker.parent)
     inputs = {one.dataset.name: one.tags[0].value for one in found.inputs.dataset_inputs}
     assert inputs == {"shapes-sketch": "train", "shapes-neon": "test"}

@@ -1,0 +1,90 @@
+"""Benchmark (h): a long sweep on one driver: its memory, and how fast a finished one is taken up again.
+
+    python benchmarks/endurance.py                 # 2000 settings
+    python benchmarks/endurance.py --quick
+
+A stand-in objective, everything else real: Tune with two workers, TPE over the boxes of gcscoop, packs of 16, the
+journal with every proposal and record. Memory is what the driving process has resident, from the first record to
+the last. Then the finished search is replayed from its journal: read, asked again, compared, nothing run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from common import Hardware, add_flags, print_table
+
+from gcsearch.journal import Journal
+from gcsearch.memory import taken_bytes
+from gcsearch.placement import Placement
+from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
+from gcsearch.search import run_search
+from gcsearch.spaces import load
+
+
+class Bowl:
+    """A smooth objective with a curve of ten epochs, as a pack of settings gives it."""
+
+    def __call__(self, proposals: list[Proposal], report: Callable[[list[EpochReport]], None]) -> list[TrialRecord]:
+        return [self.record(proposal) for proposal in proposals]
+
+    def record(self, proposal: Proposal) -> TrialRecord:
+        knobs = proposal.config.hyperparameters
+        value = 80 - (math.log10(float(knobs["rho"]) + 0.01) + 1) ** 2 - (math.log10(float(knobs["lr"])) + 2.5) ** 2
+        curve = tuple(
+            EpochReport(number=proposal.number, epoch=e, metrics={"val_h": (value - 10 + e,) * 3, "loss": (1.0,) * 3})
+            for e in range(1, 11)
+        )
+        return TrialRecord(
+            number=proposal.number, config=proposal.config, stage="search", outcome=Outcome.COMPLETE, seeds=(1, 2, 3),
+            epochs=10, metrics=curve[-1].metrics, curve=curve,
+        )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_flags(parser)
+    parser.add_argument("--trials", type=int, default=2000)
+    args = parser.parse_args()
+    settings = SearchSettings(trials=40 if args.quick else args.trials, pack=16, generation=2)
+    space, resident = load("gcscoop"), []
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder, "journal.jsonl"))
+
+        def keep(record: TrialRecord) -> None:
+            journal.append("record", record=record)
+            resident.append(taken_bytes(torch.device("cpu")))
+
+        began = (time.perf_counter(), time.process_time())
+        records = run_search(space, settings, Placement(2, 1), Bowl(), folder=Path(folder), on_record=keep)
+        ended = (time.perf_counter(), time.process_time())
+        again = run_search(space, settings, Placement(2, 1), Bowl(), folder=Path(folder), known=journal.records())
+        resumed = (time.perf_counter(), time.process_time())
+    if again != records:
+        raise SystemExit("the replay came to other records")
+    grown = (resident[-1] - resident[0]) / 2**20
+    print(f"{Hardware.here(args)}; load average {os.getloadavg()[0]:.1f}")
+    print_table(
+        ["settings", "search, s", "driver, ms each", "memory grew, MiB", "replay, s", "replay, s of processor"],
+        [
+            (
+                settings.trials,
+                f"{ended[0] - began[0]:.0f}",
+                f"{1000 * (ended[1] - began[1]) / settings.trials:.1f}",
+                f"{grown:.0f}",
+                f"{resumed[0] - ended[0]:.1f}",
+                f"{resumed[1] - ended[1]:.1f}",
+            )
+        ],
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""What the benchmarks of the search share: pipelines of ours and a stock set-up of Tune, timed alike."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcsearch import pipeline as pipelines
+from gcsearch.placement import Placement
+from gcsearch.raysession import session
+from gcsearch.schema import Pipeline, Proposal, Task, TrialConfig, TrialRecord
+from gcsearch.spaces import SearchSpace
+from gcsearch.worker import PackRunner
+
+WORKERS = 2
+
+
+@dataclass
+class Timed(pipelines.Watcher):
+    """Times of a search: wall clock and the driver's own processor time, from its start to its last record."""
+
+    records: int = 0
+    began: tuple[float, float] = (0.0, 0.0)
+    ended: tuple[float, float] = (0.0, 0.0)
+    seen: list[TrialRecord] = field(default_factory=list)
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        if name == "search":
+            self.began = self.ended = (time.perf_counter(), time.process_time())
+
+    def record(self, record: TrialRecord) -> None:
+        if record.stage == "search":
+            self.seen.append(record)
+            self.ended = (time.perf_counter(), time.process_time())
+
+    @property
+    def wall(self) -> float:
+        return self.ended[0] - self.began[0]
+
+    @property
+    def driver(self) -> float:
+        return self.ended[1] - self.began[1]
+
+
+def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict[str, Any]) -> Timed:
+    """One whole sweep of ours: journal, MLflow and all. Confirms one reference that trains nothing."""
+    timed = Timed()
+    pipelines.run(
+        Pipeline.from_dict(
+            {
+                "name": name,
+                "evaluate_every": 5,
+                "task": task,
+                "search": {"space": space, **search},
+                "confirm": {"seeds": [4], "references": ["zeroshot"]},
+                "resources": {"workers": WORKERS, "threads": 1},
+            }
+        ),
+        store=folder,
+        watcher=timed,
+    )
+    return timed
+
+
+def stock(folder: Path, task: Task, space: SearchSpace, trials: int, *, reuse: bool) -> Timed:
+    """Ray's own OptunaSearch and MLflowLoggerCallback: one setting a trial; a process for each unless `reuse`.
+
+    A trial trains all seeds of its setting at once, with our engine: what is compared is the set-up.
+    """
+    from ray import tune
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+    from ray.tune.search.optuna import OptunaSearch
+
+    runner = PackRunner(task, "search", task.seeds, 5, os.environ["GCSEARCH_CACHE"])
+
+    def trainable(config: dict[str, Any]) -> None:
+        import torch
+
+        torch.set_num_threads(1)
+        setting = TrialConfig(method=space.method, hyperparameters=space.natural(config))
+        (record,) = runner([Proposal(number=0, config=setting)], lambda reports: None)
+        tune.report({"val_h": record.mean("val_h")})
+
+    timed = Timed()
+    with session(Placement(WORKERS, 1)):
+        timed.stage("search")
+        results = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1}),
+            tune_config=tune.TuneConfig(
+                search_alg=OptunaSearch(space.distributions(), metric="val_h", mode="max"),
+                num_samples=trials,
+                max_concurrent_trials=WORKERS,
+                reuse_actors=reuse,
+            ),
+            run_config=tune.RunConfig(
+                name="stock",
+                storage_path=str(folder / "ray"),
+                callbacks=[MLflowLoggerCallback(f"sqlite:///{folder / 'stock.db'}", experiment_name="stock")],
+                verbose=0,
+            ),
+        ).fit()
+        timed.ended = (time.perf_counter(), time.process_time())
+        if results.num_errors:
+            raise RuntimeError(f"{results.num_errors} of the stock set-up's trials failed: {results.errors[0]}")
+    return timed

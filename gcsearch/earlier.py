@@ -1,0 +1,34 @@
+"""Results of earlier sweeps as a search sees them, also where its space is another one now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gcsearch import methods
+from gcsearch.errors import InputError
+from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.spaces import SearchSpace
+
+
+def place(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
+    """Where the setting of `record` lies in the boxes of `space`; None where it cannot come out of them.
+
+    A parameter that the record does not name had its method's default then, and one that the space does not name
+    has it now: what differs there was another setting.
+    """
+    if record.config.method != space.method:
+        return None
+    try:
+        ran = dict(methods.complete(record.config).hyperparameters)
+        internal = space.internal({name: ran[name] for name in space.parameters if name in ran})
+        now = methods.complete(record.config.model_copy(update={"hyperparameters": space.natural(internal)}))
+    except InputError:
+        return None
+    return internal if now.hyperparameters == ran else None
+
+
+def fitting(space: SearchSpace, records: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
+    """Those of `records` that a search of `space` by `metric` can learn from: they ended well and have a place."""
+    useful = (Outcome.COMPLETE, Outcome.PRUNED)
+    return [r for r in records if r.outcome in useful and metric in r.metrics and place(space, r) is not None]

@@ -1,0 +1,133 @@
+"""How large a pack should be, and what its steps cost: measured on random features, in seconds."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, NamedTuple
+
+from gcsearch import datasets, methods
+from gcsearch.schema import SearchSettings, TrialConfig
+
+if TYPE_CHECKING:
+    from gcsearch.laboratory import Laboratory
+    from gcsearch.placement import Placement
+    from gcsearch.population import Member
+    from gcsearch.spaces import SearchSpace
+
+STEPS = 3
+SAMPLE = 256
+
+SIZES = (1, 2, 4, 8, 16, 32)
+"""The sizes of packs that are tried."""
+
+NEARLY = 0.9
+"""Of the best rate: a smaller pack that reaches it is told sooner, and proposes from more knowledge."""
+
+
+def pack_size(
+    settings: SearchSettings, space: SearchSpace, lab: Laboratory, placement: Placement, limit: int | None = None
+) -> int:
+    """The number of settings in a pack where the pipeline leaves it open, see `choose`.
+
+    Rates are those of a few steps. Once a pack goes through the text tower in pieces, because more does not fit the
+    memory of a worker, a larger one gains nothing and is not tried.
+    """
+    method, _ = typical(space)
+    seeds = len(lab.task.seeds)
+    if not isinstance(method, methods.Trained):
+        return 1
+    names, rates = trained_names(lab), dict[int, float]()
+    for size in SIZES:
+        if rates and size > most(settings):
+            break
+        cost = measure(lab, method, names, size * seeds, placement.threads, limit)
+        rates[size] = size / cost.seconds
+        if cost.pieces > 1:
+            break
+    return choose(settings, rates)
+
+
+def most(settings: SearchSettings) -> int:
+    """No pack is so large that a generation of them would be more than all trials."""
+    return max(1, math.ceil(settings.trials / settings.generation))
+
+
+def choose(settings: SearchSettings, rates: Mapping[int, float]) -> int:
+    """The smallest size with nearly the best of `rates`, settings per second by size.
+
+    Where settings leave at rungs within their pack, at least so many that one is left at the last.
+    """
+    best = max(rates.values())
+    wanted = min(size for size, rate in rates.items() if rate >= NEARLY * best)
+    halved = settings.pruner in ("halving", "hyperband")
+    least = settings.eta**settings.rungs if halved else 1
+    return max(min(max(wanted, least), most(settings)), 2 if halved else 1)
+
+
+def trained_names(lab: Laboratory) -> list[str]:
+    """The names of the classes that the first seed of a search trains."""
+    trained, _ = datasets.hold_out(lab.halves[0], 0, lab.task.folds)
+    return [lab.dataset.classes[label] for label in trained]
+
+
+def typical(space: SearchSpace) -> tuple[methods.Method, float]:
+    """A method of the space's kind, and the mean epochs of settings drawn at random, SubPT's probe included."""
+    drawn = space.sample(SAMPLE, seed=0)
+    built = [methods.build(TrialConfig(method=space.method, hyperparameters=values)) for values in drawn]
+    return built[0], fmean(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0) for method in built)
+
+
+class Cost(NamedTuple):
+    """Of one step of a pack: seconds, bytes of the text tower, and in how many pieces it went through that."""
+
+    seconds: float = 0.0
+    bytes: int = 0
+    pieces: int = 1
+
+
+def measure(
+    lab: Laboratory,
+    method: methods.Method,
+    names: list[str],
+    members: int,
+    threads: int,
+    limit: int | None = None,
+) -> Cost:
+    """What one step of a pack costs, measured on random features; `limit` as in `Population`."""
+    import torch
+
+    from gcsearch.population import Population
+
+    if not isinstance(method, methods.Trained):
+        return Cost()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        member = _random_member(method, tuple(names), lab)
+        population = Population(lab.backbone, [member] * members, limit=limit, project=False)
+        population.train_epoch()
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            population.train_epoch()
+        seconds = (time.perf_counter() - began) / STEPS
+    finally:
+        torch.set_num_threads(before)
+    return Cost(seconds, population.bytes, len(population.parts))
+
+
+def _random_member(method: methods.Trained, names: tuple[str, ...], lab: Laboratory) -> Member:
+    """A member whose every epoch is one step on random features."""
+    import torch
+
+    from gcsearch.episodes import Episode, Half
+    from gcsearch.population import Member
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(1, method.batch_size, lab.backbone.embedding_size, generator=generator)
+    labels = torch.randint(len(names), (method.batch_size,), generator=generator)
+    half = Half(torch.arange(len(names)), images[0], labels)
+    images = images / images.norm(dim=-1, keepdim=True)
+    return Member(method, Episode(0, "search", names, images, labels, half, half, others=lab.others))
