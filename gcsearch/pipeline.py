@@ -113,12 +113,18 @@ def _drive(
     store: Store,
     begin: Callable[[], Sweep],
     watcher: Watcher,
+    *,
+    added: tuple[int, ...] = (),
 ) -> None:
-    """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages."""
+    """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages.
+
+    `added` are seeds of the confirmation beside those of the pipeline.
+    """
     where = grounds.find(pipeline)
+    seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
     with grounds.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
-        _prepare(pipeline, space, store, where, watcher)
+        _prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher)
         _Session(begin(), pipeline, space, where, watcher, driver).run()
 
 
@@ -218,15 +224,14 @@ def confirm(
     added = tuple(seeds)
     pipeline = found.as_begun
     space = check(pipeline)
-    with driving(found.store.lease(name), f"the sweep {name}") as driver:
+    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _check_added(found, added)
-        confirmed = pipeline.model_copy(update={"confirm": pipeline.confirm.model_copy(update={"seeds": added})})
-        where = grounds.find(pipeline)
-        with grounds.joined(where):
-            _prepare(confirmed, space, found.store, where, listener)
-            found.journal.append("seeds", seeds=list(added))
-            sweep = Sweep(name, found.store, found.folder)
-            _Session(sweep, pipeline, space, where, listener, driver).run()
+
+        def begin() -> Sweep:
+            Journal(found.journal.path, before=driver.lease.check).append("seeds", seeds=list(added))
+            return Sweep(name, found.store, found.folder)
+
+        _drive(driver, pipeline, space, found.store, begin, listener, added=added)
     return Sweep(name, found.store, found.folder)
 
 
