@@ -445,8 +445,8 @@ def confirm(
     from gcsearch import pipeline as pipelines
 
     with _watch(quiet=quiet) as watcher:
-        found = pipelines.confirm(sweep, _seeds(seeds), store=store, watcher=watcher)
-    print_finals(found)
+        done = pipelines.confirm(sweep, _seeds(seeds), store=store, watcher=watcher)
+    _print_end(done, store)
 
 
 def _seeds(text: str) -> list[int]:

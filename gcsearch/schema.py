@@ -380,6 +380,8 @@ class SearchSettings(Model):
     budget: Budget = Budget()
     warm_start: tuple[str, ...] = ()
     """Earlier sweeps of the same task; what came of them is known before the first proposal."""
+    max_failed: Annotated[int, Field(ge=0)] = 0
+    """Settings that may fail before a finished sweep ends with exit code 3."""
 
     @property
     def size(self) -> int:
@@ -387,8 +389,6 @@ class SearchSettings(Model):
         if isinstance(self.pack, str):
             raise TypeError("the size of packs is still open")
         return self.pack
-
-    max_failed: Annotated[int, Field(ge=0)] = 0
 
     @property
     def oracle(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any
 
 from gcsearch.journal import REOPENING, Event
@@ -63,7 +63,7 @@ class Standing:
         if self.per_minute:
             rows.append(("rate", f"{self.per_minute:.1f} settings a minute, {len(self.workers)} worker processes"))
         if self.seconds_left is not None:
-            rows.append(("left", f"about {_duration(self.seconds_left)} of search; confirmation beside"))
+            rows.append(("left", f"about {duration(self.seconds_left)} of search; confirmation beside"))
         if self.driver:
             rows.append(("driver", f"{self.driver} since {self.since}, last heard of {self.heartbeat}"))
         mlflow = "in step with the journal" if not behind else f"lacks the journal's last {behind} lines"
@@ -153,6 +153,9 @@ class _Session:
         return 60 * self.records / seconds if seconds > 0 else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 seconds`, `12.5 minutes`, `3.1 hours`."""
     minutes, hours = seconds / 60, seconds / 3600
-    return f"{hours:.1f} hours" if hours >= 1.5 else f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{seconds:.0f} s"
+    if minutes < 1.5:
+        return f"{ceil(seconds)} seconds"
+    return f"{minutes:.1f} minutes" if hours < 1.5 else f"{hours:.1f} hours"

@@ -183,7 +183,7 @@ def _confirmed(sweep: Sweep) -> TrialRecord:
         raise InputError(
             "only a finished sweep can be exported",
             file=sweep.folder,
-            remedy="Finish it with the command that began it.",
+            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
         )
     return finals[0]
 

@@ -204,7 +204,7 @@ def _rounded_mean(values: tuple[float, ...]) -> float:
 
 def print_plans(plans: list[Plan]) -> None:
     """What the sweeps of a matrix would do, a row each, and how long all of them take one after another."""
-    from gcsearch.plan import duration
+    from gcsearch.standing import duration
 
     rows = [
         [

@@ -164,6 +164,7 @@ def _is_yardstick(label: str) -> bool:
 
 
 def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:
+    """The confirmed setting with this label, if there is one."""
     return next((record for record in finals if record.label == label), None)
 
 
