@@ -547,11 +547,10 @@ def _finished(name: str, store: Path | None) -> Finished:
     """What the sweep `name` brings to a comparison. InputError where its champion is not confirmed yet."""
     from gcsearch.comparison import Finished
     from gcsearch.errors import InputError
-    from gcsearch.sweep import CHAMPION, open_sweep
+    from gcsearch.sweep import open_sweep
 
     sweep = open_sweep(name, store)
-    champions = [record for record in sweep.finals if record.label == CHAMPION]
-    if not champions:
+    if sweep.confirmed is None:
         command = ["gcsearch", "resume", name, "--store", near(sweep.store.root)]
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
@@ -559,7 +558,7 @@ def _finished(name: str, store: Path | None) -> Finished:
             remedy=f"It goes on where it stopped: {shlex.join(command)}",
         )
     references = [record for record in sweep.finals if record.number < 0]
-    return Finished(name, sweep.pipeline.task, champions[-1], references)
+    return Finished(name, sweep.pipeline.task, sweep.confirmed, references)
 
 
 @app.command(epilog="Example: gcsearch export demo --out best --register")

@@ -314,6 +314,10 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+CHAMPION = "champion"
+"""The label of the confirmed champion's record."""
+
+
 class TrialRecord(Model):
     """A finished trial. `metrics` holds the last epoch's numbers, one value per seed, in order of `seeds`."""
 
@@ -381,7 +385,7 @@ class SearchSettings(Model):
     warm_start: tuple[str, ...] = ()
     """Earlier sweeps of the same task; what came of them is known before the first proposal."""
     max_failed: Annotated[int, Field(ge=0)] = 0
-    """Settings that may fail before a finished sweep ends with exit code 3."""
+    """Where more settings fail, the finished sweep ends with exit code 3."""
 
     @property
     def size(self) -> int:

@@ -8,9 +8,9 @@ from gcsearch import spaces
 from gcsearch.confirmation import Confirmation
 from gcsearch.errors import RunError
 from gcsearch.methods import complete
-from gcsearch.schema import Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
 from gcsearch.store import Store
-from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.sweep import Sweep
 
 TRUTH = {0: 80.0, 1: 81.0, 2: 85.0, 3: 84.9, 4: 70.0}
 """What each setting is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
