@@ -114,7 +114,13 @@ class Sweep:
 
     @cached_property
     def rechecked(self) -> list[TrialRecord]:
-        """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together."""
+        """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together.
+
+        Where the objective is an oracle these are the confirmed records themselves, see `gcsearch.confirmation`.
+        """
+        if self.pipeline.search.oracle:
+            again = [one for one in self.finals if one.number >= 0 and one.outcome is Outcome.COMPLETE]
+            return sorted(again, key=lambda record: record.number) if len(again) > 1 else []
         parts: dict[int, dict[tuple[int, ...], TrialRecord]] = {}
         chosen = {record.number: record.config for record in self.finals if record.number >= 0}
         for record in self.journal.records(RECHECK):
