@@ -770,7 +770,10 @@ def cache_build(
     sets: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Encode all images that a pipeline reads, of a [matrix] every sweep's, and no more. An interrupted run goes on."""
+    """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on.
+
+    Of a file with a [matrix] those that any of its sweeps reads.
+    """
     from gcsearch import matrix as matrices
     from gcsearch.store import cache_place
 

@@ -16,6 +16,7 @@ from gcsearch.sweep import Sweep
 
 _STATES = {"FINISHED": "finished", "FAILED": "failed", "STOPPED": "stopped", "CANCELLED": "cancelled"}
 _STATES |= {"KILLED": "interrupted", "": "dead"}
+_AFTER_SEARCH = ("budget", "recheck", "confirmed")  # lines that come once the search is over, early or not
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Standing:
         ]
         if self.per_minute:
             rows.append(("rate", f"{self.per_minute:.1f} settings a minute, {len(self.workers)} worker processes"))
-        if self.seconds_left is not None:
+        if self.seconds_left:
             rows.append(("left", f"about {duration(self.seconds_left)} of search; confirmation beside"))
         if self.driver:
             rows.append(("driver", f"{self.driver} since {self.since}, last heard of {self.heartbeat}"))
@@ -79,11 +80,12 @@ def stand(sweep: Sweep) -> Standing:
     lease, objective = sweep.store.lease(sweep.name), sweep.pipeline.search.objective
     seen = look(lease)
     driven = seen is not None and not seen.gone
-    session, latest, lines, final = _Session(), {}, 0, False
+    session, latest, lines, searched, final = _Session(), {}, 0, False, False
     for _, _, event in sweep.journal.since():
         lines += 1
         session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
         session.hear(event)
+        searched = event["kind"] in _AFTER_SEARCH or (searched and event["kind"] != "extend")
         final = event["kind"] == "final" or (final and event["kind"] not in REOPENING)
         if event["kind"] == "record":
             latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
@@ -91,7 +93,7 @@ def stand(sweep: Sweep) -> Standing:
     measured = {record.number: record.mean(objective) for record in complete if isfinite(record.mean(objective))}
     best = max(measured, key=lambda number: (measured[number], -number), default=None)
     total = max(session.trials or sweep.pipeline.search.trials, len(latest))
-    left = total - len(latest)
+    left = 0 if searched else total - len(latest)
     rate = session.per_minute(datetime.now(UTC) if driven else None)
     return Standing(
         sweep=sweep.name,
