@@ -473,6 +473,9 @@ def test_the_page_says_how_the_champion_was_chosen_as_far_as_it_was():
     again = own(page(records, FINALS, 10, rechecked=records[:2]))
     assert "The best 2 of the search were trained again" in again
     assert "nothing was measured again" not in again
+    added = a_final("champion", (80.0, 81.0, 82.0), number=10, seeds=(4, 5, 99))
+    assert "<dt>confirmation seeds<dd>4, 5, 99" in own(page(records, [added], 10))
+    assert "<dt>confirmation seeds<dd>none yet" in begun
 
 
 @pytest.mark.parametrize(

@@ -390,9 +390,10 @@ def _footer(
     provenance: Mapping[str, object],
     link: str,
 ) -> str:
+    confirmed = sorted({seed for record in finals for seed in record.seeds})
     facts = {
         "search seeds": ", ".join(map(str, pipeline.task.seeds)),
-        "confirmation seeds": ", ".join(map(str, pipeline.confirm.seeds)) if finals else "none yet",
+        "confirmation seeds": ", ".join(map(str, confirmed)) or "none yet",
         "chosen by": pipeline.search.chosen_by,
         "runs": link,
         **{str(key): str(value) for key, value in provenance.items()},
