@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gcsearch import methods
+from gcsearch import methods, spaces
 from gcsearch.errors import InputError
 from gcsearch.schema import Outcome, TrialRecord
 from gcsearch.spaces import SearchSpace
@@ -17,12 +17,12 @@ def place(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
     A parameter that the record does not name had its method's default then, and one that the space does not name
     has it now: what differs there was another setting.
     """
-    if record.config.method != space.method:
+    if record.config.method not in space.every_method:
         return None
     try:
         ran = dict(methods.complete(record.config).hyperparameters)
-        internal = space.internal({name: ran[name] for name in space.parameters if name in ran})
-        now = methods.complete(record.config.model_copy(update={"hyperparameters": space.natural(internal)}))
+        internal = space.internal(space.there({spaces.METHOD: record.config.method, **ran}))
+        now = methods.complete(space.config(space.natural(internal)))
     except InputError:
         return None
     return internal if now.hyperparameters == ran else None

@@ -167,7 +167,7 @@ def _axes(settings: SearchSettings, space: SearchSpace) -> dict[str, list[Any]]:
     """The values of each box of the space on the grid."""
     return {
         name: _values(box, settings.grid.get(parameter, GRID_STEPS))
-        for parameter in space.parameters
+        for parameter in space.dimensions
         for name, box in space.boxes(parameter).items()
     }
 

@@ -246,6 +246,11 @@ class TrialConfig(Model):
     hyperparameters: dict[str, Value] = {}
 
     @property
+    def values(self) -> dict[str, Value]:
+        """All that is chosen: the hyper-parameters, and the method under the name `method`."""
+        return {"method": self.method, **self.hyperparameters}
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify the setting, whatever the order of its keys."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]

@@ -35,7 +35,6 @@ from gcsearch.schema import (
     Rung,
     SearchSettings,
     Stage,
-    TrialConfig,
     TrialRecord,
 )
 from gcsearch.spaces import SearchSpace
@@ -209,7 +208,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         trial.set_user_attr("number", number)
         points = self.space.points
         values = points[number].values if number < len(points) else self.space.natural(trial.params)
-        config = TrialConfig(method=self.space.method, hyperparameters=values)
+        config = self.space.config(values)
         label = points[number].label if number < len(points) else ""
         return _Asked(trial, Proposal(number=number, config=config), label)
 

@@ -341,7 +341,7 @@ def _trial_row(entry: Entry, names: Sequence[str], seeds: Sequence[int], champio
     per_seed = dict(zip(record.seeds, entry.seeds, strict=False))
     cells = [_cell(entry.rank, "" if entry.rank is None else str(entry.rank)), _cell(record.number, str(record.number))]
     for name in names:
-        value = record.config.hyperparameters.get(name)
+        value = record.config.values.get(name)
         cells.append(_cell(value, "" if value is None else value_text(value)))
     cells.append(_cell(entry.objective.mean, plus_minus(entry.objective)))
     cells += [_cell(per_seed.get(seed), accuracy_text(per_seed.get(seed, math.nan))) for seed in seeds]
@@ -371,7 +371,8 @@ def _shared(records: Sequence[TrialRecord], varied: Sequence[str]) -> str:
     first = records[0].config
     titles, tags = (set(each) for each in zip(*(title_and_tags(record.config) for record in records), strict=True))
     method = [with_tags(titles.pop(), tags.pop() if len(tags) == 1 else ())] if len(titles) == 1 else []
-    fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name not in varied]
+    common = set.intersection(*(set(record.config.hyperparameters) for record in records)) - set(varied)
+    fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name in common]
     return ", ".join(method + fixed)
 
 
