@@ -132,7 +132,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
-    check_objective(pipeline.task, pipeline.search.objective)
+    check_objective(pipeline.task, pipeline.search)
     _check_prompts(pipeline, space)
     _check_seeds(pipeline)
     _check_pruner(pipeline)
@@ -216,8 +216,9 @@ def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
 def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
     """Class-specific vectors fit no other class, and names of new classes need some: as far as the space has them."""
     task, objective = pipeline.task, pipeline.search.objective
+    of_new = {"val_h", "test_h", "val_new_acc", "test_new_acc"}.intersection(pipeline.search.objectives)
     values = spaces.extremes(space.parameters["class_specific"]) if "class_specific" in space.parameters else []
-    if any(values) and objective in ("val_h", "test_h"):
+    if any(values) and of_new:
         raise InputError(
             "class-specific context vectors fit no new class, so there is no H to search by",
             key="search.objective",
@@ -239,6 +240,13 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
 
 def _check_pruner(pipeline: Pipeline) -> None:
     pruner, pack = pipeline.search.pruner, pipeline.search.pack
+    if pruner != "none" and not isinstance(pipeline.search.objective, str):
+        raise InputError(
+            "who leaves early is decided by one number, and the search has several objectives",
+            key="search.pruner",
+            received=f"{pruner} with {' and '.join(pipeline.search.objectives)}",
+            remedy='Set `pruner = "none"`, or one objective.',
+        )
     if pruner in ("halving", "hyperband") and pack == 1:
         raise InputError(
             f"{pruner} compares the settings of a pack, so a pack must have two or more",

@@ -28,7 +28,12 @@ def place(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
     return internal if now.hyperparameters == ran else None
 
 
-def fitting(space: SearchSpace, records: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
-    """Those of `records` that a search of `space` by `metric` can learn from: they ended well and have a place."""
-    useful = (Outcome.COMPLETE, Outcome.PRUNED)
-    return [r for r in records if r.outcome in useful and metric in r.metrics and place(space, r) is not None]
+def fitting(space: SearchSpace, records: Sequence[TrialRecord], metrics: Sequence[str]) -> list[TrialRecord]:
+    """Those of `records` that a search of `space` by `metrics` can learn from: they ended well and have a place.
+
+    By several metrics nothing is learned from those that left early.
+    """
+    useful = (Outcome.COMPLETE, Outcome.PRUNED) if len(metrics) == 1 else (Outcome.COMPLETE,)
+    return [
+        r for r in records if r.outcome in useful and set(metrics) <= set(r.metrics) and place(space, r) is not None
+    ]
