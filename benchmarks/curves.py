@@ -19,7 +19,7 @@ import torch
 
 from gcsearch import files, laboratory, spaces
 from gcsearch.samplers import make
-from gcsearch.schema import Proposal, SearchSettings, Task, TrialConfig
+from gcsearch.schema import Proposal, SearchSettings, Task
 from gcsearch.trial import run_pack
 
 PACK = 16
@@ -43,7 +43,7 @@ def main() -> None:
     lab = laboratory.of(task)
     for start in range(len(rows), count, PACK):
         proposals = [
-            Proposal(number=number, config=TrialConfig(method=space.method, hyperparameters=space.natural(place)))
+            Proposal(number=number, config=space.config(space.natural(place)))
             for number, place in enumerate(places[start : start + PACK], start)
         ]
         for place, trial in zip(

@@ -11,7 +11,7 @@ from typing import Any
 from gcsearch import pipeline as pipelines
 from gcsearch.placement import Placement
 from gcsearch.raysession import session
-from gcsearch.schema import Pipeline, Proposal, Task, TrialConfig, TrialRecord
+from gcsearch.schema import Pipeline, Proposal, Task, TrialRecord
 from gcsearch.spaces import SearchSpace
 from gcsearch.worker import PackRunner
 
@@ -80,7 +80,7 @@ def stock(folder: Path, task: Task, space: SearchSpace, trials: int, *, reuse: b
         import torch
 
         torch.set_num_threads(1)
-        setting = TrialConfig(method=space.method, hyperparameters=space.natural(config))
+        setting = space.config(space.natural(config))
         (record,) = runner([Proposal(number=0, config=setting)], lambda reports: None)
         tune.report({"val_h": record.mean("val_h")})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
@@ -52,7 +53,7 @@ class Meter:
         if budget.failed is not None and failed >= budget.failed:
             return f"{failed} settings failed, which is as many as the budget allows"
         if budget.no_gain is not None and self.without_gain >= budget.no_gain:
-            return f"{self.without_gain} settings brought no better {self.settings.objective}"
+            return f"{self.without_gain} settings brought no better {' or '.join(self.settings.objectives)}"
         return ""
 
     @property
@@ -67,13 +68,18 @@ class Meter:
 
     @property
     def without_gain(self) -> int:
-        """How many settings ended since, by number, the one that is the best so far."""
-        best, since = -math.inf, 0
+        """How many settings ended since, by number, the last that none before it matched in every objective."""
+        gains: list[list[float]] = []
+        since = 0
         for number in sorted(self.records):
             record = self.records[number]
-            value = record.mean(self.settings.objective) if record.outcome is Outcome.COMPLETE else -math.inf
-            since = 0 if value > best else since + (number >= self.first)
-            best = max(best, value) if not math.isnan(value) else best
+            values = [record.mean(objective) for objective in self.settings.objectives]
+            known = record.outcome is Outcome.COMPLETE and all(map(math.isfinite, values))
+            if known and not any(all(map(operator.ge, before, values)) for before in gains):
+                gains.append(values)
+                since = 0
+            else:
+                since += number >= self.first
         return since
 
 

@@ -192,7 +192,7 @@ def run(
     (chosen,) = made.pipelines
     if not fresh and pipelines.is_finished(chosen, store):
         print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
-    with _watch(chosen.search.objective, quiet=quiet) as watcher:
+    with _watch(chosen.search.ranking_metric, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
     _print_end(sweep, store)
 
@@ -212,7 +212,7 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -
     def watch(pipeline: Pipeline) -> ProgressWatcher:
         over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
         _announce(made, pipeline, over)
-        return _watch(pipeline.search.objective, quiet=quiet)
+        return _watch(pipeline.search.ranking_metric, quiet=quiet)
 
     def on_end(ended: matrices.Ended) -> None:
         if ended.sweep:
@@ -256,7 +256,7 @@ def resume(
     if pipelines.over(found.journal):
         print(f"gcsearch: the sweep {sweep} is finished: there is nothing to go on with", file=sys.stderr)
         return
-    with _watch(found.pipeline.search.objective, quiet=quiet) as watcher:
+    with _watch(found.pipeline.search.ranking_metric, quiet=quiet) as watcher:
         done = pipelines.resume(sweep, store=store, watcher=watcher)
     _print_end(done, store)
 
@@ -330,7 +330,7 @@ def extend(
     from gcsearch import pipeline as pipelines
     from gcsearch.sweep import open_sweep
 
-    with _watch(open_sweep(sweep, store).pipeline.search.objective, quiet=quiet) as watcher:
+    with _watch(open_sweep(sweep, store).pipeline.search.ranking_metric, quiet=quiet) as watcher:
         done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
     _print_end(done, store)
 

@@ -132,7 +132,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
     space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
-    check_objective(pipeline.task, pipeline.search.objective)
+    check_objective(pipeline.task, pipeline.search)
     _check_prompts(pipeline, space)
     _check_seeds(pipeline)
     _check_pruner(pipeline)
@@ -181,33 +181,44 @@ def _check_weights(backbone: str, pretrained: str | None) -> None:
 
 
 def _check_space(space: SearchSpace, file: Path) -> None:
-    """Every parameter must be one of its method's, and both ends of every range a value it takes."""
+    """Every parameter must be one of its methods', and both ends of every range a value they take."""
     try:
-        known = methods.find(space.method).model_fields
+        for method in space.every_method:
+            methods.find(method)
+        for name in space.parameters:
+            if not space.methods_with(name):
+                raise InputError("no method of the space fulfils its conditions", key=f"parameters.{name}.when")
+            for method in space.methods_with(name):
+                _check_parameter(space, name, method)
     except InputError as error:
         raise error.at(file=file) from None
-    for name, parameter in space.parameters.items():
-        if name not in known:
-            raise unknown_name(f"parameter of {space.method}", name, known, file=file, key=f"parameters.{name}")
-        for value in spaces.extremes(parameter):
-            hyperparameters = {name: value}
-            try:
-                methods.build(TrialConfig(method=space.method, hyperparameters=hyperparameters))
-            except InputError as error:
-                beside = (error.key or "").split(".")[-1]
-                if beside != name and beside in space.parameters:
-                    continue  # a relation to another parameter: whole settings are tried once the data is there
-                key = f"parameters.{name}"
-                raise InputError(
-                    error.rule, file=file, key=key, received=error.received, remedy="Change the range or the choices."
-                ) from None
+
+
+def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
+    known, key = methods.find(method).model_fields, f"parameters.{name}"
+    if name not in known and space.methods and any(name in methods.find(one).model_fields for one in space.methods):
+        having = ", ".join(f'"{one}"' for one in space.methods if name in methods.find(one).model_fields)
+        remedy = f"Say which methods have it: when = {{ method = [{having}] }}."
+        raise InputError(f"{method} has no such parameter", key=key, remedy=remedy)
+    if name not in known:
+        raise unknown_name(f"parameter of {method}", name, known, key=key)
+    for value in spaces.extremes(space.parameters[name]):
+        try:
+            methods.build(TrialConfig(method=method, hyperparameters={name: value}))
+        except InputError as error:
+            beside = (error.key or "").split(".")[-1]
+            if beside != name and beside in space.parameters:
+                continue  # a relation to another parameter: whole settings are tried once the data is there
+            remedy = "Change the range or the choices."
+            raise InputError(error.rule, key=key, received=error.received, remedy=remedy) from None
 
 
 def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
     """Class-specific vectors fit no other class, and names of new classes need some: as far as the space has them."""
     task, objective = pipeline.task, pipeline.search.objective
+    of_new = {"val_h", "test_h", "val_new_acc", "test_new_acc"}.intersection(pipeline.search.objectives)
     values = spaces.extremes(space.parameters["class_specific"]) if "class_specific" in space.parameters else []
-    if any(values) and objective in ("val_h", "test_h"):
+    if any(values) and of_new:
         raise InputError(
             "class-specific context vectors fit no new class, so there is no H to search by",
             key="search.objective",
@@ -216,7 +227,8 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
         )
     for name in ("class_specific", "nfl_names"):
         for value in spaces.extremes(space.parameters[name]) if name in space.parameters else []:
-            check_setting(task, TrialConfig(method=space.method, hyperparameters={name: value}), key="search.space")
+            for method in space.methods_with(name):
+                check_setting(task, TrialConfig(method=method, hyperparameters={name: value}), key="search.space")
             if value == "transductive" and task.folds == 1:
                 raise InputError(
                     "where nothing is held out in the search, there are no new names to be seen",
@@ -228,6 +240,13 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
 
 def _check_pruner(pipeline: Pipeline) -> None:
     pruner, pack = pipeline.search.pruner, pipeline.search.pack
+    if pruner != "none" and not isinstance(pipeline.search.objective, str):
+        raise InputError(
+            "who leaves early is decided by one number, and the search has several objectives",
+            key="search.pruner",
+            received=f"{pruner} with {' and '.join(pipeline.search.objectives)}",
+            remedy='Set `pruner = "none"`, or one objective.',
+        )
     if pruner in ("halving", "hyperband") and pack == 1:
         raise InputError(
             f"{pruner} compares the settings of a pack, so a pack must have two or more",
@@ -278,8 +297,8 @@ def _reference(name: str, space: SearchSpace, key: str) -> tuple[TrialConfig, st
     """
     for point in space.points:
         if point.label == name:
-            config = TrialConfig(method=space.method, hyperparameters=point.values)
-            return methods.complete(config), f"{methods.find(space.method).title}, {name}"
+            config = methods.complete(space.config(point.values))
+            return config, f"{methods.find(config.method).title}, {name}"
     if name.split("+")[0] not in methods.METHODS:
         labels = [*methods.METHODS, *(point.label for point in space.points)]
         raise unknown_name("reference (a method, or a point of the space)", name, labels, key=key)

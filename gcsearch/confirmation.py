@@ -20,7 +20,7 @@ from gcsearch import methods, selection
 from gcsearch.configuration import references
 from gcsearch.evidence import pooled
 from gcsearch.journal import Journal
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, Stage, TrialRecord, is_oracle
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, Stage, TrialRecord
 from gcsearch.spaces import SearchSpace
 from gcsearch.sweep import RECHECK, SHORTLISTED, Sweep
 
@@ -65,11 +65,11 @@ class Confirmation:
     def _choose(self, short: Sequence[TrialRecord]) -> TrialRecord:
         if len(short) == 1:
             return short[0]
-        oracle = is_oracle(self.pipeline.search.objective)
+        oracle = self.pipeline.search.oracle
         kind, stage = ("confirmed", "test") if oracle else (RECHECK, "search")
         self.on_stage("recheck", len(short) * len(self.sweep.confirmed_seeds))
         again = self._measured(kind, stage, [_proposal(record) for record in short])  # type: ignore[arg-type]
-        chosen = selection.one_standard_error(again, self.pipeline.search.objective)
+        chosen = selection.one_standard_error(again, self.pipeline.search.ranking_metric)
         return next(record for record in short if record.number == chosen.number)
 
     def _settings(self, short: Sequence[TrialRecord], champion: TrialRecord) -> list[tuple[Proposal, str]]:

@@ -86,10 +86,15 @@ class Objective(Numbers):
 
 
 class Ranked(Measured):
-    """A row of `best --json`. `rank` is null for a trial that did not complete or has no objective."""
+    """A row of `best --json`. `rank` is null for a trial that did not complete or has no objective.
+
+    Of a search by several objectives `objective` is H, and `front` says whether no other setting is as good in all of
+    them and better in one; of a search by one it is null.
+    """
 
     rank: int | None
     objective: Objective
+    front: bool | None = None
 
 
 class Compared(Measured):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from gcsearch import methods
+from gcsearch import methods, spaces
 from gcsearch.errors import InputError
 from gcsearch.schema import Outcome, TrialRecord
 from gcsearch.spaces import SearchSpace
@@ -17,18 +17,23 @@ def place(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
     A parameter that the record does not name had its method's default then, and one that the space does not name
     has it now: what differs there was another setting.
     """
-    if record.config.method != space.method:
+    if record.config.method not in space.every_method:
         return None
     try:
         ran = dict(methods.complete(record.config).hyperparameters)
-        internal = space.internal({name: ran[name] for name in space.parameters if name in ran})
-        now = methods.complete(record.config.model_copy(update={"hyperparameters": space.natural(internal)}))
+        internal = space.internal(space.there({spaces.METHOD: record.config.method, **ran}))
+        now = methods.complete(space.config(space.natural(internal)))
     except InputError:
         return None
     return internal if now.hyperparameters == ran else None
 
 
-def fitting(space: SearchSpace, records: Sequence[TrialRecord], metric: str) -> list[TrialRecord]:
-    """Those of `records` that a search of `space` by `metric` can learn from: they ended well and have a place."""
-    useful = (Outcome.COMPLETE, Outcome.PRUNED)
-    return [r for r in records if r.outcome in useful and metric in r.metrics and place(space, r) is not None]
+def fitting(space: SearchSpace, records: Sequence[TrialRecord], metrics: Sequence[str]) -> list[TrialRecord]:
+    """Those of `records` that a search of `space` by `metrics` can learn from: they ended well and have a place.
+
+    By several metrics nothing is learned from those that left early.
+    """
+    useful = (Outcome.COMPLETE, Outcome.PRUNED) if len(metrics) == 1 else (Outcome.COMPLETE,)
+    return [
+        r for r in records if r.outcome in useful and set(metrics) <= set(r.metrics) and place(space, r) is not None
+    ]

@@ -34,7 +34,7 @@ from gcsearch.laboratory import Laboratory
 from gcsearch.methods import Method, Trained
 from gcsearch.prediction import Classifier, named_parameters
 from gcsearch.provenance import environment
-from gcsearch.schema import Pipeline, TrialFile, TrialRecord, is_oracle
+from gcsearch.schema import Pipeline, TrialFile, TrialRecord
 
 FILES = (
     "config.toml",
@@ -186,7 +186,7 @@ def _write_features(path: Path, classifier: Classifier, classes: Classes) -> Non
 def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Exported:
     """What `metrics.json` says."""
     task, backbone, record = champion.pipeline.task, laboratory.backbone, champion.record
-    objective, digests = champion.pipeline.search.objective, laboratory.digests(record.seeds)
+    search, digests = champion.pipeline.search, laboratory.digests(record.seeds)
     return Exported(
         version=1,
         digest=_digest(champion, backbone.fingerprint, classes),
@@ -194,8 +194,8 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
         references=tuple(Measured(**facts(reference)) for reference in champion.references),
         chosen=Chosen(
             sweep=champion.sweep,
-            objective=objective,
-            oracle=is_oracle(objective),
+            objective=search.criterion,
+            oracle=search.oracle,
             trials=champion.trials,
             row=champion.chosen,
         ),

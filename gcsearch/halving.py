@@ -29,7 +29,7 @@ ACROSS = ("asha", "median")
 
 def rungs(settings: SearchSettings, pack: int) -> tuple[Rung, ...]:
     """The rungs of the pack with this index (its first number divided by the size of packs), rivals left open."""
-    count, eta, metric = settings.rungs, settings.eta, settings.objective
+    count, eta, metric = settings.rungs, settings.eta, settings.ranking_metric
     if settings.pruner == "none":
         return ()
     if settings.pruner == "median":

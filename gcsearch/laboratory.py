@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -24,7 +24,7 @@ from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache, Wanted
 from gcsearch.methods import NFL, Trained, build
 from gcsearch.prompts import initial_parameters, prompts
-from gcsearch.schema import Precision, Stage, Task, TrialConfig
+from gcsearch.schema import Precision, Stage, Task, Value
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import cache_address, cache_folder
 
@@ -94,13 +94,18 @@ class Laboratory:
 
         Tried are its points, some settings drawn at random, and those with each end of what shapes a prompt.
         """
-        drawn = space.sample(32, seed=0)
+        drawn = space.sample(32 * len(space.every_method), seed=0)
         shaping = [name for name in ("n_ctx", "ctx_init", "position", "class_specific") if name in space.parameters]
-        ends = [{**drawn[0], name: end} for name in shaping for end in spaces.extremes(space.parameters[name])]
-        every = [*(point.values for point in space.points), *drawn, *ends]
-        built = [build(TrialConfig(method=space.method, hyperparameters=values)) for values in every]
+        ends = [
+            {**values, name: end}
+            for name in shaping
+            for values in _first_of_each_method(drawn, name)
+            for end in spaces.extremes(space.parameters[name])
+        ]
+        every = [*(point.values for point in space.points), *drawn, *map(space.there, ends)]
+        built = [build(space.config(values)) for values in every]
         trained = [method for method in built if isinstance(method, Trained)]
-        distinct = {(m.n_ctx, m.ctx_init, m.position, m.class_specific): m for m in trained}
+        distinct = {(type(m), m.n_ctx, m.ctx_init, m.position, m.class_specific): m for m in trained}
         for method in distinct.values():
             try:
                 self.check_prompt(method)
@@ -226,6 +231,15 @@ class Laboratory:
         shots = datasets.few_shot(self.dataset.train, self.task.shots, generator)
         val_shots = None if self.task.val_shots == "all" else self.task.val_shots
         return shots, datasets.few_shot(self.dataset.val, val_shots, generator)
+
+
+def _first_of_each_method(drawn: Sequence[Mapping[str, Value]], name: str) -> list[Mapping[str, Value]]:
+    """Of settings in natural values, the first of each method that has the parameter."""
+    first: dict[Value | None, Mapping[str, Value]] = {}
+    for values in drawn:
+        if name in values:
+            first.setdefault(values.get(spaces.METHOD), values)
+    return list(first.values())
 
 
 def _of(items: Sequence[Item], labels: Sequence[int]) -> list[Item]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import Any
 
 from gcsearch import configuration, methods
 from gcsearch.pipeline import check_loaded
 from gcsearch.schema import Pipeline
-from gcsearch.sizing import measure, pack_size, trained_names, typical
+from gcsearch.sizing import measure_mixed, pack_size, trained_names, typical
 from gcsearch.standing import duration
 from gcsearch.where import find
 
@@ -78,10 +79,11 @@ def make(chosen: Pipeline) -> Plan:
         chosen.search.pack if isinstance(chosen.search.pack, int) else pack_size(chosen.search, space, lab, placement)
     )
     packs = math.ceil(settings / size)
-    method, epochs = typical(space)
-    iterations = max(1, len(names) * chosen.task.shots // getattr(method, "batch_size", 1))
+    kinds, epochs = typical(space)
+    trained = len(names) * chosen.task.shots
+    iterations = fmean(max(1, trained // getattr(method, "batch_size", 1)) for method in kinds)
     in_pack = min(size, settings) * len(chosen.task.seeds)
-    seconds, peak, _ = measure(lab, method, names, in_pack, placement.threads)
+    seconds, peak, _ = measure_mixed(lab, kinds, names, in_pack, placement.threads)
     rounds = math.ceil(packs / placement.workers)
     shots = len(base) * chosen.task.shots * chosen.task.views
     seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
@@ -90,7 +92,7 @@ def make(chosen: Pipeline) -> Plan:
         name=chosen.name,
         dataset=chosen.task.dataset,
         backbone=chosen.task.backbone,
-        method=methods.find(space.method).title,
+        method=", ".join(methods.find(method).title for method in space.every_method),
         settings=settings,
         seeds=len(chosen.task.seeds),
         packs=packs,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gcsearch.errors import InputError
-from gcsearch.schema import Objective, Stage, Task, plain_name
+from gcsearch.schema import Objective, SearchSettings, Stage, Task, is_oracle, plain_name
 
 TARGETS = "targets"
 """The column, and behind `test_acc_` the metric, of the mean over the targets without the source."""
@@ -56,9 +56,12 @@ def objectives(task: Task) -> tuple[Objective, ...]:
     return (*clean, "test_h", "test_base_acc")
 
 
-def check_objective(task: Task, objective: Objective) -> None:
-    """InputError where the protocol of `task` does not measure `objective`."""
-    fitting = objectives(task)
+def check_objective(task: Task, settings: SearchSettings) -> None:
+    """InputError where the protocol of `task` does not measure the objective, or the several do not go together."""
+    if not isinstance(settings.objective, str):
+        _check_several(task, settings.objectives)
+        return
+    objective, fitting = settings.objective, objectives(task)
     if objective in fitting:
         return
     if task.classes == "all":
@@ -73,3 +76,20 @@ def check_objective(task: Task, objective: Objective) -> None:
         other = "two folds or more"
     remedy = f'Set `objective = "{fitting[0]}"` in [search], or {other} in [task].'
     raise InputError(rule, key="search.objective", received=objective, remedy=remedy)
+
+
+def _check_several(task: Task, names: tuple[str, ...]) -> None:
+    measured = objectives(task)
+    fitting = [name for name in measured if "test" not in name]
+    rule = remedy = ""
+    if "val_h" not in measured:
+        rule = "several objectives need base classes that are trained and others that are held out"
+        remedy = f'Set `objective = "{fitting[0]}"`, or `classes = "base"` and two folds or more in [task].'
+    elif len(set(names)) != len(names):
+        rule, remedy = "the objectives must be distinct", "Remove the repeated one."
+    elif any(name in ("val_acc", "test_acc") for name in names):
+        rule, remedy = "base classes are trained, so there is no accuracy on all", "Name val_base_acc and val_new_acc."
+    elif len({is_oracle(name) for name in names}) > 1:
+        rule, remedy = "all objectives must be of one stage", "Name such as begin with val, or such as begin with test."
+    if rule:
+        raise InputError(rule, key="search.objective", received=list(names), remedy=remedy)

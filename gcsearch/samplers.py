@@ -112,6 +112,13 @@ def make(settings: SearchSettings) -> optuna.samplers.BaseSampler:
 def check(settings: SearchSettings, space: SearchSpace) -> None:
     """InputError for a sampler that cannot search the space."""
     boxes = space.distributions()
+    if settings.sampler == "cmaes" and len(settings.objectives) > 1:
+        raise InputError(
+            "cmaes searches by one objective",
+            key="search.sampler",
+            received=f"cmaes with {' and '.join(settings.objectives)}",
+            remedy='Take `sampler = "nsga2"` or "tpe", or name one objective.',
+        )
     chosen = [name for name, box in boxes.items() if isinstance(box, CategoricalDistribution)]
     if settings.sampler == "cmaes" and chosen:
         names = ", ".join(name.removesuffix("_switch") for name in chosen)
@@ -167,7 +174,7 @@ def _axes(settings: SearchSettings, space: SearchSpace) -> dict[str, list[Any]]:
     """The values of each box of the space on the grid."""
     return {
         name: _values(box, settings.grid.get(parameter, GRID_STEPS))
-        for parameter in space.parameters
+        for parameter in space.dimensions
         for name, box in space.boxes(parameter).items()
     }
 

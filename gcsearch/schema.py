@@ -46,6 +46,10 @@ Those of the stage `search` see what is trained and validation images only.  Tho
 see `is_oracle`."""
 
 
+ObjectiveOfSeveral = Objective | Literal["val_new_acc", "test_new_acc"]
+"""What may stand among several objectives: accuracy on new classes alone would be served by untrained prompts."""
+
+
 def is_oracle(objective: str) -> bool:
     """Whether choosing by this metric looks at test images, and at new classes with them.
 
@@ -246,6 +250,11 @@ class TrialConfig(Model):
     hyperparameters: dict[str, Value] = {}
 
     @property
+    def values(self) -> dict[str, Value]:
+        """All that is chosen: the hyper-parameters, and the method under the name `method`."""
+        return {"method": self.method, **self.hyperparameters}
+
+    @property
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify the setting, whatever the order of its keys."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
@@ -370,7 +379,9 @@ class SearchSettings(Model):
     space: str = "gcscoop"
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
     grid: dict[str, Annotated[int, Field(ge=1)]] = {}
-    objective: Objective = "val_h"
+    objective: Objective | Annotated[tuple[ObjectiveOfSeveral, ...], Field(min_length=2)] = "val_h"
+    """One, or several of which none may get worse for another's sake: then the search is after their front."""
+
     trials: Annotated[int, Field(ge=1)] = 32
     seed: Annotated[int, Field(ge=0)] = 0
     pack: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
@@ -395,14 +406,33 @@ class SearchSettings(Model):
         return self.pack
 
     @property
+    def objectives(self) -> tuple[str, ...]:
+        """What the search maximises, also where it is one."""
+        return (self.objective,) if isinstance(self.objective, str) else self.objective
+
+    @property
+    def ranking_metric(self) -> str:
+        """The one number that settings are ranked by: the objective; of several, H, which weighs both sides."""
+        if isinstance(self.objective, str):
+            return self.objective
+        return "test_h" if self.oracle else "val_h"
+
+    @property
     def oracle(self) -> bool:
         """Whether the choice looks at test images, see `is_oracle`."""
-        return is_oracle(self.objective)
+        return any(map(is_oracle, self.objectives))
+
+    @property
+    def criterion(self) -> str:
+        """What chooses, in words: the objective; of several, the best H of their front."""
+        if isinstance(self.objective, str):
+            return self.objective
+        return f"{self.ranking_metric} on the front of {' and '.join(self.objectives)}"
 
     @property
     def chosen_by(self) -> str:
-        """The objective for people, who must never take an oracle for anything else."""
-        return f"{self.objective} (oracle: it looks at test images)" if self.oracle else self.objective
+        """The criterion for people, who must never take an oracle for anything else."""
+        return f"{self.criterion} (oracle: it looks at test images)" if self.oracle else self.criterion
 
     @property
     def stage(self) -> Stage:

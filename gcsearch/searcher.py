@@ -35,7 +35,6 @@ from gcsearch.schema import (
     Rung,
     SearchSettings,
     Stage,
-    TrialConfig,
     TrialRecord,
 )
 from gcsearch.spaces import SearchSpace
@@ -93,7 +92,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self.space = space
         self.settings = settings
         self.total = total(settings, space)
-        self.study = optuna.create_study(direction="maximize", sampler=make(settings))
+        self.study = optuna.create_study(directions=["maximize"] * len(settings.objectives), sampler=make(settings))
         for record in before:
             self._add_earlier(record)
         for point in space.points[: self.total]:
@@ -209,7 +208,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         trial.set_user_attr("number", number)
         points = self.space.points
         values = points[number].values if number < len(points) else self.space.natural(trial.params)
-        config = TrialConfig(method=self.space.method, hyperparameters=values)
+        config = self.space.config(values)
         label = points[number].label if number < len(points) else ""
         return _Asked(trial, Proposal(number=number, config=config), label)
 
@@ -292,18 +291,21 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def _add_earlier(self, record: TrialRecord) -> None:
         """Let the study know a record of an earlier sweep, as far as its setting has a place in the space."""
-        place, value = earlier.place(self.space, record), record.mean(self.settings.objective)
-        if place is None or not math.isfinite(value):
+        place, values = earlier.place(self.space, record), self._values(record)
+        if place is None or not all(map(math.isfinite, values)):
             return
         boxes = self.space.distributions()
         if record.outcome is Outcome.COMPLETE:
-            self.study.add_trial(optuna.trial.create_trial(params=place, distributions=boxes, value=value))
-        elif record.outcome is Outcome.PRUNED:
+            self.study.add_trial(optuna.trial.create_trial(params=place, distributions=boxes, values=values))
+        elif record.outcome is Outcome.PRUNED and len(values) == 1:
             percent = halving.percent_done(self.settings, record.epochs, _epochs(record))
-            pruned, values = optuna.trial.TrialState.PRUNED, {percent: value}
+            pruned, curve = optuna.trial.TrialState.PRUNED, {percent: values[0]}
             self.study.add_trial(
-                optuna.trial.create_trial(state=pruned, params=place, distributions=boxes, intermediate_values=values)
+                optuna.trial.create_trial(state=pruned, params=place, distributions=boxes, intermediate_values=curve)
             )
+
+    def _values(self, record: TrialRecord) -> list[float]:
+        return [record.mean(objective) for objective in self.settings.objectives]
 
     def _tell_generation(self) -> None:
         """Tell the study what has become of every setting asked for, in order of number."""
@@ -315,18 +317,21 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._told = len(self._asked)
 
     def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
-        value = record.mean(self.settings.objective)
-        if record.outcome is Outcome.COMPLETE and math.isfinite(value):
-            self.study.tell(trial, value)
-        elif record.outcome is Outcome.PRUNED and math.isfinite(value):
+        values = self._values(record)
+        finite = all(map(math.isfinite, values))
+        if record.outcome is Outcome.COMPLETE and finite:
+            self.study.tell(trial, values)
+        elif record.outcome is Outcome.PRUNED and finite:
             # Told as complete, a value of few epochs would pose as a final one.  TPE ranks those that left by how
             # far they came: of their own schedules, or a long one that left early would outrank a short one that
             # left late.
+            (value,) = values  # of several objectives none leaves early
             trial.report(value, step=halving.percent_done(self.settings, record.epochs, _epochs(record)))
             trial.set_user_attr("epochs", record.epochs)
             self.study.tell(trial, state=optuna.trial.TrialState.PRUNED)
         else:
-            reason = record.reason or f"{self.settings.objective} is {value}"
+            told = zip(self.settings.objectives, values, strict=True)
+            reason = record.reason or ", ".join(f"{objective} is {value}" for objective, value in told)
             trial.set_user_attr("reason", f"{record.outcome}: {reason}")
             self.study.tell(trial, state=optuna.trial.TrialState.FAIL)
 

@@ -6,6 +6,7 @@ Looks at the objective alone: at no test number, unless the objective is an orac
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ class Ranked:
     rank: int | None
     record: TrialRecord
     objective: str
+    front: bool | None = None
+    """Of a search by several objectives: whether no other setting is as good in all of them and better in one."""
 
     @property
     def values(self) -> Spread:
@@ -41,26 +44,55 @@ class Ranked:
         """The row as `gcsearch best --json` prints it."""
         numbers = Numbers.of(self.record.seeds, self.record.metrics.get(self.objective, ()))
         objective = Objective(name=self.objective, oracle=is_oracle(self.objective), **dict(numbers))
-        return documents.Ranked(rank=self.rank, objective=objective, **facts(self.record))
+        return documents.Ranked(rank=self.rank, objective=objective, front=self.front, **facts(self.record))
 
 
-def rank(records: Iterable[TrialRecord], objective: str) -> list[Ranked]:
+def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
+    """The Pareto set, by number: completed settings that no other equals in all objectives and beats in one.
+
+    Compared are means over seeds; a setting without one of the objectives is not in it, equal ones all are.
+    """
+    values = {
+        record.number: tuple(record.mean(objective) for objective in objectives)
+        for record in records
+        if record.outcome is Outcome.COMPLETE and all(math.isfinite(record.mean(name)) for name in objectives)
+    }
+    # From the highest down: whoever beats a setting stands before it, and is in the front or beaten by one that is.
+    best: dict[int, tuple[float, ...]] = {}
+    for number in sorted(values, key=lambda number: values[number], reverse=True):
+        own = values[number]
+        if not any(other != own and all(map(operator.ge, other, own)) for other in best.values()):
+            best[number] = own
+    return set(best)
+
+
+def rank(records: Iterable[TrialRecord], objective: str, objectives: Sequence[str] = ()) -> list[Ranked]:
     """Completed trials by the objective's mean over seeds, best first; then pruned, diverged and failed ones.
 
     A completed trial without the objective (class-specific vectors have no accuracy on new classes, so no H)
     comes after those that have it.
 
+    Where there are several `objectives`, those on their front come before all others.
+
     Equal means: the one of fewer epochs, then of smaller rho, then the earlier one. So the order never
     depends on the order in which trials ended.
     """
+    records = list(records)
+    several = len(objectives) > 1
+    ahead = front(records, objectives) if several else set[int]()
 
     def order(record: TrialRecord) -> tuple[float, ...]:
         mean = record.mean(objective)
         worth = -mean if math.isfinite(mean) else math.inf
-        return (_LAST[record.outcome], worth, *_effort(record))
+        return (_LAST[record.outcome], several and record.number not in ahead, worth, *_effort(record))
 
     return [
-        Ranked(place if _measured(record, objective) else None, record, objective)
+        Ranked(
+            place if _measured(record, objective) else None,
+            record,
+            objective,
+            record.number in ahead if several else None,
+        )
         for place, record in enumerate(sorted(records, key=order), start=1)
     ]
 
@@ -91,9 +123,10 @@ def champion(ranking: Sequence[Ranked]) -> TrialRecord:
 
 
 def shortlist(ranking: Sequence[Ranked], count: int) -> list[TrialRecord]:
-    """The first `count` settings of the ranking that differ. RunError as in `champion`."""
+    """The first `count` settings of the ranking that differ, none from behind the front. RunError as in `champion`."""
     champion(ranking)
-    distinct = {row.record.config.digest: row.record for row in reversed(ranking) if row.rank is not None}
+    considered = [row for row in reversed(ranking) if row.rank is not None and row.front is not False]
+    distinct = {row.record.config.digest: row.record for row in considered}
     return sorted(distinct.values(), key=lambda record: _place(ranking, record))[:count]
 
 

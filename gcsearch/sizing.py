@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from gcsearch import datasets, methods
-from gcsearch.schema import SearchSettings, TrialConfig
+from gcsearch.schema import SearchSettings
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
@@ -35,15 +35,15 @@ def pack_size(
     Rates are those of a few steps. Once a pack goes through the text tower in pieces, because more does not fit the
     memory of a worker, a larger one gains nothing and is not tried.
     """
-    method, _ = typical(space)
+    kinds, _ = typical(space)
     seeds = len(lab.task.seeds)
-    if not isinstance(method, methods.Trained):
+    if not any(isinstance(method, methods.Trained) for method in kinds):
         return 1
     names, rates = trained_names(lab), dict[int, float]()
     for size in SIZES:
         if rates and size > most(settings):
             break
-        cost = measure(lab, method, names, size * seeds, placement.threads, limit)
+        cost = measure_mixed(lab, kinds, names, size * seeds, placement.threads, limit)
         rates[size] = size / cost.seconds
         if cost.pieces > 1:
             break
@@ -73,11 +73,12 @@ def trained_names(lab: Laboratory) -> list[str]:
     return [lab.dataset.classes[label] for label in trained]
 
 
-def typical(space: SearchSpace) -> tuple[methods.Method, float]:
-    """A method of the space's kind, and the mean epochs of settings drawn at random, SubPT's probe included."""
-    drawn = space.sample(SAMPLE, seed=0)
-    built = [methods.build(TrialConfig(method=space.method, hyperparameters=values)) for values in drawn]
-    return built[0], fmean(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0) for method in built)
+def typical(space: SearchSpace) -> tuple[list[methods.Method], float]:
+    """One of each of the space's methods, and the mean epochs of settings drawn at random, SubPT's probe included."""
+    built = [methods.build(space.config(values)) for values in space.sample(SAMPLE, seed=0)]
+    kinds = {type(method): method for method in reversed(built)}
+    mean = fmean(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0) for method in built)
+    return [kinds[kind] for kind in dict.fromkeys(map(type, built))], mean
 
 
 class Cost(NamedTuple):
@@ -86,6 +87,21 @@ class Cost(NamedTuple):
     seconds: float = 0.0
     bytes: int = 0
     pieces: int = 1
+
+
+def measure_mixed(
+    lab: Laboratory,
+    kinds: Sequence[methods.Method],
+    names: list[str],
+    members: int,
+    threads: int,
+    limit: int | None = None,
+) -> Cost:
+    """What one step of a pack costs in which every one of `kinds` has an equal part: they train one after another."""
+    part = math.ceil(members / len(kinds))
+    costs = [measure(lab, method, names, part, threads, limit) for method in kinds[:members]]
+    seconds, every_bytes, pieces = zip(*costs, strict=True)
+    return Cost(sum(seconds), max(every_bytes), max(pieces))
 
 
 def measure(

@@ -10,6 +10,15 @@ models only those dimensions that every finished trial has with the same bounds:
     off = true          box `beta1_switch` in {"on", "off"}: "off" is a value of its own
 
 Everything else is a box under its own name.  `SearchSpace.natural` and `SearchSpace.internal` translate.
+
+With `methods` in place of `method` the method is a choice like any other, under the name `method`.  `when` says
+under which values of others a parameter is there at all:
+
+    when = { method = ["sam", "gcscoop"] }
+
+Its box stays, for the same reason: every trial has all boxes, and in those where the parameter is not there its place
+means nothing.  What is run carries the parameters that are there and no others.
+
 Optuna is imported only when boxes are asked for, so that reading and checking a file is fast.
 """
 
@@ -17,6 +26,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
@@ -25,12 +35,14 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from gcsearch import files
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.schema import Model, Value
+from gcsearch.schema import Model, TrialConfig, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 OFF = "off"
+ON = "on"
+METHOD = "method"
 ZERO_CELL = 2.0
 """The log interval of a parameter with `zero` is lengthened downwards by this factor; that part means 0.
 For rho in 0.005..2 it is ln 2 / ln 800 = 10 % of the box."""
@@ -42,7 +54,28 @@ and a value survives the way through the boxes unchanged.  Rounding keeps beta1 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
-class Fixed(Model):
+class Conditional(Model):
+    """What every kind of parameter has."""
+
+    when: dict[str, tuple[Value, ...]] = Field(default_factory=dict)
+    """The parameter is there only where each one named here is there and has one of these values."""
+
+    @field_validator("when", mode="before")
+    @classmethod
+    def _values_in_lists(cls, when: Any) -> Any:
+        if not isinstance(when, Mapping):
+            remedy = 'Write for example `when = { method = ["sam"] }`.'
+            raise InputError("`when` must be a table of other parameters", received=when, remedy=remedy)
+        listed = {
+            name: tuple(values) if isinstance(values, list | tuple) else (values,) for name, values in when.items()
+        }
+        for name, values in listed.items():
+            if not values:
+                raise InputError(f"`when` must name a value of {name}", received=list(values), remedy="Add a value.")
+        return listed
+
+
+class Fixed(Conditional):
     """A parameter that every trial gets with this value."""
 
     value: Value
@@ -54,7 +87,7 @@ class Fixed(Model):
         return self.value
 
 
-class Choice(Model):
+class Choice(Conditional):
     """A parameter with one of a few values."""
 
     choices: Annotated[tuple[Value, ...], Field(min_length=2)]
@@ -73,7 +106,7 @@ class Choice(Model):
         return self.choices[self.choices.index(value)]
 
 
-class Range(Model):
+class Range(Conditional):
     """A number between `low` and `high`, both included."""
 
     low: Number
@@ -157,7 +190,10 @@ class SearchSpace(Model):
     """The content of a search-space file."""
 
     version: Literal[1]
-    method: str
+    method: str | None = None
+    """What all trials run; or"""
+    methods: Annotated[tuple[str, ...], Field(min_length=2)] | None = None
+    """what is chosen from."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     points: tuple[Point, ...] = ()
 
@@ -169,12 +205,31 @@ class SearchSpace(Model):
         return {name: _read_parameter(name, table) for name, table in tables.items()}
 
     @model_validator(mode="after")
+    def _one_or_several(self) -> Self:
+        if (self.method is None) == (self.methods is None):
+            rule, remedy = (
+                "a space has either `method` or `methods`",
+                'Write `method = "gcscoop"`, or a list of several.',
+            )
+            raise InputError(rule, key="method", received=self.method, remedy=remedy)
+        if len(set(self.every_method)) != len(self.every_method):
+            received = list(self.every_method)
+            raise InputError("methods must be distinct", key="methods", received=received, remedy="Remove one.")
+        if METHOD in self.parameters:
+            rule = "`method` is the name of the choice among methods"
+            raise InputError(rule, key=f"parameters.{METHOD}", remedy="Name the values in `methods`.")
+        return self
+
+    @model_validator(mode="after")
     def _related(self) -> Self:
+        for name, parameter in self.parameters.items():
+            for other, values in parameter.when.items():
+                self._check_condition(f"parameters.{name}.when.{other}", other, values)
+        _ = self.order  # which there is none of in a circle
         for name, parameter in self.parameters.items():
             if isinstance(parameter, Range) and parameter.at_most:
                 self._check_upper_parameter(name, parameter, parameter.at_most)
-        self._in_order_of_dependence()
-        names = [box for name, parameter in self.parameters.items() for box in _box_names(name, parameter)]
+        names = [box for name, parameter in self.dimensions.items() for box in _box_names(name, parameter)]
         for name in names:
             if names.count(name) > 1:
                 raise InputError(
@@ -191,6 +246,62 @@ class SearchSpace(Model):
         object.__setattr__(self, "points", points)
         return self
 
+    @property
+    def every_method(self) -> tuple[str, ...]:
+        """The methods that trials of this space run."""
+        return self.methods or (self.method or "",)
+
+    @cached_property
+    def dimensions(self) -> dict[str, Parameter]:
+        """The parameters, and before them the choice among methods where there is one."""
+        return ({METHOD: Choice(choices=self.methods)} if self.methods else {}) | self.parameters
+
+    def methods_with(self, name: str) -> tuple[str, ...]:
+        """The methods whose trials can have the parameter."""
+        parameter = self.parameters[name]
+        above = [set(self.methods_with(other)) for other in parameter.when if other != METHOD]
+        own = parameter.when.get(METHOD, self.every_method)
+        return tuple(one for one in self.every_method if one in own and all(one in names for names in above))
+
+    def config(self, values: Mapping[str, Value]) -> TrialConfig:
+        """The setting with these natural values."""
+        hyperparameters = {name: value for name, value in values.items() if name != METHOD}
+        return TrialConfig(method=str(values.get(METHOD, self.method)), hyperparameters=hyperparameters)
+
+    def is_there(self, name: str, values: Mapping[str, Value]) -> bool:
+        """Whether the parameter is there beside natural `values`, in which those that are not there are missing."""
+        when = self.dimensions[name].when.items()
+        return all(other in values and self._state(other, values[other]) in allowed for other, allowed in when)
+
+    def there(self, values: Mapping[str, Value]) -> dict[str, Value]:
+        """Of `values` those whose parameters are there, in the file's order."""
+        found: dict[str, Value] = {}
+        for name in self.order:
+            if name in values and self.is_there(name, found):
+                found[name] = values[name]
+        return {name: found[name] for name in self.dimensions if name in found}
+
+    def _state(self, name: str, value: Value) -> Value:
+        """What a condition sees of a value: of a number that can be off whether it is."""
+        off = isinstance(self.dimensions[name], Range)
+        return (OFF if value == OFF else ON) if off else value
+
+    def _check_condition(self, key: str, other: str, values: tuple[Value, ...]) -> None:
+        if other == METHOD and not self.methods:
+            rule, remedy = "the space has one method only", "Remove the condition, or name several `methods`."
+            raise InputError(rule, key=key, received=list(values), remedy=remedy)
+        if other not in self.dimensions:
+            raise unknown_name("parameter", other, self.dimensions, key=key)
+        parameter = self.dimensions[other]
+        if isinstance(parameter, Range) and not parameter.off:
+            rule = "a condition names a parameter with choices, or one that can be off"
+            raise InputError(rule, key=key, received=other, remedy=f"Add `off = true` to {other}, or give it choices.")
+        known = (ON, OFF) if isinstance(parameter, Range) else tuple(extremes(parameter))
+        for value in values:
+            if not any(value == one and type(value) is type(one) for one in known):
+                rule, remedy = f"{other} must be able to have the value", f"It can be: {', '.join(map(str, known))}."
+                raise InputError(rule, key=key, received=value, remedy=remedy)
+
     def _check_upper_parameter(self, name: str, parameter: Range, upper: str) -> None:
         key = f"parameters.{name}.at_most"
         if upper not in self.parameters:
@@ -206,29 +317,40 @@ class SearchSpace(Model):
                 received=f"low={parameter.low:g}, {upper} from {least:g}",
                 remedy=f"Lower `low` of {name} or raise `low` of {upper}.",
             )
+        for condition, allowed in other.when.items():
+            if condition not in parameter.when or not set(parameter.when[condition]) <= set(allowed):
+                raise InputError(
+                    f"{upper} must be there wherever {name} is",
+                    key=key,
+                    received=upper,
+                    remedy=f"Give {name} the condition of {upper}: when.{condition} = {list(allowed)}.",
+                )
 
-    def _in_order_of_dependence(self) -> list[str]:
-        """The parameters' names, each after the one it is bounded by."""
+    @cached_property
+    def order(self) -> list[str]:
+        """The names of all dimensions, each after those that bound it and those that it is there with."""
         order: TopologicalSorter[str] = TopologicalSorter()
-        for name, parameter in self.parameters.items():
+        for name, parameter in self.dimensions.items():
             upper = _upper(parameter)
-            order.add(name, *([upper] if upper else []))
+            order.add(name, *parameter.when, *([upper] if upper else []))
         try:
             return list(order.static_order())
         except CycleError as error:
             circle = error.args[1]
+            first, second = circle[-1], circle[-2]
+            key = "when" if second in self.parameters[first].when else "at_most"
             raise InputError(
-                "`at_most` must not lead back to the same parameter",
-                key=f"parameters.{circle[0]}.at_most",
+                f"`{key}` must not lead back to the same parameter",
+                key=f"parameters.{first}.{key}",
                 received=" -> ".join(reversed(circle)),
-                remedy="Remove one of the bounds.",
+                remedy="Remove one of the bounds or conditions.",
             ) from None
 
     def _checked_point(self, index: int, point: Point) -> Point:
         key = f"points.{index}"
         for name in point.values:
-            if name not in self.parameters:
-                raise unknown_name("parameter", name, self.parameters, key=f"{key}.{name}")
+            if name not in self.dimensions:
+                raise unknown_name("parameter", name, self.dimensions, key=f"{key}.{name}")
         try:
             return Point(label=point.label, source=point.source, **self.parse(point.values))
         except InputError as error:
@@ -242,39 +364,50 @@ class SearchSpace(Model):
     def parse(self, values: Mapping[str, Value]) -> dict[str, Value]:
         """Natural `values` as they are run, in the file's order; fixed values need not be given.
 
-        Raises InputError, with the parameter as its key, for a missing value and one outside the space.
+        Raises InputError, with the parameter as its key, for a missing value, one outside the space, and one of a
+        parameter that is not there.
         """
         parsed: dict[str, Value] = {}
-        for name, parameter in self.parameters.items():
-            value = values.get(name, parameter.value if isinstance(parameter, Fixed) else None)
-            if value is None:
-                raise InputError("every parameter of the space needs a value", key=name)
-            try:
-                parsed[name] = parameter.parse(value)
-            except InputError as error:
-                raise error.at(key=name) from None
+        for name in self.order:
+            if self.is_there(name, parsed):
+                parsed[name] = self._parse_one(name, values)
+            elif name in values:
+                when = self.dimensions[name].when.items()
+                conditions = (f"{other} is {' or '.join(map(str, allowed))}" for other, allowed in when)
+                rule = f"{name} is there only where {' and '.join(conditions)}"
+                raise InputError(rule, key=name, received=values[name])
         for name, parameter in self.parameters.items():
             upper = _upper(parameter)
-            if upper and parsed[name] != OFF and float(parsed[name]) > float(parsed[upper]):
+            if upper and name in parsed and parsed[name] != OFF and float(parsed[name]) > float(parsed[upper]):
                 received = f"{parsed[name]} > {parsed[upper]}"
                 raise InputError(f"{name} <= {upper} must hold", key=name, received=received)
-        return parsed
+        return {name: parsed[name] for name in self.dimensions if name in parsed}
+
+    def _parse_one(self, name: str, values: Mapping[str, Value]) -> Value:
+        parameter = self.dimensions[name]
+        value = values.get(name, parameter.value if isinstance(parameter, Fixed) else None)
+        if value is None:
+            raise InputError("every parameter of the space needs a value", key=name)
+        try:
+            return parameter.parse(value)
+        except InputError as error:
+            raise error.at(key=name) from None
 
     @property
     def searched(self) -> bool:
         """Whether there is anything to search: without it the space is one single setting."""
-        return any(not isinstance(parameter, Fixed) for parameter in self.parameters.values())
+        return any(not isinstance(parameter, Fixed) for parameter in self.dimensions.values())
 
     def distributions(self) -> dict[str, BaseDistribution]:
         """The boxes that Optuna sees, by internal name: the same for every trial."""
         boxes: dict[str, BaseDistribution] = {}
-        for name in self.parameters:
+        for name in self.dimensions:
             boxes |= self.boxes(name)
         return boxes
 
     def boxes(self, name: str) -> dict[str, BaseDistribution]:
         """The boxes of one parameter: none of a fixed one, two of one that can be off."""
-        return _boxes(name, self.parameters[name])
+        return _boxes(name, self.dimensions[name])
 
     def sample(self, count: int, seed: int) -> list[dict[str, Value]]:
         """`count` settings drawn at random from the boxes; one where there is nothing to search."""
@@ -288,8 +421,10 @@ class SearchSpace(Model):
     def natural(self, internal: Mapping[str, Any]) -> dict[str, Value]:
         """The values to run, by natural name, for a place in the boxes."""
         values: dict[str, Value] = {}
-        for name in self._in_order_of_dependence():
-            parameter = self.parameters[name]
+        for name in self.order:
+            parameter = self.dimensions[name]
+            if not self.is_there(name, values):
+                continue
             if isinstance(parameter, Fixed):
                 values[name] = parameter.value
             elif isinstance(parameter, Choice):
@@ -298,24 +433,25 @@ class SearchSpace(Model):
                 values[name] = OFF
             else:
                 values[name] = _number_from_box(name, parameter, internal, values)
-        return {name: values[name] for name in self.parameters}
+        return {name: values[name] for name in self.dimensions if name in values}
 
     def internal(self, natural: Mapping[str, Value]) -> dict[str, Any]:
         """The place in the boxes that `natural` gives back: `space.natural(space.internal(x)) == x`.
 
         That holds for values of up to DIGITS significant digits.  Where many places mean the same (the
-        fraction of a parameter that is off, or whose interval has no length) the middle is taken.
+        fraction of a parameter that is off, or whose interval has no length, any place of one that is not there) the
+        middle is taken, of a choice the first.
         Raises InputError for values outside the space.
         """
         values = self.parse(natural)
         internal: dict[str, Any] = {}
-        for name, parameter in self.parameters.items():
-            value = values[name]
+        for name, parameter in self.dimensions.items():
+            value = values.get(name)
             if isinstance(parameter, Choice):
-                internal[name] = value
+                internal[name] = parameter.choices[0] if value is None else value
             elif isinstance(parameter, Range):
                 if parameter.off:
-                    internal[f"{name}_switch"] = OFF if value == OFF else "on"
+                    internal[f"{name}_switch"] = OFF if value == OFF else ON
                 internal[_box_name(name, parameter)] = _place_in_box(parameter, value, values)
         return internal
 
@@ -367,7 +503,7 @@ def _boxes(name: str, parameter: Parameter) -> dict[str, BaseDistribution]:
     else:
         low = parameter.low / ZERO_CELL if parameter.zero else parameter.low
         box = FloatDistribution(low, parameter.high, log=parameter.log)
-    switch = {f"{name}_switch": CategoricalDistribution(("on", OFF))} if parameter.off else {}
+    switch = {f"{name}_switch": CategoricalDistribution((ON, OFF))} if parameter.off else {}
     return {**switch, _box_name(name, parameter): box}
 
 
@@ -383,13 +519,14 @@ def _number_from_box(
     return parameter.rounded(place)
 
 
-def _place_in_box(parameter: Range, value: Value, values: Mapping[str, Value]) -> float:
+def _place_in_box(parameter: Range, value: Value | None, values: Mapping[str, Value]) -> float:
     low, high = parameter.low, parameter.high
     if parameter.at_most:
+        if value is None or value == OFF:
+            return 0.5
         length = min(high, float(values[parameter.at_most])) - low
-        undefined = value == OFF or length <= 0
-        return 0.5 if undefined else min((float(value) - low) / length, 1.0)
-    if value == OFF:
+        return 0.5 if length <= 0 else min((float(value) - low) / length, 1.0)
+    if value is None or value == OFF:
         middle = math.sqrt(low * high) if parameter.log else (low + high) / 2
         return round(middle) if parameter.integer else middle
     if parameter.zero and value == 0:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from math import ceil, isfinite
 from typing import Any
 
+from gcsearch import selection
 from gcsearch.journal import REOPENING, Event
 from gcsearch.lease import Seen, look, request_path
 from gcsearch.mirror import lines_synced
@@ -77,7 +78,7 @@ class Standing:
 
 def stand(sweep: Sweep) -> Standing:
     """How `sweep` stands now. Opens no connection; reads the journal and the lease."""
-    lease, objective = sweep.store.lease(sweep.name), sweep.pipeline.search.objective
+    lease, search = sweep.store.lease(sweep.name), sweep.pipeline.search
     seen = look(lease)
     driven = seen is not None and not seen.gone
     session, latest, lines, searched, final = _Session(), {}, 0, False, False
@@ -89,9 +90,11 @@ def stand(sweep: Sweep) -> Standing:
         final = event["kind"] == "final" or (final and event["kind"] not in REOPENING)
         if event["kind"] == "record":
             latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
+    objective = search.ranking_metric
     complete = [record for record in latest.values() if record.outcome is Outcome.COMPLETE]
     measured = {record.number: record.mean(objective) for record in complete if isfinite(record.mean(objective))}
-    best = max(measured, key=lambda number: (measured[number], -number), default=None)
+    front = selection.front(complete, search.objectives)
+    best = max(front & measured.keys(), key=lambda number: (measured[number], -number), default=None)
     total = max(session.trials or sweep.pipeline.search.trials, len(latest))
     left = 0 if searched else total - len(latest)
     rate = session.per_minute(datetime.now(UTC) if driven else None)

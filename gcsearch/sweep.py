@@ -105,7 +105,8 @@ class Sweep:
     @property
     def ranking(self) -> list[selection.Ranked]:
         """All settings of the search, best first."""
-        return selection.rank(self.records, self.pipeline.search.objective)
+        search = self.pipeline.search
+        return selection.rank(self.records, search.ranking_metric, search.objectives)
 
     @property
     def confirmed_seeds(self) -> list[tuple[int, ...]]:

@@ -110,11 +110,11 @@ def print_finals(sweep: Sweep) -> None:
     )
     print(f"champion  {described(sweep.champion.config)}")
     search = sweep.pipeline.search
-    value = _plus_minus(sweep.champion.metrics.get(search.objective, ()))
+    value = _plus_minus(sweep.champion.metrics.get(search.ranking_metric, ()))
     print(f"chosen by {search.chosen_by} {value} among {len(sweep.records)} settings")
     again = {record.number: record for record in sweep.rechecked}
     if sweep.champion.number in again:
-        value = _plus_minus(again[sweep.champion.number].metrics.get(search.objective, ()))
+        value = _plus_minus(again[sweep.champion.number].metrics.get(search.ranking_metric, ()))
         print(f"          and again among the best {len(again)}: {value} with the seeds above")
     print("verdict   " + "\n          ".join(_verdict(sweep)))
 
@@ -130,19 +130,21 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     """The best `top` settings of a sweep."""
     from gcsearch.comparison import described
 
-    ranking = sweep.ranking
+    ranking, search = sweep.ranking, sweep.pipeline.search
+    shown = list(dict.fromkeys((search.ranking_metric, *search.objectives)))
     rows = [
         [
-            str(row.rank or "-"),
+            str(row.rank or "-") + (" *" if row.front else ""),
             f"t{row.record.number:04d}",
-            _plus_minus(row.record.metrics.get(row.objective, ())),
+            *(_plus_minus(row.record.metrics.get(name, ())) for name in shown),
             row.record.outcome.value,
             described(row.record.config) + (f"  ({row.record.label})" if row.record.label else ""),
         ]
         for row in ranking[:top]
     ]
-    title = f"{sweep.name}: {len(ranking)} settings by {sweep.pipeline.search.chosen_by}, mean ± sd over seeds"
-    columns = ["rank", "trial", sweep.pipeline.search.objective, "outcome", "configuration"]
+    title = f"{sweep.name}: {len(ranking)} settings by {search.chosen_by}, mean ± sd over seeds"
+    title += "; * on the front" if len(search.objectives) > 1 else ""
+    columns = ["rank", "trial", *shown, "outcome", "configuration"]
     _table(title, columns, rows, lambda line, _: line == 0)
 
 

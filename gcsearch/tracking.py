@@ -462,7 +462,7 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
     tags = {
         "gcsearch.kind": "sweep",
         "gcsearch.sweep": name,
-        "gcsearch.objective": pipeline.search.objective,
+        "gcsearch.objective": ",".join(pipeline.search.objectives),
         "gcsearch.selection": "oracle" if pipeline.search.oracle else "clean",
         "gcsearch.dataset": task.dataset,
         "gcsearch.backbone": task.backbone,
@@ -487,7 +487,8 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
 def _pipeline_params(pipeline: Pipeline) -> dict[str, object]:
     """What a sweep keeps for life (parameters cannot be changed later, so not the number of trials)."""
     search = pipeline.search.to_dict()
-    kept = {f"search.{key}": search[key] for key in ("space", "sampler", "objective", "seed")}
+    kept = {f"search.{key}": search[key] for key in ("space", "sampler", "seed")}
+    kept["search.objective"] = ",".join(pipeline.search.objectives)
     return {f"task.{key}": value for key, value in pipeline.task.to_dict().items()} | kept
 
 

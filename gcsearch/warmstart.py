@@ -22,7 +22,7 @@ def gather(pipeline: Pipeline, space: SearchSpace, store: Store) -> tuple[list[T
     found: list[TrialRecord] = []
     for index, name in enumerate(pipeline.search.warm_start):
         found += _records(name, pipeline, store, f"search.warm_start.{index}")
-    fit = earlier.fitting(space, found, pipeline.search.objective)
+    fit = earlier.fitting(space, found, pipeline.search.objectives)
     return [record.model_copy(update={"curve": ()}) for record in fit], len(found) - len(fit)
 
 

@@ -430,6 +430,22 @@ SPACES = {
 }
 
 
+def test_the_page_of_a_search_among_methods_shows_the_method_and_what_each_has():
+    tried = [("coop", {}), ("sam", {"rho": 0.1}), ("gcscoop", {"rho": 0.2}), ("kgcoop", {"kg_lambda": 4.0})]
+    records = []
+    for n in range(24):
+        method, own_values = tried[n % 4]
+        scaled = {name: value * (1 + n) for name, value in own_values.items()}
+        values = scaled | {"lr": 0.001 * (1 + n), "n_ctx": 4} | ({"momentum": 0.9} if method == "coop" else {})
+        records.append(a_record(n, 70 + n / 2, method=method, hyperparameters=values))
+    text = own(page(records, [], 23))
+    titles = [figure["layout"]["xaxis"]["title"]["text"] for figure in figures(text)]
+    assert all(any(title.startswith(name) for title in titles) for name in ("method", "rho", "kg_lambda", "lr"))
+    assert "<th class=n tabindex=0>method" in text
+    assert "The same in all: n_ctx 4." in text
+    assert "nan" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL).lower()
+
+
 @pytest.mark.parametrize("method", SPACES)
 def test_the_page_makes_sense_for_every_method_and_space(method):
     tried = [SPACES[method](n) for n in range(24)]

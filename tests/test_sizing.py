@@ -47,12 +47,28 @@ def test_sizes_are_measured_up_to_where_a_pack_goes_in_pieces(laboratory, monkey
 
 
 def test_steps_are_really_measured(laboratory):
-    method, epochs = sizing.typical(load("gcscoop-smoke"))
+    (method,), epochs = sizing.typical(load("gcscoop-smoke"))
     assert 2 <= epochs <= 6
     cost = sizing.measure(laboratory, method, sizing.trained_names(laboratory), 3, 1)
     assert cost.seconds > 0
     assert cost.bytes > 0
     assert cost.pieces == 1
+
+
+def test_a_pack_of_several_methods_costs_what_its_parts_cost(laboratory, monkeypatch):
+    kinds, _ = sizing.typical(load("any-method"))
+    assert sorted(type(kind).__name__ for kind in kinds) == ["CoOp", "GCSCoOp", "KgCoOp", "ProGrad", "SAM"]
+    asked = []
+
+    def measure(lab, method, names, members, threads, limit):
+        asked.append((type(method).__name__, members))
+        return sizing.Cost(seconds=members, bytes=10 * len(asked), pieces=len(asked))
+
+    monkeypatch.setattr(sizing, "measure", measure)
+    assert sizing.measure_mixed(laboratory, kinds, [], 12, 1) == sizing.Cost(seconds=15, bytes=50, pieces=5)
+    assert {members for _, members in asked} == {3}
+    asked.clear()
+    assert sizing.measure_mixed(laboratory, kinds, [], 2, 1).seconds == 2  # two settings are of two methods at most
 
 
 def test_a_pack_left_open_passes_the_checks_and_has_no_size_yet():

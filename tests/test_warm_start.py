@@ -75,7 +75,7 @@ def test_what_failed_or_has_no_finite_number_teaches_nothing():
     failed = EARLIER[0].model_copy(update={"outcome": Outcome.FAILED})
     empty = EARLIER[1].model_copy(update={"metrics": {"val_h": (math.nan,)}})
     assert PackSearcher(SPACE, SETTINGS, before=[failed, empty]).study.get_trials()[0].state.name == "WAITING"
-    assert earlier.fitting(SPACE, [failed, EARLIER[2]], "val_h") == [EARLIER[2]]
+    assert earlier.fitting(SPACE, [failed, EARLIER[2]], ("val_h",)) == [EARLIER[2]]
 
 
 # Read from the store

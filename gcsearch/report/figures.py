@@ -195,7 +195,7 @@ def draw_slice(land: Landscape, name: str, champion: int | None, objective: str)
     cloud.update(marker=None, text=texts, hovertemplate="%{text}<extra></extra>", showlegend=False)
     cloud.update(marker=look)
     if land.axes[name].words:  # Optuna's own are in quotation marks
-        cloud.x = [land.axes[name].place(land.records[i].config.hyperparameters[name]) for i in order]
+        cloud.x = [land.axes[name].place(land.records[i].config.values[name]) for i in order]
         figure.update_xaxes(categoryorder="array", categoryarray=land.axes[name].words)
     mine = [spot for spot, i in enumerate(order) if land.records[i].number == champion]
     if mine:
@@ -218,8 +218,8 @@ def draw_contour(
     low, high = quantiles(land.values, n=10, method="inclusive")[0], max(land.values)
     if ground:
         figure.add_trace(_contours(ground, low, high))
-    both = [i for i, record in enumerate(land.records) if set(pair) <= set(record.config.hyperparameters)]
-    x, y = ([land.axes[name].place(land.records[i].config.hyperparameters[name]) for i in both] for name in pair)
+    both = [i for i, record in enumerate(land.records) if set(pair) <= set(record.config.values)]
+    x, y = ([land.axes[name].place(land.records[i].config.values[name]) for i in both] for name in pair)
     texts = [hover(land.records[i], list(land.axes)) for i in both]
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}
     bar = {"title": {"text": objective, "font": {"size": 13}}} | BAR

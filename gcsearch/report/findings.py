@@ -129,7 +129,7 @@ def _reached(champion: TrialRecord, described: str, mine: Row) -> str:
 
 
 def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: int | None) -> list[str]:
-    objective = pipeline.search.objective
+    objective = pipeline.search.ranking_metric
     best = next((record for record in records if record.number == champion), None)
     if best is None:
         return ["Settings have completed, but none has been chosen yet."]

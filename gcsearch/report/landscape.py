@@ -21,7 +21,7 @@ from gcsearch.schema import Outcome, TrialRecord, Value
 
 logging.getLogger("optuna.storages").setLevel(logging.WARNING)
 
-_FIRST = ("rho", "beta1", "beta2")  # then the method's other own hyper-parameters, then those of all methods
+_FIRST = ("method", "rho", "beta1", "beta2")  # then the method's other own hyper-parameters, then those of all methods
 _LOGARITHMIC = frozenset({"rho", "lr", "weight_decay", "epochs", "batch_size", "n_ctx"})
 _LINEAR = frozenset({"beta1", "beta2", "momentum"})
 _WIDE = 10.0  # least ratio of the largest to the smallest number on an axis that is logarithmic by its numbers
@@ -34,10 +34,10 @@ _CELLS = 60  # of a surface along each axis
 
 
 def searched(records: Sequence[TrialRecord]) -> list[str]:
-    """Hyper-parameters that take more than one value: the method's own first, those of every method last."""
+    """What takes more than one value: the method, its own hyper-parameters, then those of every method."""
     values: dict[str, set[Value]] = {}
     for record in records:
-        for name, value in record.config.hyperparameters.items():
+        for name, value in record.config.values.items():
             values.setdefault(name, set()).add(value)
     varied = [name for name, seen in values.items() if len(seen) > 1]
     common = tuple(Trained.model_fields)
@@ -152,16 +152,13 @@ def landscape(records: Sequence[TrialRecord], objective: str) -> Landscape:
     """Rebuild an Optuna study from the natural values of the completed records."""
     complete = tuple(r for r in records if r.outcome is Outcome.COMPLETE and math.isfinite(r.mean(objective)))
     names = searched(complete)
-    axes = {
-        name: axis(name, [r.config.hyperparameters[name] for r in complete if name in r.config.hyperparameters])
-        for name in names
-    }
+    axes = {name: axis(name, [r.config.values[name] for r in complete if name in r.config.values]) for name in names}
     study = optuna.create_study(direction="maximize")
     for record in complete:
-        given = {name: axes[name] for name in names if name in record.config.hyperparameters}
+        given = {name: axes[name] for name in names if name in record.config.values}
         study.add_trial(
             optuna.create_trial(
-                params={name: one.place(record.config.hyperparameters[name]) for name, one in given.items()},
+                params={name: one.place(record.config.values[name]) for name, one in given.items()},
                 distributions={name: one.distribution for name, one in given.items()},
                 value=record.mean(objective),
             )
@@ -173,7 +170,11 @@ def importances(land: Landscape) -> dict[str, float]:
     """Share of each searched hyper-parameter in reaching the best tenth of settings (PED-ANOVA), largest first."""
     if not land.axes or len(set(land.values)) < 2:
         return {}
-    found = optuna.importance.get_param_importances(land.study, params=list(land.axes))
+    # Compared can be only what every setting has: what one method has alone is in `method` with it.
+    common = [name for name in land.axes if all(name in record.config.values for record in land.records)]
+    if not common:
+        return {}
+    found = optuna.importance.get_param_importances(land.study, params=common)
     return {name: share for name, share in found.items() if math.isfinite(share)}
 
 
@@ -183,9 +184,7 @@ def contour_pairs(land: Landscape) -> list[tuple[str, str]]:
     bounds = {"beta1", "beta2"} & set(numeric)
     chosen = [name for name in numeric if name in _FIRST] if bounds and len(numeric) > 1 else numeric[:3]
     pairs = combinations(chosen if len(chosen) > 1 else numeric[:2], 2)
-    return [
-        (x, y) for x, y in pairs if sum({x, y} <= set(record.config.hyperparameters) for record in land.records) > 1
-    ]
+    return [(x, y) for x, y in pairs if sum({x, y} <= set(record.config.values) for record in land.records) > 1]
 
 
 class Surface(NamedTuple):
@@ -205,7 +204,7 @@ def surface(land: Landscape, pair: tuple[str, str]) -> Surface | None:
     `LEAST_SURFACE` others are needed, of two values or more on either axis.
     """
     across, up = (land.axes[name] for name in pair)
-    given = zip((record.config.hyperparameters for record in land.records), land.values, strict=True)
+    given = zip((record.config.values for record in land.records), land.values, strict=True)
     known = [
         (values[pair[0]], values[pair[1]], objective)
         for values, objective in given

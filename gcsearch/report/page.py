@@ -117,7 +117,7 @@ def build_report(
         rechecked: the shortlist as measured again, which the champion was chosen by.
         link: where the runs can be browsed: an address, or words.
     """
-    objective = pipeline.search.objective
+    objective = pipeline.search.ranking_metric
     records = sorted(records, key=lambda record: record.number)
     land = landscape(records, objective)
     sections = [
@@ -172,16 +172,17 @@ def _choice_section(
     if not rechecked:
         return Section(title, f"It is the first of the search by {search.chosen_by}; nothing was measured again.")
     seeds = counted(len(rechecked[0].seeds), "seed")
+    by = f" by {search.criterion}" if len(search.objectives) > 1 else ""
     lead = (
-        f"The best {len(rechecked)} of the search were trained again in the same way with {seeds} that no choice had "
-        "looked at: the best of many noisy means is on average too high, which the second column shows and the third "
-        "does not. Of those within one standard error of the best (of the difference, paired by seed) the one of "
+        f"The best {len(rechecked)} of the search{by} were trained again in the same way with {seeds} that no choice "
+        "had looked at: the best of many noisy means is on average too high, which the second column shows and the "
+        "third does not. Of those within one standard error of the best (of the difference, paired by seed) the one of "
         "fewest epochs, then of smallest rho, is the champion."
     )
-    columns = ("setting", f"{search.objective} in the search", "with new seeds", "behind the best")
+    columns = ("setting", f"{search.ranking_metric} in the search", "with new seeds", "behind the best")
     head = "".join(f"<th{' class=n' if index else ''}>{column}" for index, column in enumerate(columns))
     names = searched(records)
-    rows = "".join(_choice_row(row, names, champion) for row in choice(records, rechecked, search.objective))
+    rows = "".join(_choice_row(row, names, champion) for row in choice(records, rechecked, search.ranking_metric))
     table = f"<table class=results><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return Section(title, lead, body=f"<div class=scroll>{table}</div>")
 
@@ -349,7 +350,7 @@ def _trial_row(entry: Entry, names: Sequence[str], seeds: Sequence[int], champio
     per_seed = dict(zip(record.seeds, entry.seeds, strict=False))
     cells = [_cell(entry.rank, "" if entry.rank is None else str(entry.rank)), _cell(record.number, str(record.number))]
     for name in names:
-        value = record.config.hyperparameters.get(name)
+        value = record.config.values.get(name)
         cells.append(_cell(value, "" if value is None else value_text(value)))
     cells.append(_cell(entry.objective.mean, plus_minus(entry.objective)))
     cells += [_cell(per_seed.get(seed), accuracy_text(per_seed.get(seed, math.nan))) for seed in seeds]
@@ -379,7 +380,8 @@ def _shared(records: Sequence[TrialRecord], varied: Sequence[str]) -> str:
     first = records[0].config
     titles, tags = (set(each) for each in zip(*(title_and_tags(record.config) for record in records), strict=True))
     method = [with_tags(titles.pop(), tags.pop() if len(tags) == 1 else ())] if len(titles) == 1 else []
-    fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name not in varied]
+    common = set.intersection(*(set(record.config.hyperparameters) for record in records)) - set(varied)
+    fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name in common]
     return ", ".join(method + fixed)
 
 

@@ -79,5 +79,5 @@ def hover(record: TrialRecord, names: Sequence[str]) -> str:
     ):
         if record.metrics.get(key):
             lines.append(f"{words} {plus_minus(spread(record.metrics[key]))} %")
-    lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.hyperparameters.items() if n in names]
+    lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.values.items() if n in names]
     return "<br>".join(lines)
