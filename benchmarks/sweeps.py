@@ -55,7 +55,7 @@ def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict
                 "evaluate_every": 5,
                 "task": task,
                 "search": {"space": space, **search},
-                "confirm": {"seeds": [4], "references": ["zeroshot"]},
+                "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]},
                 "resources": {"workers": WORKERS, "threads": 1},
             }
         ),

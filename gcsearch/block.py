@@ -170,6 +170,7 @@ def norm(states: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def norm_backward(gradient: Tensor, states: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
+    """The gradient of the states that `norm` was given, from that of its result."""
     mask = [True, False, False]
     return _layer_norm_backward(gradient, states, states.shape[-1:], mean, rstd, None, None, mask)[0]
 

@@ -198,7 +198,6 @@ def run(
 
 
 def _print_end(sweep: Sweep, store: Path | None) -> None:
-    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
     elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
@@ -210,11 +209,9 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -
     from gcsearch import matrix as matrices
     from gcsearch import pipeline as pipelines
 
-    numbers = {pipeline.name: number for number, pipeline in enumerate(made.pipelines, start=1)}
-
     def watch(pipeline: Pipeline) -> ProgressWatcher:
         over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
-        print(f"gcsearch: sweep {numbers[pipeline.name]} of {len(numbers)}: {pipeline.name}{over}", file=sys.stderr)
+        _announce(made, pipeline, over)
         return _watch(pipeline.search.ranking_metric, quiet=quiet)
 
     def on_end(ended: matrices.Ended) -> None:
@@ -231,6 +228,12 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -
         names = ", ".join(one.name for one in failed)
         print(f"gcsearch: {len(failed)} of {len(ended)} sweeps failed: {names}; the others are kept", file=sys.stderr)
         sys.exit(failed[0].exit_code)
+
+
+def _announce(made: Matrix, pipeline: Pipeline, more: str = "") -> None:
+    """Say which sweep of a matrix begins."""
+    number = made.pipelines.index(pipeline) + 1
+    print(f"gcsearch: sweep {number} of {len(made.pipelines)}: {pipeline.name}{more}", file=sys.stderr)
 
 
 def _words(error: Exception) -> str:
@@ -442,8 +445,8 @@ def confirm(
     from gcsearch import pipeline as pipelines
 
     with _watch(quiet=quiet) as watcher:
-        found = pipelines.confirm(sweep, _seeds(seeds), store=store, watcher=watcher)
-    print_finals(found)
+        done = pipelines.confirm(sweep, _seeds(seeds), store=store, watcher=watcher)
+    _print_end(done, store)
 
 
 def _seeds(text: str) -> list[int]:
@@ -544,11 +547,10 @@ def _finished(name: str, store: Path | None) -> Finished:
     """What the sweep `name` brings to a comparison. InputError where its champion is not confirmed yet."""
     from gcsearch.comparison import Finished
     from gcsearch.errors import InputError
-    from gcsearch.sweep import CHAMPION, open_sweep
+    from gcsearch.sweep import open_sweep
 
     sweep = open_sweep(name, store)
-    champions = [record for record in sweep.finals if record.label == CHAMPION]
-    if not champions:
+    if sweep.confirmed is None:
         command = ["gcsearch", "resume", name, "--store", near(sweep.store.root)]
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
@@ -556,7 +558,7 @@ def _finished(name: str, store: Path | None) -> Finished:
             remedy=f"It goes on where it stopped: {shlex.join(command)}",
         )
     references = [record for record in sweep.finals if record.number < 0]
-    return Finished(name, sweep.pipeline.task, champions[-1], references)
+    return Finished(name, sweep.pipeline.task, sweep.confirmed, references)
 
 
 @app.command(epilog="Example: gcsearch export demo --out best --register")
@@ -768,13 +770,21 @@ def cache_build(
     sets: Sets = None,
     quiet: Quiet = False,
 ) -> None:
-    """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on."""
-    from gcsearch import configuration
-    from gcsearch import pipeline as pipelines
+    """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on.
+
+    Of a file with a [matrix] those that any of its sweeps reads.
+    """
+    from gcsearch import matrix as matrices
     from gcsearch.store import cache_place
 
-    with _watch(quiet=quiet) as watcher:
-        pipelines.cache(configuration.load(pipeline, _overrides(sets)), watcher=watcher)
+    made = matrices.load(pipeline, _overrides(sets))
+
+    def watch(one: Pipeline) -> ProgressWatcher:
+        if not (made.single or quiet):
+            _announce(made, one)
+        return _watch(quiet=quiet)
+
+    matrices.cache(made, watch)
     print(f"every image that {pipeline} reads is encoded, in {cache_place()}")
 
 
@@ -812,11 +822,13 @@ def cache_prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it only what would go is shown.")] = False,
 ) -> None:
     """Remove broken files, other formats' and what was left unfinished a day ago; and what the flags name."""
-    from gcsearch import configuration, entries
+    from gcsearch import entries
+    from gcsearch import matrix as matrices
     from gcsearch.laboratory import shelves, weights_of
 
     age = None if older_than is None else entries.seconds_of(older_than)
-    weights = {weights_of(configuration.load(name).task) for name in keep} if keep else None
+    kept = [one.task for name in keep or () for one in matrices.load(name).pipelines]
+    weights = set(map(weights_of, kept)) if keep else None
     chosen = []
     for shelf in shelves():
         found = [*shelf.entries(), *shelf.leftovers()]

@@ -107,18 +107,6 @@ class FeatureCache:
         """Features [N, E] of `items` under the fixed transform, float16, read-only."""
         return self.get([Wanted(dataset, items)], progress)[0][0]
 
-    def views(
-        self,
-        dataset: Dataset,
-        items: Sequence[Item],
-        *,
-        seed: int,
-        count: int,
-        progress: Progress | None = None,
-    ) -> Tensor:
-        """Features [V, N, E] of `count` augmented views of `items`, drawn from `seed`, float16, read-only."""
-        return self.get([Wanted(dataset, items, seed, count)], progress)[0]
-
     def get(self, wanted: Sequence[Wanted], progress: Progress | None = None) -> list[Tensor]:
         """Features [V, N, E] of each, float16, read-only, on the pages of the files; what is missing is computed.
 
@@ -224,9 +212,9 @@ class FeatureCache:
         with ExitStack() as stack:
             while True:
                 try:
-                    stack.enter_context(locked(lock, wait=False, what="an entry"))
+                    stack.enter_context(locked(lock, wait=False))
                     break
-                except InputError:
+                except BlockingIOError:
                     show(entry.partial.bytes_there() // row)
                     time.sleep(POLL)
             yield

@@ -16,7 +16,7 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,12 +235,31 @@ def plan(matrix: Matrix) -> list[Plan]:
 
     made = []
     for pipeline in matrix.pipelines:
-        try:
+        with _named(matrix, pipeline):
             made.append(plans.make(pipeline))
-        except InputError as error:
-            rule = error.rule if matrix.single else f"{error.rule}, in the sweep {pipeline.name}"
-            raise InputError(
-                rule, file=error.file, key=error.key, received=error.received, remedy=error.remedy
-            ) from None
         laboratory.forget()
     return made
+
+
+def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext()) -> None:
+    """Encode what every sweep reads; what several of them read, such as test images, is encoded once.
+
+    InputError, naming the sweep, for whatever `pipeline.cache` refuses; what was encoded before it stays.
+    """
+    from gcsearch import laboratory
+    from gcsearch import pipeline as pipelines
+
+    for pipeline in matrix.pipelines:
+        with watch(pipeline) as watcher, _named(matrix, pipeline):
+            pipelines.cache(pipeline, watcher=watcher)
+        laboratory.forget()
+
+
+@contextmanager
+def _named(matrix: Matrix, pipeline: Pipeline) -> Iterator[None]:
+    """An InputError in the block says in which sweep of the matrix it is."""
+    try:
+        yield
+    except InputError as error:
+        rule = error.rule if matrix.single else f"{error.rule}, in the sweep {pipeline.name}"
+        raise InputError(rule, file=error.file, key=error.key, received=error.received, remedy=error.remedy) from None

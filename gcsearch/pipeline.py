@@ -203,7 +203,7 @@ def _check_extensible(sweep: Sweep, space: SearchSpace) -> None:
         raise InputError(
             "only a finished sweep can be extended",
             file=sweep.folder,
-            remedy="Finish it with `gcsearch resume`.",
+            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
         )
     if not space.searched:
         raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")

@@ -11,6 +11,7 @@ from gcsearch import configuration, methods
 from gcsearch.pipeline import check_loaded
 from gcsearch.schema import Pipeline
 from gcsearch.sizing import measure_mixed, pack_size, trained_names, typical
+from gcsearch.standing import duration
 from gcsearch.where import find
 
 
@@ -55,11 +56,6 @@ class Plan:
             ),
             ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),
         ]
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people."""
-    return f"{seconds / 60:.1f} minutes" if seconds >= 90 else f"{math.ceil(seconds)} seconds"
 
 
 def make(chosen: Pipeline) -> Plan:

@@ -323,6 +323,10 @@ class Outcome(StrEnum):
     FAILED = "failed"
 
 
+CHAMPION = "champion"
+"""The label of the confirmed champion's record."""
+
+
 class TrialRecord(Model):
     """A finished trial. `metrics` holds the last epoch's numbers, one value per seed, in order of `seeds`."""
 
@@ -391,6 +395,8 @@ class SearchSettings(Model):
     budget: Budget = Budget()
     warm_start: tuple[str, ...] = ()
     """Earlier sweeps of the same task; what came of them is known before the first proposal."""
+    max_failed: Annotated[int, Field(ge=0)] = 0
+    """Where more settings fail, the finished sweep ends with exit code 3."""
 
     @property
     def size(self) -> int:
@@ -398,8 +404,6 @@ class SearchSettings(Model):
         if isinstance(self.pack, str):
             raise TypeError("the size of packs is still open")
         return self.pack
-
-    max_failed: Annotated[int, Field(ge=0)] = 0
 
     @property
     def objectives(self) -> tuple[str, ...]:

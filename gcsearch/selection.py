@@ -1,4 +1,7 @@
-"""Records to a ranking, and the ranking to a champion. Reads search records only: no test number is looked at."""
+"""Records to a ranking, the ranking to a shortlist, and the shortlist to a champion.
+
+Looks at the objective alone: at no test number, unless the objective is an oracle.
+"""
 
 from __future__ import annotations
 

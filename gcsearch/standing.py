@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from math import isfinite
+from math import ceil, isfinite
 from typing import Any
 
 from gcsearch import selection
@@ -17,6 +17,7 @@ from gcsearch.sweep import Sweep
 
 _STATES = {"FINISHED": "finished", "FAILED": "failed", "STOPPED": "stopped", "CANCELLED": "cancelled"}
 _STATES |= {"KILLED": "interrupted", "": "dead"}
+_AFTER_SEARCH = ("budget", "recheck", "confirmed")  # lines that come once the search is over, early or not
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class Standing:
         ]
         if self.per_minute:
             rows.append(("rate", f"{self.per_minute:.1f} settings a minute, {len(self.workers)} worker processes"))
-        if self.seconds_left is not None:
-            rows.append(("left", f"about {_duration(self.seconds_left)} of search; confirmation beside"))
+        if self.seconds_left:
+            rows.append(("left", f"about {duration(self.seconds_left)} of search; confirmation beside"))
         if self.driver:
             rows.append(("driver", f"{self.driver} since {self.since}, last heard of {self.heartbeat}"))
         mlflow = "in step with the journal" if not behind else f"lacks the journal's last {behind} lines"
@@ -80,11 +81,12 @@ def stand(sweep: Sweep) -> Standing:
     lease, search = sweep.store.lease(sweep.name), sweep.pipeline.search
     seen = look(lease)
     driven = seen is not None and not seen.gone
-    session, latest, lines, final = _Session(), {}, 0, False
+    session, latest, lines, searched, final = _Session(), {}, 0, False, False
     for _, _, event in sweep.journal.since():
         lines += 1
         session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
         session.hear(event)
+        searched = event["kind"] in _AFTER_SEARCH or (searched and event["kind"] != "extend")
         final = event["kind"] == "final" or (final and event["kind"] not in REOPENING)
         if event["kind"] == "record":
             latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
@@ -94,7 +96,7 @@ def stand(sweep: Sweep) -> Standing:
     front = selection.front(complete, search.objectives)
     best = max(front & measured.keys(), key=lambda number: (measured[number], -number), default=None)
     total = max(session.trials or sweep.pipeline.search.trials, len(latest))
-    left = total - len(latest)
+    left = 0 if searched else total - len(latest)
     rate = session.per_minute(datetime.now(UTC) if driven else None)
     return Standing(
         sweep=sweep.name,
@@ -156,6 +158,9 @@ class _Session:
         return 60 * self.records / seconds if seconds > 0 else None
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 seconds`, `12.5 minutes`, `3.1 hours`."""
     minutes, hours = seconds / 60, seconds / 3600
-    return f"{hours:.1f} hours" if hours >= 1.5 else f"{minutes:.0f} minutes" if minutes >= 1.5 else f"{seconds:.0f} s"
+    if minutes < 1.5:
+        return f"{ceil(seconds)} seconds"
+    return f"{minutes:.1f} minutes" if hours < 1.5 else f"{hours:.1f} hours"

@@ -87,26 +87,14 @@ class Store:
 
 
 @contextmanager
-def locked(path: Path, *, wait: bool, what: str = "") -> Iterator[None]:
+def locked(path: Path, *, wait: bool) -> Iterator[None]:
     """Hold the lock file `path` for the time of the block; it is free again when the process ends, however.
 
-    `wait`: until it is free; else InputError, saying `what` is in use and by which process.
+    `wait`: until it is free; else BlockingIOError where another process has it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            raise InputError(
-                f"{what} can be run by one process at a time",
-                file=path.parent,
-                received=f"process {file.read().strip()}, which runs it now",
-                remedy="Wait for it to end, or stop it first.",
-            ) from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield
 
 

@@ -14,14 +14,11 @@ from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
 from gcsearch.journal import Journal
 from gcsearch.provenance import environment
-from gcsearch.schema import Outcome, Pipeline, Stage, TrialRecord
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Stage, TrialRecord
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-CHAMPION = "champion"
-"""The label of the confirmed champion's record."""
 
 SHORTLISTED = "shortlisted"
 """How the labels of the other settings that were measured again begin."""
@@ -118,7 +115,13 @@ class Sweep:
 
     @cached_property
     def rechecked(self) -> list[TrialRecord]:
-        """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together."""
+        """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together.
+
+        Where the objective is an oracle these are the confirmed records themselves, see `gcsearch.confirmation`.
+        """
+        if self.pipeline.search.oracle:
+            again = [one for one in self.finals if one.number >= 0 and one.outcome is Outcome.COMPLETE]
+            return sorted(again, key=lambda record: record.number) if len(again) > 1 else []
         parts: dict[int, dict[tuple[int, ...], TrialRecord]] = {}
         chosen = {record.number: record.config for record in self.finals if record.number >= 0}
         for record in self.journal.records(RECHECK):
@@ -132,8 +135,14 @@ class Sweep:
 
         RunError where no trial completed.
         """
-        numbers = [record.number for record in self.finals if record.label == CHAMPION]
-        return next((r for r in self.records if r.number in numbers), None) or selection.champion(self.ranking)
+        confirmed = self.confirmed
+        chosen = next((record for record in self.records if confirmed and record.number == confirmed.number), None)
+        return chosen or selection.champion(self.ranking)
+
+    @property
+    def confirmed(self) -> TrialRecord | None:
+        """The champion's record on test images; None before the confirmation."""
+        return next((record for record in self.finals if record.label == CHAMPION), None)
 
     @property
     def mlflow_uri(self) -> str:
@@ -163,7 +172,13 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     from gcsearch import export, laboratory
     from gcsearch.addresses import shown
 
-    record = _confirmed(sweep)
+    record = sweep.confirmed
+    if record is None:
+        raise InputError(
+            "only a finished sweep can be exported",
+            file=sweep.folder,
+            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
+        )
     champion = export.Champion(
         sweep=sweep.name,
         pipeline=sweep.pipeline,
@@ -176,17 +191,6 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
         tracking=shown(sweep.mlflow_uri),
     )
     return export.write(folder, champion, laboratory.of(sweep.pipeline.task), given=given, force=force)
-
-
-def _confirmed(sweep: Sweep) -> TrialRecord:
-    finals = [record for record in sweep.finals if record.label == CHAMPION]
-    if not finals:
-        raise InputError(
-            "only a finished sweep can be exported",
-            file=sweep.folder,
-            remedy="Finish it with the command that began it.",
-        )
-    return finals[0]
 
 
 def write_report(sweep: Sweep, path: Path) -> Path:

@@ -88,11 +88,12 @@ def print_results(records: list[TrialRecord], task: Task, title: str = "") -> No
     """What the protocol of `task` measures of records of one stage, a row each."""
     from gcsearch.comparison import tagged
     from gcsearch.protocol import columns
+    from gcsearch.schema import CHAMPION
 
     shown = columns(task, records[0].stage if records else "test")
     rows = [[tagged(record), *(_plus_minus(record.metrics.get(c.metric, ())) for c in shown)] for record in records]
     titles = ["", *(column.title for column in shown)]
-    _table(title, titles, rows, lambda line, _: records[line].label == "champion")
+    _table(title, titles, rows, lambda line, _: records[line].label == CHAMPION)
 
 
 def print_finals(sweep: Sweep) -> None:
@@ -206,7 +207,7 @@ def _rounded_mean(values: tuple[float, ...]) -> float:
 
 def print_plans(plans: list[Plan]) -> None:
     """What the sweeps of a matrix would do, a row each, and how long all of them take one after another."""
-    from gcsearch.plan import duration
+    from gcsearch.standing import duration
 
     rows = [
         [

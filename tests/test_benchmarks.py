@@ -113,8 +113,7 @@ def test_a_search_in_measured_curves_finds_what_is_there(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_the_benchmarks_of_the_search_run_in_their_quick_form():
+    """But for throughput.py, whose quick form takes minutes: five searches, each in a Ray of its own."""
     setup, settings, *_ = quick("overhead.py")
     assert (setup, settings) == ("stock", "2")
-    setup, settings, *_, ratio = quick("throughput.py")
-    assert (setup, settings, ratio) == ("stock", "2", "1.0")
     assert quick("endurance.py")[0] == "40"

@@ -41,8 +41,9 @@ def pipeline(data_root, tmp_path):
     def write(root=data_root, **task):
         keys = {"dataset": "tiny", "root": str(root), "shots": 2, "val_shots": 2, "folds": 2, "seeds": [1, 2], **task}
         lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
+        confirm = ["[confirm]", "top = 2", "seeds = [4, 5, 6]", ""]
         path = tmp_path / "my.toml"
-        path.write_text("\n".join(['name = "my"', "[task]", *lines, "[search]", 'space = "coop"', ""]))
+        path.write_text("\n".join(['name = "my"', "[task]", *lines, "[search]", 'space = "coop"', *confirm]))
         return path
 
     return write
@@ -53,8 +54,8 @@ def test_a_pipelines_features_are_computed_listed_checked_and_removed(pipeline, 
     done = cache(mine, "--quiet")
     assert done.exit_code == 0, done.output
     found = json.loads(cache("ls", "--json").stdout)
-    # Views of five seeds (two of the search, three of the confirmation), two validation draws, one test list.
-    assert sorted(one["shape"][:2] for one in found) == [[8, 1]] * 2 + [[8, 3]] * 5 + [[48, 1]]
+    # Views and validation draws of five seeds (two of the search, three of the confirmation), one test list.
+    assert sorted(one["shape"][:2] for one in found) == [[8, 1]] * 5 + [[8, 3]] * 5 + [[48, 1]]
     assert {one["format"] for one in found} == {2}
     assert found[0]["file"].startswith(str(place))
     before = {path: path.stat().st_mtime_ns for path in place.glob("*.arrow")}
@@ -88,12 +89,30 @@ def test_a_pipelines_features_are_computed_listed_checked_and_removed(pipeline, 
     assert goes("--older-than", "2d") == always | {old.name}
     assert goes("--keep", mine) == always | {foreign.name}
     assert goes("--all") == always | {path.name for path in (*before, foreign)}
-    assert len(list(place.glob("*.arrow"))) == 9  # so far it was only said
+    assert len(list(place.glob("*.arrow"))) == 12  # so far it was only said
     goes("--keep", mine, "--older-than", "2d", "--yes")
     kept = {path.name for path in set(before) - {broken, old}}
     assert {path.name for path in contents(place)} == {"begun.rows"} | kept
-    assert "6 files" in cache("prune", "--all", "-y").stdout
+    assert "9 files" in cache("prune", "--all", "-y").stdout
     assert "the cache is empty" in cache("ls").stdout
+
+
+def test_a_matrix_is_encoded_sweep_by_sweep_and_kept_as_a_whole(pipeline, place):
+    mine = pipeline(views=2, seeds=[1])
+    single = mine.read_text()
+    mine.write_text(f'{single}[matrix]\n"task.shots" = [1, 2]\n')
+    done = cache(mine)
+    assert done.exit_code == 0, done.output
+    assert [f"sweep {number} of 2: my-{number}" in done.stderr for number in (1, 2)] == [True, True]
+    assert "sweep 1 of" not in cache(mine, "--quiet").stderr
+    # Views and validation draws of four seeds each; the test list is the same for both.
+    found = json.loads(cache("ls", "--json").stdout)
+    assert sorted(one["shape"][:2] for one in found) == [[4, 2]] * 4 + [[8, 1]] * 8 + [[8, 2]] * 4 + [[48, 1]]
+    assert cache("prune", "--keep", mine).stdout.startswith("0 files")
+    mine.write_text(f'{single}[matrix]\n"task.shots" = [2, 99]\n')
+    refused = cache(mine, "-q").exception
+    assert isinstance(refused, InputError)
+    assert "the largest has 6, in the sweep my-99" in str(refused)
 
 
 @pytest.mark.parametrize("age", ["", "30", "d", "1.2.3d", "-1d", "3w"])
@@ -124,12 +143,12 @@ def test_nodes_share_a_cache_by_its_address(pipeline, tmp_path, monkeypatch):
     assert f"file://{shared}" in done.stdout
     here, there = ({path.name for path in folder.rglob("*.arrow")} for folder in (tmp_path / "node", shared))
     assert there <= here
-    assert len(there) == 8
+    assert len(there) == 11
     listed = json.loads(cache("ls", "--json").stdout)
-    assert len(listed) == 16
-    assert sum(one["file"].startswith("file://") for one in listed) == 8
+    assert len(listed) == 22
+    assert sum(one["file"].startswith("file://") for one in listed) == 11
     assert cache("verify").exit_code == 0
-    assert "16 files" in cache("prune", "--all", "--yes").stdout
+    assert "22 files" in cache("prune", "--all", "--yes").stdout
     assert list(shared.rglob("*.arrow")) == []
 
 

@@ -8,9 +8,9 @@ from gcsearch import spaces
 from gcsearch.confirmation import Confirmation
 from gcsearch.errors import RunError
 from gcsearch.methods import complete
-from gcsearch.schema import Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
 from gcsearch.store import Store
-from gcsearch.sweep import CHAMPION, Sweep
+from gcsearch.sweep import Sweep
 
 TRUTH = {0: 80.0, 1: 81.0, 2: 85.0, 3: 84.9, 4: 70.0}
 """What each setting is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
@@ -117,6 +117,13 @@ def test_an_oracle_measures_on_test_images_only_and_each_setting_once(tmp_path):
     assert champion.number == 3
     assert [(stage, number) for stage, _, number in bench.asked] == [("test", n) for n in (2, 3, 1, -1)]
     assert [one.number for one in finals] == [-1, 2, 1, 3]
+    assert [(one.number, one.seeds) for one in bench.sweep.rechecked] == [(1, FRESH), (2, FRESH), (3, FRESH)]
+
+
+def test_an_oracle_without_a_shortlist_measures_nothing_again(tmp_path):
+    bench = Bench(tmp_path, objective="test_h", top=1)
+    bench.finish()
+    assert bench.sweep.rechecked == []
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, 5, 6])

@@ -28,6 +28,11 @@ def cache(tmp_path, backbone):
     return FeatureCache(tmp_path / "features", backbone)
 
 
+def drawn(cache, dataset, items, *, seed, count, progress=None):
+    """Features [V, N, E] of `count` augmented views of `items`."""
+    return cache.get([Wanted(dataset, items, seed, count)], progress)[0]
+
+
 @pytest.fixture
 def own_copy(tiny_dataset, tmp_path):
     """A data set whose files a test may change."""
@@ -74,8 +79,8 @@ def test_an_entry_is_computed_once(cache, tiny_dataset, encoded):
 
 
 def test_what_is_read_lies_on_the_pages_of_the_file(cache, tiny_dataset):
-    cache.views(tiny_dataset, tiny_dataset.val, seed=1, count=3)
-    found = cache.views(tiny_dataset, tiny_dataset.val, seed=1, count=3)
+    drawn(cache, tiny_dataset, tiny_dataset.val, seed=1, count=3)
+    found = drawn(cache, tiny_dataset, tiny_dataset.val, seed=1, count=3)
     (path,) = entries(cache)
     mapped = [
         line.split()[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if path.name in line
@@ -85,17 +90,17 @@ def test_what_is_read_lies_on_the_pages_of_the_file(cache, tiny_dataset):
 
 def test_views_depend_on_seed_and_image_only(cache, tiny_dataset):
     items = tiny_dataset.train[:6]
-    views = cache.views(tiny_dataset, items, seed=1, count=3)
+    views = drawn(cache, tiny_dataset, items, seed=1, count=3)
     assert views.shape == (3, 6, 32)
     assert not torch.equal(views[0], views[1])
-    torch.testing.assert_close(cache.views(tiny_dataset, items[::-1], seed=1, count=2), views[:2].flip(1))
-    assert not torch.equal(cache.views(tiny_dataset, items, seed=2, count=3), views)
+    torch.testing.assert_close(drawn(cache, tiny_dataset, items[::-1], seed=1, count=2), views[:2].flip(1))
+    assert not torch.equal(drawn(cache, tiny_dataset, items, seed=2, count=3), views)
 
 
 def test_processes_that_open_images_change_no_byte(cache, tiny_dataset, tmp_path):
-    views = cache.views(tiny_dataset, tiny_dataset.val, seed=1, count=20)
+    views = drawn(cache, tiny_dataset, tiny_dataset.val, seed=1, count=20)
     beside = replace(cache, folder=tmp_path / "other", decoders=2)
-    assert torch.equal(beside.views(tiny_dataset, tiny_dataset.val, seed=1, count=20), views)
+    assert torch.equal(drawn(beside, tiny_dataset, tiny_dataset.val, seed=1, count=20), views)
     assert entries(beside)[0].read_bytes() == entries(cache)[0].read_bytes()
 
 
@@ -204,7 +209,7 @@ def test_killed_at_any_moment_the_same_call_goes_on_to_the_same_bytes(
 ):
     wanted = {"seed": 1, "count": 60}  # 48 images x 60 views = 2880 rows in 12 parts
     whole = replace(cache, folder=tmp_path / "whole")
-    whole.views(tiny_dataset, tiny_dataset.train, **wanted)
+    drawn(whole, tiny_dataset, tiny_dataset.train, **wanted)
     before, encode = encoded(), FeatureCache._encode
 
     def work():
@@ -217,7 +222,7 @@ def test_killed_at_any_moment_the_same_call_goes_on_to_the_same_bytes(
             return encode(self, pixels)
 
         FeatureCache._encode = stall
-        cache.views(tiny_dataset, tiny_dataset.train, **wanted)
+        drawn(cache, tiny_dataset, tiny_dataset.train, **wanted)
 
     written = lambda: sum(file.stat().st_size for file in cache.folder.glob("*.rows"))  # noqa: E731
     for parts in (1, 3, 2):
@@ -234,7 +239,7 @@ def test_killed_at_any_moment_the_same_call_goes_on_to_the_same_bytes(
     with rows.open("ab") as file:
         file.write(b"torn")
     told = []
-    cache.views(tiny_dataset, tiny_dataset.train, **wanted, progress=lambda done, total: told.append(done))
+    drawn(cache, tiny_dataset, tiny_dataset.train, **wanted, progress=lambda done, total: told.append(done))
     assert told[0] >= 6 * features.PART
     assert encoded() - before <= 2880 + 3 * features.PART  # at most the part in work was lost each time
     assert entries(cache)[0].read_bytes() == entries(whole)[0].read_bytes()
@@ -247,7 +252,7 @@ def test_parts_that_do_not_verify_are_encoded_again(cache, tiny_dataset, monkeyp
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", lambda fd: (_ for _ in ()).throw(OSError("disk full")))
         with pytest.raises(OSError, match="disk full"):
-            cache.views(tiny_dataset, items, seed=1, count=16)
+            drawn(cache, tiny_dataset, items, seed=1, count=16)
     (rows,), (sums,) = cache.folder.glob("*.rows"), cache.folder.glob("*.sums")
     if spoil == "a row":
         content = bytearray(rows.read_bytes())
@@ -257,13 +262,13 @@ def test_parts_that_do_not_verify_are_encoded_again(cache, tiny_dataset, monkeyp
         lines = sums.read_text().splitlines()
         lines[{"a line": 2, "the key": 0}[spoil]] = "0" * 8
         sums.write_text("\n".join(lines))
-    cache.views(tiny_dataset, items, seed=1, count=16)
+    drawn(cache, tiny_dataset, items, seed=1, count=16)
     assert encoded() == 3 * 256 + (3 if spoil == "the key" else 2) * 256
 
 
 def test_two_processes_that_want_one_entry_compute_it_once(cache, tiny_dataset, encoded):
     def work():
-        found = cache.views(tiny_dataset, tiny_dataset.train, seed=1, count=60)
+        found = drawn(cache, tiny_dataset, tiny_dataset.train, seed=1, count=60)
         assert found.shape == (60, 48, 32)
 
     assert [os.waitpid(child, 0)[1] for child in [forked(work), forked(work), forked(work)]] == [0, 0, 0]
@@ -277,11 +282,11 @@ def test_who_waits_sees_how_far_the_other_is(cache, tiny_dataset, monkeypatch):
         return np.zeros((len(pixels), 32), np.float16)
 
     monkeypatch.setattr(FeatureCache, "_encode", slowly)
-    child = forked(lambda: cache.views(tiny_dataset, tiny_dataset.train, seed=1, count=32))
+    child = forked(lambda: drawn(cache, tiny_dataset, tiny_dataset.train, seed=1, count=32))
     while not list(cache.folder.glob("*.rows")):
         time.sleep(0.01)
     told = []
-    cache.views(tiny_dataset, tiny_dataset.train, seed=1, count=32, progress=lambda done, total: told.append(done))
+    drawn(cache, tiny_dataset, tiny_dataset.train, seed=1, count=32, progress=lambda done, total: told.append(done))
     assert os.waitpid(child, 0)[1] == 0
     assert {256, 512} & set(told)
     assert told == sorted(told)

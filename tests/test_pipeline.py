@@ -551,6 +551,7 @@ def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_
 # --- Choosing
 
 
+@pytest.mark.slow
 def test_seeds_can_be_added_to_a_finished_sweep(tmp_path):
     settings = {**SMOKE, "name": "more", "search": {**SMOKE["search"], "trials": 2}}
     settings["confirm"] = {"top": 2, "seeds": [4], "references": ["zeroshot"]}
@@ -572,6 +573,7 @@ def test_seeds_can_be_added_to_a_finished_sweep(tmp_path):
     assert "new to the sweep" in again.stderr
 
 
+@pytest.mark.slow
 def test_an_oracle_is_called_so_wherever_it_shows(tmp_path):
     search = {**SMOKE["search"], "objective": "test_h", "trials": 2}
     settings = {**SMOKE, "name": "oracle", "search": search, "confirm": {"top": 2, "seeds": [4], "references": []}}

@@ -477,6 +477,23 @@ def test_the_page_of_class_specific_vectors_leaves_out_what_they_do_not_have():
     assert "No trial has come to a number (12 complete)" in text
 
 
+def test_the_page_says_how_the_champion_was_chosen_as_far_as_it_was():
+    records = a_sweep()
+    begun, lead = own(page(records, (), 3)), "So far it is the first of the search by val_h."
+    assert f"The confirmation is still to come. {lead}" in begun
+    nothing = own(page([lost()]))
+    assert "The confirmation is still to come." in nothing
+    assert lead not in nothing
+    over = own(page(records, FINALS, 10))
+    assert "It is the first of the search by val_h; nothing was measured again." in over
+    again = own(page(records, FINALS, 10, rechecked=records[:2]))
+    assert "The best 2 of the search were trained again" in again
+    assert "nothing was measured again" not in again
+    added = a_final("champion", (80.0, 81.0, 82.0), number=10, seeds=(4, 5, 99))
+    assert "<dt>confirmation seeds<dd>4, 5, 99" in own(page(records, [added], 10))
+    assert "<dt>confirmation seeds<dd>none yet" in begun
+
+
 @pytest.mark.parametrize(
     ("targets", "metrics", "sentence", "decides"),
     [

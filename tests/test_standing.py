@@ -104,6 +104,17 @@ def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
     assert stand(sweep).stage == "over"
 
 
+def test_a_search_that_ended_early_is_over_until_it_is_extended(sweep, lease):
+    searched(sweep, 4)
+    sweep.journal.append("budget", why="5 settings failed")
+    with driving(lease, "the sweep demo"):
+        found = stand(sweep)
+        assert (found.done, found.total, found.stage, found.seconds_left) == (4, 10, "confirm", 0)
+        assert "left" not in dict(found.lines())
+        sweep.journal.append("extend", trials=10, there=4)
+        assert (stand(sweep).stage, stand(sweep).seconds_left > 0) == ("search", True)
+
+
 def test_a_sweep_that_nobody_drives_is_marked_as_cancelled_once(sweep, lease):
     assert cancel("demo", store=sweep.store.root) is None
     lines = sweep.journal.path.read_text()

@@ -12,7 +12,7 @@ import optuna
 import plotly.graph_objects as go
 
 from gcsearch.metrics import harmonic_mean
-from gcsearch.report.findings import CHAMPION, Branches, Curve, History, Point, iso_h
+from gcsearch.report.findings import Branches, Curve, History, Point, iso_h
 from gcsearch.report.landscape import Axis, Landscape, Surface, axis, decades, round_steps
 from gcsearch.report.theme import (
     ACCENT,
@@ -36,7 +36,7 @@ from gcsearch.report.theme import (
     styled,
 )
 from gcsearch.report.wording import counted, hover, named, value_text
-from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.schema import CHAMPION, Outcome, TrialRecord
 
 _MEANING = {
     "rho": "rho, radius of the perturbation",

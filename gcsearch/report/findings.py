@@ -12,9 +12,8 @@ from gcsearch.evidence import Difference, paired
 from gcsearch.metrics import Spread, spread
 from gcsearch.report.landscape import searched
 from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
-from gcsearch.schema import Outcome, Pipeline, Task, TrialRecord
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord
 
-CHAMPION = "champion"
 LITERATURE = "literature"
 ZEROSHOT = "zero-shot"
 BASE_TO_NEW = Task()
@@ -164,6 +163,7 @@ def _is_yardstick(label: str) -> bool:
 
 
 def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:
+    """The confirmed setting with this label, if there is one."""
     return next((record for record in finals if record.label == label), None)
 
 

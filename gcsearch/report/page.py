@@ -122,7 +122,7 @@ def build_report(
     land = landscape(records, objective)
     sections = [
         _results_section(pipeline, finals),
-        _choice_section(pipeline, records, rechecked, champion),
+        _choice_section(pipeline, records, rechecked, champion, over=bool(finals)),
         *_scatter_sections(records, finals, champion),
         _history_section(records, champion, objective),
         _slices_section(land, champion, objective),
@@ -158,9 +158,17 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
 
 
 def _choice_section(
-    pipeline: Pipeline, records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], champion: int | None
+    pipeline: Pipeline,
+    records: Sequence[TrialRecord],
+    rechecked: Sequence[TrialRecord],
+    champion: int | None,
+    *,
+    over: bool,
 ) -> Section:
     title, search = "How the champion was chosen", pipeline.search
+    if not over:
+        first = "" if champion is None else f" So far it is the first of the search by {search.chosen_by}."
+        return Section(title, f"The confirmation is still to come.{first}")
     if not rechecked:
         return Section(title, f"It is the first of the search by {search.chosen_by}; nothing was measured again.")
     seeds = counted(len(rechecked[0].seeds), "seed")
@@ -384,9 +392,10 @@ def _footer(
     provenance: Mapping[str, object],
     link: str,
 ) -> str:
+    confirmed = sorted({seed for record in finals for seed in record.seeds})
     facts = {
         "search seeds": ", ".join(map(str, pipeline.task.seeds)),
-        "confirmation seeds": ", ".join(map(str, pipeline.confirm.seeds)) if finals else "none yet",
+        "confirmation seeds": ", ".join(map(str, confirmed)) or "none yet",
         "chosen by": pipeline.search.chosen_by,
         "runs": link,
         **{str(key): str(value) for key, value in provenance.items()},
