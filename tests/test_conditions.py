@@ -10,9 +10,11 @@ from gcsearch import configuration, earlier, samplers
 from gcsearch.errors import InputError
 from gcsearch.methods import build, complete
 from gcsearch.report.landscape import importances, landscape, searched
-from gcsearch.schema import Pipeline, Proposal, SearchSettings, TrialConfig
+from gcsearch.schema import Outcome, Pipeline, Proposal, SearchSettings, TrialConfig
 from gcsearch.searcher import PackSearcher
+from gcsearch.selection import front, rank
 from gcsearch.spaces import SearchSpace, extremes, load
+from gcsearch.trial import run_pack
 
 ANY = load("any-method")
 OWN = {
@@ -290,6 +292,25 @@ def test_pictures_and_tables_bear_what_only_some_methods_have():
     shares = importances(land)
     assert set(shares) == COMMON  # what few have alone is compared as the method
     assert max(shares, key=shares.get) == "method"
+
+
+def test_a_search_among_methods_by_two_objectives_really_trains(laboratory):
+    short = {"epochs": {"low": 1, "high": 3, "integer": True}, "lr": {"low": 0.001, "high": 0.1, "log": True}}
+    own = {name: parameter.to_dict() for name, parameter in ANY.parameters.items()}
+    chosen = space(own | short, method=None, methods=list(OWN))
+    objectives = ("val_base_acc", "val_new_acc")
+    settings = SETTINGS.model_copy(update={"trials": 12, "pack": 6, "generation": 1, "objective": objectives})
+    episodes = laboratory.episodes("search", (1, 2))
+
+    def train(proposals, report):
+        return [trial.record for trial in run_pack(laboratory, episodes, proposals)]
+
+    records = search(settings, chosen, train)
+    assert {record.outcome for record in records} == {Outcome.COMPLETE}
+    assert len({record.config.method for record in records[:6]}) > 1  # in one pack
+    ranking = rank(records, "val_h", objectives)
+    assert {row.record.number for row in ranking if row.front} == front(records, objectives)
+    assert ranking[0].front
 
 
 def test_both_ends_of_every_range_are_kept_by_whoever_has_it():
