@@ -79,7 +79,7 @@ SMALL = {
     "name": "small",
     "task": {"dataset": "shapes-sketch", "shots": 2, "views": 1, "seeds": [1], "folds": 2},
     "search": {"space": "gcscoop-smoke", "trials": 30, "pack": 2, "generation": 1, "budget": {"no_gain": 2}},
-    "confirm": {"seeds": [4], "references": ["zeroshot"]},
+    "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]},
     "resources": {"threads": 1},
 }
 

@@ -50,7 +50,7 @@ def small(name, space):
             "evaluate_every": 50,
             "task": {"dataset": "shapes-sketch", "shots": 4, "views": 2, "seeds": [1], "folds": 2},
             "search": {"space": space, "trials": 2, "pack": 2, "generation": 1},
-            "confirm": {"seeds": [4, 5], "references": []},
+            "confirm": {"top": 1, "seeds": [4, 5], "references": []},
             "resources": {"memory": "4 GiB"},
         }
     )

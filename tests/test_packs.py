@@ -38,7 +38,7 @@ HALVED = {
     "search": {
         "space": "space.toml", "trials": 4, "pack": 4, "generation": 1, "pruner": "halving", "checkpoint_every": 5,
     },
-    "confirm": {"seeds": [4], "references": []},
+    "confirm": {"top": 1, "seeds": [4], "references": []},
     "resources": {"threads": 1},
 }  # fmt: skip
 

@@ -202,7 +202,7 @@ def test_fresh_keeps_the_former_sweep(sweep, store, tmp_path):
 
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
-    small = {**SMOKE, "search": {"space": "zeroshot"}, "confirm": {"seeds": [4], "references": []}}
+    small = {**SMOKE, "search": {"space": "zeroshot"}, "confirm": {"top": 1, "seeds": [4], "references": []}}
     pipelines.run(Pipeline.from_dict(small), store=copy, fresh=True)
     assert (copy / "sweeps" / "smoke.1" / "journal.jsonl").read_text() == (sweep.folder / "journal.jsonl").read_text()
     assert len(open_sweep("smoke", copy).records) == 1
@@ -328,7 +328,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
 def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
     """The lines that the README shows, on a smaller pipeline."""
     monkeypatch.chdir(tmp_path)
-    small = {**SMOKE, "name": "lines", "search": {"space": "zeroshot"}, "confirm": {"seeds": [4], "references": []}}
+    small = {**SMOKE, "name": "lines", "search": {"space": "zeroshot"}, "confirm": {"top": 1, "seeds": [4], "references": []}}
     sweep = gcsearch.run(gcsearch.Pipeline.from_dict(small))
     sweep.export("best")
     # The champion is zero-shot CLIP: it has text features, but no prompt.
@@ -357,7 +357,7 @@ def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_plan_and_run_and_leaves_nothing_behind(change, message, tmp_path, _cache):
-    settings = {**SMOKE, "confirm": {"seeds": [4], "references": []}}
+    settings = {**SMOKE, "confirm": {"top": 1, "seeds": [4], "references": []}}
     if "space" in change:
         space = tmp_path / "space.toml"
         space.write_text(f'version = 1\nmethod = "{change.get("method", "coop")}"\n{change["space"]}\n')
@@ -517,6 +517,7 @@ def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_
         pack = 1
         generation = 1
         [confirm]
+        top = 1
         seeds = [4]
         references = ["zeroshot"]
         """

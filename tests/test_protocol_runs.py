@@ -37,6 +37,7 @@ trials = 2
 pack = 2
 generation = 1
 [confirm]
+top = 1
 seeds = [4]
 references = ["zeroshot"]
 [resources]
