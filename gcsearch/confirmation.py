@@ -20,9 +20,9 @@ from gcsearch import methods, selection
 from gcsearch.configuration import references
 from gcsearch.evidence import pooled
 from gcsearch.journal import Journal
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, Stage, TrialRecord
+from gcsearch.schema import CHAMPION, SHORTLISTED, Outcome, Pipeline, Proposal, Stage, TrialRecord
 from gcsearch.spaces import SearchSpace
-from gcsearch.sweep import RECHECK, SHORTLISTED, Sweep
+from gcsearch.sweep import RECHECK, Sweep
 
 OnStage = Callable[[str, int], None]
 OnRecord = Callable[[TrialRecord], None]

@@ -20,9 +20,9 @@ from gcsearch import files
 from gcsearch.addresses import is_server, shown
 from gcsearch.errors import GcsearchError
 from gcsearch.journal import Event, Journal
-from gcsearch.schema import CHAMPION, TrialRecord
+from gcsearch.schema import CHAMPION, SHORTLISTED, TrialRecord
 from gcsearch.store import locked
-from gcsearch.sweep import SHORTLISTED, Sweep
+from gcsearch.sweep import Sweep
 
 if TYPE_CHECKING:
     from gcsearch.tracking import Status, Tracker

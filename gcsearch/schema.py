@@ -326,6 +326,9 @@ class Outcome(StrEnum):
 CHAMPION = "champion"
 """The label of the confirmed champion's record."""
 
+SHORTLISTED = "shortlisted"
+"""How the labels of the other settings of the shortlist begin."""
+
 
 class TrialRecord(Model):
     """A finished trial. `metrics` holds the last epoch's numbers, one value per seed, in order of `seeds`."""

@@ -20,9 +20,6 @@ from gcsearch.store import Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-SHORTLISTED = "shortlisted"
-"""How the labels of the other settings that were measured again begin."""
-
 RECHECK = "recheck"
 """The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
 

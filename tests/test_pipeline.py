@@ -328,7 +328,12 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
 def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
     """The lines that the README shows, on a smaller pipeline."""
     monkeypatch.chdir(tmp_path)
-    small = {**SMOKE, "name": "lines", "search": {"space": "zeroshot"}, "confirm": {"top": 1, "seeds": [4], "references": []}}
+    small = {
+        **SMOKE,
+        "name": "lines",
+        "search": {"space": "zeroshot"},
+        "confirm": {"top": 1, "seeds": [4], "references": []},
+    }
     sweep = gcsearch.run(gcsearch.Pipeline.from_dict(small))
     sweep.export("best")
     # The champion is zero-shot CLIP: it has text features, but no prompt.

@@ -36,7 +36,7 @@ from gcsearch.report.theme import (
     styled,
 )
 from gcsearch.report.wording import counted, hover, named, value_text
-from gcsearch.schema import CHAMPION, Outcome, TrialRecord
+from gcsearch.schema import CHAMPION, SHORTLISTED, Outcome, TrialRecord
 
 _MEANING = {
     "rho": "rho, radius of the perturbation",
@@ -124,17 +124,17 @@ def _iso_lines(figure: go.Figure, points: Sequence[tuple[float, float]]) -> None
 def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
     """Base against new accuracy on test images: each seed small, each setting's mean large and named.
 
-    Of many settings only the landmarks are named in the legend; the others are grey and tell their name on hovering.
+    The others of the shortlist are grey and tell their name on hovering; of many settings all but the landmarks are.
     """
     figure = empty_figure(440)
     measured = [r for r in finals if r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc")]
     pairs = [(r, r.metrics["test_base_acc"], r.metrics["test_new_acc"]) for r in measured]
     _iso_lines(figure, [point for _, base, new in pairs for point in zip(base, new, strict=True)])
     colours = [BLUE, GREEN, PURPLE, AMBER, GREY]
-    many = len(pairs) > _NAMED
+    many = sum(not record.label.startswith(SHORTLISTED) for record, _, _ in pairs) > _NAMED
     for index, (record, base, new) in enumerate(pairs):
         mine, name = record.label == CHAMPION, named(record)
-        quiet = many and not mine and record.config.method not in _LANDMARKS
+        quiet = record.label.startswith(SHORTLISTED) or (many and not mine and record.config.method not in _LANDMARKS)
         colour = ACCENT if mine else GREY if quiet else colours[index % len(colours)]
         texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
