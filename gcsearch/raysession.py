@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -70,7 +71,23 @@ def _started_ray(placement: Placement, cluster: Cluster | None) -> Iterator[None
             yield
         finally:
             _ignore_interrupts()  # a second Ctrl-C must not leave processes behind; this takes a second or two
-            ray.shutdown()
+            _shut_down()
+
+
+def _shut_down() -> None:
+    """End Ray, with no garbage collected meanwhile.
+
+    A collection in another thread, that of the mirror, may free a reference of Ray's while the core worker is gone and
+    Ray's Python side does not know it yet. Ray then ends the whole process, without a word and past every `finally`.
+    """
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _join(cluster: Cluster) -> None:
