@@ -67,7 +67,7 @@ def wait_for_checkpoint(packs: Path, name: str, driver: subprocess.Popen, after:
     """Wait until there is a checkpoint `name` that is newer than the time `after`; its own time."""
     deadline = time.monotonic() + 300
     while True:
-        for path in (packs / "search").glob(name):
+        for path in packs.glob(f"search*/{name}"):
             with contextlib.suppress(FileNotFoundError):  # its pack has just ended
                 if (written := path.stat()).st_mtime_ns > after:
                     assert written.st_size < 2**20
