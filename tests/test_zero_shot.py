@@ -101,7 +101,8 @@ def test_every_image_is_classified_as_open_clip_does(name, tmp_path):
         theirs = images[mine] @ text[half.classes].T
         ours = half.features @ features[half.classes].T
         apart, nearest_tie = (ours - theirs).abs().max(), theirs.topk(2).values.diff().abs().min()
-        assert apart < 1e-5 < 1e-3 < nearest_tie
+        # Ours come from the cache, in half precision: far closer than any two classes are.
+        assert apart < 1e-4 < 1e-3 < nearest_tie
         predicted = theirs.argmax(dim=1)
         assert ours.argmax(dim=1).tolist() == predicted.tolist()
         assert len(set(predicted.tolist())) == len(half.classes)  # a proof on one class would be none
