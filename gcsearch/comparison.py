@@ -216,9 +216,11 @@ def _compared(group: Group, name: str) -> Group:
     column = next(one for one in group.columns if one.metric == group.deciding)
 
     def compared(row: Row) -> Row:
+        if row is other:
+            return row
         lead = paired(row.record, other.record, column.metric)
-        sure = verdict(row.record, other.record, column.metric)
-        return row if row is other else replace(row, against=Against(other.name, column, lead, sure))
+        sure = verdict(row.record, other.record, lead)
+        return replace(row, against=Against(other.name, column, lead, sure))
 
     return replace(group, rows=tuple(map(compared, group.rows)))
 

@@ -65,11 +65,11 @@ class Confirmation:
     def _choose(self, short: Sequence[TrialRecord]) -> TrialRecord:
         if len(short) == 1:
             return short[0]
-        oracle = self.pipeline.search.oracle
-        kind, stage = ("confirmed", "test") if oracle else (RECHECK, "search")
+        search = self.pipeline.search
         self.on_stage("recheck", len(short) * len(self.sweep.confirmed_seeds))
-        again = self._measured(kind, stage, [_proposal(record) for record in short])  # type: ignore[arg-type]
-        chosen = selection.one_standard_error(again, self.pipeline.search.ranking_metric)
+        kind = "confirmed" if search.oracle else RECHECK
+        again = self._measured(kind, search.stage, [_proposal(record) for record in short])
+        chosen = selection.one_standard_error(again, search.ranking_metric)
         return next(record for record in short if record.number == chosen.number)
 
     def _settings(self, short: Sequence[TrialRecord], champion: TrialRecord) -> list[tuple[Proposal, str]]:
@@ -89,13 +89,9 @@ class Confirmation:
         Numbers that an earlier session came to may be of another shortlist: the setting tells them apart.
         """
         parts: dict[int, list[TrialRecord]] = {proposal.number: [] for proposal in proposals}
-
+        known = [record for record in self.journal.records(kind) if record.outcome is not Outcome.FAILED]
         for seeds in self.sweep.confirmed_seeds:
-            done = {
-                (r.number, r.config.digest): r
-                for r in self.journal.records(kind)
-                if r.seeds == seeds and r.outcome is not Outcome.FAILED
-            }
+            done = {(r.number, r.config.digest): r for r in known if r.seeds == seeds}
             missing = [p for p in proposals if (p.number, p.config.digest) not in done]
             for proposal in proposals:
                 if proposal not in missing:

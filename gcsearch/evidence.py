@@ -138,12 +138,11 @@ def _wilcoxon(values: Sequence[float]) -> float:
     return float(stats.wilcoxon(values, method=exact).pvalue)
 
 
-def verdict(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Verdict:
-    """What is known about `ours` beside `theirs` by their common seeds."""
+def verdict(ours: TrialRecord, theirs: TrialRecord, lead: Difference | None) -> Verdict:
+    """What is known about `ours` beside `theirs` by their common seeds: `lead` is what `paired` gave for them."""
     if ours.config.digest == theirs.config.digest:
         return Verdict.SAME
-    found = paired(ours, theirs, metric)
-    return Verdict.UNKNOWN if found is None or found.n == 1 else found.verdict
+    return Verdict.UNKNOWN if lead is None or lead.n == 1 else lead.verdict
 
 
 def pooled(records: Iterable[TrialRecord]) -> TrialRecord:

@@ -58,7 +58,7 @@ class Mirror:
         self, sweep: Sweep, journal: Journal, say: Callable[[str], None], mended: Callable[[str], None]
     ) -> None:
         self.sweep, self.journal = sweep, journal
-        self.uri = sweep.pipeline.tracking.uri or sweep.store.mlflow_uri
+        self.uri = sweep.mlflow_uri
         self._say, self._mended = say, mended
         self._tracker: Tracker | None = None
         self._byte = self._line = 0  # up to where MLflow has the journal

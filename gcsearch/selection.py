@@ -125,13 +125,11 @@ def champion(ranking: Sequence[Ranked]) -> TrialRecord:
 def shortlist(ranking: Sequence[Ranked], count: int) -> list[TrialRecord]:
     """The first `count` settings of the ranking that differ, none from behind the front. RunError as in `champion`."""
     champion(ranking)
-    considered = [row for row in reversed(ranking) if row.rank is not None and row.front is not False]
-    distinct = {row.record.config.digest: row.record for row in considered}
-    return sorted(distinct.values(), key=lambda record: _place(ranking, record))[:count]
-
-
-def _place(ranking: Sequence[Ranked], record: TrialRecord) -> int:
-    return next(place for place, row in enumerate(ranking) if row.record is record)
+    distinct: dict[str, TrialRecord] = {}
+    for row in ranking:
+        if row.rank is not None and row.front is not False:
+            distinct.setdefault(row.record.config.digest, row.record)
+    return list(distinct.values())[:count]
 
 
 def one_standard_error(records: Sequence[TrialRecord], objective: str) -> TrialRecord:

@@ -109,9 +109,13 @@ def test_the_verdict_follows_the_interval(low, high, expected):
 
 def test_a_verdict_needs_other_settings_and_two_common_seeds():
     ours = record((81.0, 82.0, 83.0, 81.5, 82.5))
-    assert verdict(ours, record((80.0,) * 5), "test_h") is Verdict.SAME
-    assert verdict(ours, record((80.0,), (1,), rho=0.2), "test_h") is Verdict.UNKNOWN
-    assert verdict(ours, record((80.0,) * 5, rho=0.2), "test_h") is Verdict.BETTER
+
+    def beside(theirs):
+        return verdict(ours, theirs, paired(ours, theirs, "test_h"))
+
+    assert beside(record((80.0,) * 5)) is Verdict.SAME
+    assert beside(record((80.0,), (1,), rho=0.2)) is Verdict.UNKNOWN
+    assert beside(record((80.0,) * 5, rho=0.2)) is Verdict.BETTER
 
 
 def test_pooling_adds_seeds_and_never_loses_one():
