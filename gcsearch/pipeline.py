@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -102,7 +102,11 @@ def run(
             _check_not_cancelled(pipeline.name, located)
             if is_finished(pipeline, store):
                 return Sweep(pipeline.name, located, located.sweep(pipeline.name))
-        _drive(driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener)
+        known = Sweep(pipeline.name, located, located.sweep(pipeline.name))
+        added = () if fresh else _added_seeds(known)
+        _drive(
+            driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener, added
+        )
     return Sweep(pipeline.name, located, located.sweep(pipeline.name))
 
 
@@ -113,12 +117,11 @@ def _drive(
     store: Store,
     begin: Callable[[], Sweep],
     watcher: Watcher,
-    *,
-    added: tuple[int, ...] = (),
+    added: tuple[int, ...],
 ) -> None:
     """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages.
 
-    `added` are seeds of the confirmation beside those of the pipeline.
+    `added` are the seeds of the confirmation beside those of the pipeline.
     """
     where = grounds.find(pipeline)
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
@@ -146,8 +149,25 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
     except InputError as error:
         raise error.at(file=found.folder / "pipeline.toml") from None
     with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
-        _drive(driver, pipeline, space, found.store, lambda: Sweep(name, found.store, found.folder), listener)
+        begin, added = (lambda: Sweep(name, found.store, found.folder)), _added_seeds(found)
+        _drive(driver, pipeline, space, found.store, begin, listener, added)
     return Sweep(name, found.store, found.folder)
+
+
+def _guarded(sweep: Sweep, driver: Driver) -> Journal:
+    """The sweep's journal, which takes no line once another driver has the sweep."""
+    return Journal(sweep.journal.path, before=driver.lease.check)
+
+
+def _reopened(sweep: Sweep, driver: Driver, kind: str, **asked: object) -> Sweep:
+    """The finished sweep with a line in its journal that gives it something to do again."""
+    _guarded(sweep, driver).append(kind, **asked)
+    return Sweep(sweep.name, sweep.store, sweep.folder)
+
+
+def _added_seeds(sweep: Sweep) -> tuple[int, ...]:
+    """The seeds of the confirmation that were asked for since the sweep began."""
+    return tuple(seed for event in sweep.journal.events("seeds") for seed in event["seeds"])
 
 
 def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
@@ -187,14 +207,9 @@ def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: 
     space = check(pipeline)
     with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _check_extensible(found, space)
-
-        def begin() -> Sweep:
-            there = len(found.records)
-            journal = Journal(found.journal.path, before=driver.lease.check)
-            journal.append("extend", trials=there + trials, there=there)
-            return Sweep(name, found.store, found.folder)
-
-        _drive(driver, pipeline, space, found.store, begin, listener)
+        there = len(found.records)
+        begin = partial(_reopened, found, driver, "extend", trials=there + trials, there=there)
+        _drive(driver, pipeline, space, found.store, begin, listener, _added_seeds(found))
     return Sweep(name, found.store, found.folder)
 
 
@@ -226,12 +241,8 @@ def confirm(
     space = check(pipeline)
     with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _check_added(found, added)
-
-        def begin() -> Sweep:
-            Journal(found.journal.path, before=driver.lease.check).append("seeds", seeds=list(added))
-            return Sweep(name, found.store, found.folder)
-
-        _drive(driver, pipeline, space, found.store, begin, listener, added=added)
+        begin = partial(_reopened, found, driver, "seeds", seeds=list(added))
+        _drive(driver, pipeline, space, found.store, begin, listener, (*_added_seeds(found), *added))
     return Sweep(name, found.store, found.folder)
 
 
@@ -373,7 +384,7 @@ class _Session:
     ) -> None:
         self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
         self.watcher, self.driver = watcher, driver
-        self.journal = Journal(sweep.journal.path, before=driver.lease.check)
+        self.journal = _guarded(sweep, driver)
         self.checkpoints = sweep.folder.absolute() / "packs"
 
     def run(self) -> None:
@@ -459,7 +470,8 @@ class _Session:
 
         task = self.pipeline.task
         settings = self._settings(placement)
-        self.watcher.stage("search", total(settings, self.space))
+        wanted = total(settings, self.space)
+        self.watcher.stage("search", wanted)
         known, meter = self.journal.records(), self._meter(settings, placement)
         for record in {record.number: record for record in known}.values():
             meter.note(record)
@@ -494,7 +506,7 @@ class _Session:
             stopping=lambda: self.driver.stopping() or bool(meter.why()),
         )
         self._check_wishes()
-        if len(meter.records) < total(settings, self.space) and (why := meter.why()):
+        if len(meter.records) < wanted and (why := meter.why()):
             self.journal.append("budget", why=why)
             self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
 
@@ -541,7 +553,7 @@ class _Session:
         from gcsearch.worker import PackRunner
 
         every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
-        runner = PackRunner(
+        return PackRunner(
             self.pipeline.task,
             stage,
             seeds,
@@ -549,11 +561,11 @@ class _Session:
             cache_place(),
             kept,
             limit,
+            share=self.where.share if self.where.cluster else None,
             decoders=self.pipeline.resources.decoders,
             checkpoints=self.checkpoints,
             checkpoint_every=self.pipeline.search.checkpoint_every,
         )
-        return replace(runner, share=self.where.share) if self.where.cluster else runner
 
     def _confirm(self, placement: Placement) -> None:
         """Choose among the best of the search and measure the choice beside the references, see `confirmation`.
@@ -609,7 +621,7 @@ def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
     if over(sweep.journal):
         raise InputError("a finished sweep cannot be cancelled", file=sweep.folder, received=name)
     with driving(lease, f"the sweep {name}") as driver:
-        journal = Journal(sweep.journal.path, before=driver.lease.check)
+        journal = _guarded(sweep, driver)
         if journal.ended() != "CANCELLED":
             journal.append("close", why="CANCELLED")
     return None
@@ -626,8 +638,7 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
 
     sweep, listener = open_sweep(name, store), watcher or Watcher()
     with driving(sweep.store.lease(name), f"the sweep {name}", listener.warn) as driver:
-        journal = Journal(sweep.journal.path, before=driver.lease.check)
-        return Mirror(sweep, journal, listener.warn, listener.mended).sync()
+        return Mirror(sweep, _guarded(sweep, driver), listener.warn, listener.mended).sync()
 
 
 def judge(sweep: Sweep) -> None:
