@@ -250,10 +250,11 @@ def resume(
 ) -> None:
     """Go on with a sweep that was stopped, cancelled or killed; needs nothing but the sweep's folder."""
     from gcsearch import pipeline as pipelines
+    from gcsearch.stages import over
     from gcsearch.sweep import open_sweep
 
     found = open_sweep(sweep, store)
-    if pipelines.over(found.journal):
+    if over(found.journal):
         print(f"gcsearch: the sweep {sweep} is finished: there is nothing to go on with", file=sys.stderr)
         return
     with _watch(found.pipeline.search.ranking_metric, quiet=quiet) as watcher:

@@ -27,9 +27,9 @@ from gcsearch.schema import Pipeline
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
-    from gcsearch.pipeline import Watcher
     from gcsearch.plan import Plan
     from gcsearch.sweep import Sweep
+    from gcsearch.watcher import Watcher
 
 Watch = Callable[[Pipeline], "AbstractContextManager[Watcher | None]"]
 """Opens what listens to one sweep."""

@@ -20,8 +20,8 @@ from rich.progress import (
 )
 
 from gcsearch.methods import build
-from gcsearch.pipeline import Watcher
 from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.watcher import Watcher
 
 TITLES = {
     "data": "writing the data set",

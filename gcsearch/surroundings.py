@@ -7,7 +7,7 @@ from pathlib import Path
 from gcsearch.documents import Sharpnesses
 from gcsearch.errors import InputError
 from gcsearch.files import write_whole
-from gcsearch.pipeline import Watcher
+from gcsearch.watcher import Watcher
 
 _KINDS = (".html", ".png")
 

@@ -26,6 +26,7 @@ from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.lease import driving
 from gcsearch.schema import Outcome, Pipeline
 from gcsearch.selection import one_standard_error
+from gcsearch.stages import judge
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
 
@@ -254,16 +255,16 @@ def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_p
 
     copy = Sweep("smoke", Store(tmp_path), tmp_path / "sweeps" / "smoke")
     shutil.copytree(sweep.folder, copy.folder)
-    pipelines.judge(copy)
+    judge(copy)
     failed = sweep.records[3].model_copy(update={"outcome": Outcome.FAILED, "reason": "out of memory"})
     copy.journal.append("record", record=failed)
     with pytest.raises(TooManyFailures, match=r"1 of 6 trials failed, 0 are allowed.*out of memory") as caught:
-        pipelines.judge(Sweep("smoke", copy.store, copy.folder))
+        judge(Sweep("smoke", copy.store, copy.folder))
     assert caught.value.exit_code == 3
     final = [*sweep.finals[:-1], sweep.finals[-1].model_copy(update={"outcome": Outcome.DIVERGED, "reason": "nan"})]
     copy.journal.append("final", records=final, threads=1)
     with pytest.raises(RunError, match="champion could not be confirmed: nan"):
-        pipelines.judge(Sweep("smoke", copy.store, copy.folder))
+        judge(Sweep("smoke", copy.store, copy.folder))
 
 
 def start(words, log):

@@ -1,0 +1,308 @@
+"""The composition root: one driver's work on a sweep, mended, searched, confirmed, reported, ended in its journal.
+
+The only module that introduces the stages to one another.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gcsearch import files
+from gcsearch.budget import Meter, seconds_of
+from gcsearch.confirmation import Confirmation, OnRecord
+from gcsearch.errors import Interrupted, RunError, TooManyFailures
+from gcsearch.journal import REOPENING, Journal
+from gcsearch.lease import Driver, Wish
+from gcsearch.placement import Placement
+from gcsearch.provenance import environment
+from gcsearch.schema import (
+    EpochReport,
+    Outcome,
+    Pipeline,
+    Proposal,
+    SearchSettings,
+    Stage,
+    TrialRecord,
+    bytes_of,
+)
+from gcsearch.spaces import SearchSpace
+from gcsearch.store import cache_place
+from gcsearch.sweep import Sweep
+from gcsearch.watcher import Watcher
+from gcsearch.where import Where
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from gcsearch.mirror import Mirror
+    from gcsearch.worker import PackRunner
+
+
+def over(journal: Journal) -> bool:
+    """Whether the journal's sweep has been through all stages."""
+    return journal.ended() == "FINISHED"
+
+
+def _confirmed(journal: Journal) -> bool:
+    """Whether the confirm stage is over, and nothing has been asked for since."""
+    kinds = [event["kind"] for _, _, event in journal.since() if event["kind"] in ("final", *REOPENING)]
+    return bool(kinds) and kinds[-1] == "final"
+
+
+def guarded(sweep: Sweep, driver: Driver) -> Journal:
+    """The sweep's journal, which takes no line once another driver has the sweep."""
+    return Journal(sweep.journal.path, before=driver.lease.check)
+
+
+class Session:
+    """One driver's work on a sweep."""
+
+    def __init__(
+        self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, where: Where, watcher: Watcher, driver: Driver
+    ) -> None:
+        self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
+        self.watcher, self.driver = watcher, driver
+        self.journal = guarded(sweep, driver)
+        self.checkpoints = sweep.folder.absolute() / "packs"
+
+    def run(self) -> None:
+        """All stages; those that the journal shows as done are skipped."""
+        from gcsearch.raysession import session
+        from gcsearch.samplers import total
+
+        if over(self.journal):
+            return
+        self._mend()
+        trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
+        self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
+        placement = self.where.placement
+        mirror = self._mirror()
+        why = "KILLED"
+        try:
+            self._check_wishes()
+            if not _confirmed(self.journal):
+                with session(placement):
+                    self._search(placement)
+                    self._confirm(placement)
+            self.journal.append("artifact", file=self.sweep.report().name)
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            why = "FINISHED"
+        except (Interrupted, KeyboardInterrupt) as error:
+            asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
+            why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
+            raise
+        except Exception as error:
+            why = "FAILED"
+            if isinstance(error, OSError) and files.is_full(error):
+                what = f"{self.sweep.folder}: no room is left: {error.strerror or error}."
+                raise RunError(f"{what}\n{self.journal.goes_on('Make room on this disk')}") from error
+            raise
+        finally:
+            # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
+            self._close(why, mirror)
+        judge(self.sweep)
+
+    def _check_wishes(self) -> None:
+        """Interrupted, or RunError, where somebody asked for the end or has taken over."""
+        self.driver.check()
+        if self.driver.stopping():
+            raise Interrupted(
+                f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
+                f"`gcsearch resume {self.sweep.name}` goes on."
+            )
+
+    def _mend(self) -> None:
+        """Put right what the last session left, and say so. All else follows from the journal as it is."""
+        former = self.driver.lease.former
+        if former:
+            self.watcher.mended(f"{former.gone}; this process drives the sweep from now on")
+        if torn := self.journal.mend():
+            self.watcher.mended(
+                f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
+            )
+        if unfinished := self.journal.unfinished():
+            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, unfinished))}")
+
+    def _close(self, why: str, mirror: Mirror) -> None:
+        try:
+            self.journal.append("close", why=why)
+        except RunError as error:
+            if why == "FINISHED":
+                raise
+            if not self.driver.lost:  # then this is what ended the session, and is on its way
+                self.watcher.warn(str(error))
+        # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
+        if trouble := mirror.close(60 if why == "FINISHED" else 15):
+            self.watcher.warn(trouble)
+
+    def _mirror(self) -> Mirror:
+        from gcsearch.mirror import Mirror
+
+        mirror = Mirror(self.sweep, self.journal, self.watcher.warn, self.watcher.mended)
+        mirror.start()
+        return mirror
+
+    def _search(self, placement: Placement) -> None:
+        from gcsearch import search
+        from gcsearch.samplers import total
+
+        task = self.pipeline.task
+        settings = self._settings(placement)
+        wanted = total(settings, self.space)
+        self.watcher.stage("search", wanted)
+        known, meter = self.journal.records(), self._meter(settings, placement)
+        for record in {record.number: record for record in known}.values():
+            meter.note(record)
+            self.watcher.record(record)
+
+        def on_proposal(proposal: Proposal, label: str) -> None:
+            self.journal.append("proposal", number=proposal.number, config=proposal.config, label=label)
+            self.watcher.proposal(proposal)
+
+        def on_record(record: TrialRecord) -> None:
+            self.journal.append("record", record=record)
+            meter.note(record)
+            self.watcher.record(record)
+
+        def on_reports(reports: list[EpochReport]) -> None:
+            self.driver.check()
+            self.watcher.reports(reports)
+
+        runner = self._runner(self.pipeline.search.stage, task.seeds, placement)
+        search.run_search(
+            self.space,
+            settings,
+            placement,
+            runner,
+            folder=self.sweep.folder,
+            known=known,
+            before=self._before(),
+            on_proposal=on_proposal,
+            on_reports=on_reports,
+            on_record=on_record,
+            on_pack=runner.forget,
+            stopping=lambda: self.driver.stopping() or bool(meter.why()),
+        )
+        self._check_wishes()
+        if len(meter.records) < wanted and (why := meter.why()):
+            self.journal.append("budget", why=why)
+            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+
+    def _before(self) -> list[TrialRecord]:
+        """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
+        if not self.pipeline.search.warm_start:
+            return []
+        kept = self.journal.events("before")
+        if not kept:
+            from gcsearch.warmstart import gather
+
+            fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
+            self.journal.append("before", records=fit, skipped=skipped)
+            self.watcher.warn(f"the search starts from {len(fit)} earlier settings; {skipped} did not fit its space")
+            return fit
+        return [TrialRecord.from_dict(record, file=self.journal.path) for record in kept[0]["records"]]
+
+    def _settings(self, placement: Placement) -> SearchSettings:
+        """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
+        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        if settings.pack != "auto":
+            return settings
+        chosen = [int(event["size"]) for event in self.journal.events("pack")]
+        if not chosen:
+            from gcsearch import laboratory
+            from gcsearch.sizing import pack_size
+
+            lab = laboratory.of(self.pipeline.task)
+            chosen = [pack_size(settings, self.space, lab, placement, _limit(self.pipeline, self.where))]
+            self.journal.append("pack", size=chosen[0])
+        return settings.model_copy(update={"pack": chosen[0]})
+
+    def _meter(self, settings: SearchSettings, placement: Placement) -> Meter:
+        """Measures from where the sweep began, or was extended last."""
+        events = self.journal.events()
+        turns = [index for index, event in enumerate(events) if event["kind"] == "extend"]
+        first = events[turns[-1]]["there"] if turns else 0
+        devices = placement.gpus_per_worker or float(placement.threads)
+        return Meter(settings, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
+
+    def _runner(
+        self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None
+    ) -> PackRunner:
+        from gcsearch.worker import PackRunner
+
+        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
+        return PackRunner(
+            self.pipeline.task,
+            stage,
+            seeds,
+            every,
+            cache_place(),
+            kept,
+            limit,
+            share=self.where.share if self.where.cluster else None,
+            decoders=self.pipeline.resources.decoders,
+            checkpoints=self.checkpoints,
+            checkpoint_every=self.pipeline.search.checkpoint_every,
+        )
+
+    def _confirm(self, placement: Placement) -> None:
+        """Choose among the best of the search and measure the choice beside the references, see `confirmation`.
+
+        Each setting runs by itself, as `gcsearch train` runs it, so that both give the same digits.
+        """
+        from gcsearch import search
+
+        def measure(stage: Stage, seeds: tuple[int, ...], settings: Sequence[Proposal], keep: OnRecord) -> None:
+            runner = self._runner(stage, seeds, placement, self.sweep.kept if stage == "test" else None)
+
+            def on_record(record: TrialRecord) -> None:
+                keep(record)
+                runner.forget([Proposal(number=record.number, config=record.config)])
+
+            search.run_settings(
+                settings, placement, runner, stage=stage, on_record=on_record, stopping=self.driver.stopping
+            )
+            self._check_wishes()
+
+        finals, _ = Confirmation(
+            self.sweep, self.journal, self.pipeline, self.space, measure, self.watcher.stage, self.watcher.record
+        ).run()
+        self.journal.append("final", records=finals, threads=placement.threads)
+
+
+def _limit(pipeline: Pipeline, where: Where) -> int | None:
+    """Bytes that one worker process may take; on a cluster each worker looks what its node has."""
+    import torch
+
+    from gcsearch import memory
+
+    if pipeline.resources.memory != "auto":
+        return bytes_of(pipeline.resources.memory)
+    if where.cluster:
+        return None
+    device = torch.device("cuda" if where.placement.gpus_per_worker else "cpu")
+    return memory.share_of_free(where.share, device)
+
+
+def judge(sweep: Sweep) -> None:
+    """Raise what a finished sweep has to be blamed for; its results are kept all the same.
+
+    Raises:
+        RunError: the champion or a reference could not be confirmed.
+        TooManyFailures: more trials failed than `search.max_failed`.
+    """
+    broken = [record for record in sweep.finals if record.outcome is not Outcome.COMPLETE]
+    if broken:
+        raise RunError(f"{broken[0].label} could not be confirmed: {broken[0].reason}")
+    failed, allowed = [record for record in sweep.records if _failed(record)], sweep.pipeline.search.max_failed
+    if len(failed) > allowed:
+        raise TooManyFailures(
+            f"{len(failed)} of {len(sweep.records)} trials failed, {allowed} are allowed (search.max_failed). "
+            f"All other results are kept. The first reason: {failed[0].reason}"
+        )
+
+
+def _failed(record: TrialRecord) -> bool:
+    return record.outcome is Outcome.FAILED
