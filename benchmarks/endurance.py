@@ -53,7 +53,7 @@ def main() -> None:
     add_flags(parser)
     parser.add_argument("--trials", type=int, default=2000)
     args = parser.parse_args()
-    settings = SearchSettings(trials=40 if args.quick else args.trials, pack=16, generation=2)
+    settings = SearchSettings(objective="val_h", trials=40 if args.quick else args.trials, pack=16, generation=2)
     space, resident = load("gcscoop"), []
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, "journal.jsonl"))

@@ -107,7 +107,7 @@ def _report(proposal: Proposal, epoch: int, value: float) -> EpochReport:
 
 def search(curves: Curves, arm: dict, seed: int, most: float) -> list[tuple[float, float]]:
     """Cost and best after each pack, until the cost is `most`."""
-    settings = SearchSettings(trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
+    settings = SearchSettings(objective="val_h", trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
     searcher = PackSearcher(curves.space.model_copy(update={"points": ()}), settings)
     cost, best, path = 0.0, -math.inf, []
     while cost < most:

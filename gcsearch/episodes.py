@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
-from gcsearch.metrics import accuracy, harmonic_mean
+from gcsearch.metrics import accuracy, harmonic_mean, lost_margin
 from gcsearch.protocol import TARGETS
 from gcsearch.schema import Stage
 
@@ -64,20 +65,42 @@ class Episode:
         return [self.names[index] for index in half.classes.tolist()]
 
 
+class Score(NamedTuple):
+    """How the images of one side are told, see `gcsearch.metrics`."""
+
+    accuracy: float
+    margin: float
+
+    @classmethod
+    def of(cls, images: Tensor, text: Tensor, labels: Tensor) -> Score:
+        """The score of text features [C, E], or for each image its own [N, C, E], on images [N, E]."""
+        return cls(accuracy(images, text, labels), lost_margin(images, text, labels))
+
+    @classmethod
+    def pooled(cls, parts: Sequence[tuple[int, Score]]) -> Score:
+        """The score of all images where it is known of parts of so many images each."""
+        count = max(sum(images for images, _ in parts), 1)
+        right, lost = (sum(images * one[of] for images, one in parts) for of in (0, 1))
+        return cls(right / count, lost / count)
+
+
 def score(episode: Episode, text: Tensor) -> dict[str, float]:
-    """The accuracies of text features [all names, E] on an episode, see `metrics_of`."""
-    return metrics_of(episode, *(accuracy(s.features, text[s.classes], s.labels) for s in episode.sides))
+    """The metrics of text features [all names, E] on an episode, see `metrics_of`."""
+    return metrics_of(episode, *(Score.of(side.features, text[side.classes], side.labels) for side in episode.sides))
 
 
-def metrics_of(episode: Episode, *accuracies: float) -> dict[str, float]:
-    """Accuracies of an episode's sides as metrics of its stage; of the first side alone where no other was measured."""
+def metrics_of(episode: Episode, trained: Score, *others: Score) -> dict[str, float]:
+    """Scores of an episode's sides as metrics of its stage; of the first side alone where no other was measured."""
     prefix = "val" if episode.stage == "search" else "test"
-    trained, *others = accuracies
-    found = {f"{prefix}_acc" if episode.classes == "all" else f"{prefix}_base_acc": trained}
-    if episode.new and others:
-        new, *others = others
-        found |= {f"{prefix}_new_acc": new, f"{prefix}_h": harmonic_mean(trained, new)}
-    measured = list(zip(episode.targets, others, strict=False))
+    own = prefix if episode.classes == "all" else f"{prefix}_base"
+    found = {f"{own}_acc": trained.accuracy}
+    if episode.stage == "search":
+        found[f"{own}_margin"] = trained.margin
+    rest = [other.accuracy for other in others]
+    if episode.new and rest:
+        new, *rest = rest
+        found |= {f"{prefix}_new_acc": new, f"{prefix}_h": harmonic_mean(trained.accuracy, new)}
+    measured = list(zip(episode.targets, rest, strict=False))
     found |= {f"{prefix}_acc_{target.name}": value for target, value in measured}
     away = [value for target, value in measured if not target.is_source]
     return found | ({f"{prefix}_acc_{TARGETS}": fmean(away)} if away else {})

@@ -21,10 +21,9 @@ from torch import Tensor
 
 from gcsearch import memory, updates
 from gcsearch.backbone import Backbone
-from gcsearch.episodes import Episode, metrics_of, score
+from gcsearch.episodes import Episode, Score, metrics_of, score
 from gcsearch.losses import Anchored, Objective, Teacher
 from gcsearch.methods import NFL, CoCoOp, KgCoOp, ProGrad, SubPT, Trained
-from gcsearch.metrics import accuracy
 from gcsearch.prompts import (
     Pieces,
     Prompts,
@@ -243,20 +242,20 @@ class Population:
         if not self.method.class_specific:
             return score(member.episode, text)
         base = member.episode.base
-        return metrics_of(member.episode, accuracy(base.features, text, base.labels))
+        return metrics_of(member.episode, Score.of(base.features, text, base.labels))
 
     def _score_by_image(self, member: Member, parameters: Tensor) -> dict[str, float]:
         """The same where every image has text features of its own: some hundred images at a time."""
-        shares = []
+        scores = []
         for half in member.episode.sides:
             table = prompts(self.backbone, self.method, [member.episode.named(half)])
             size = max(1, IMAGE_TOKENS // table.suffixes[0].tokens)
-            right = 0.0
+            parts = []
             for images, labels in zip(half.features.split(size), half.labels.split(size), strict=True):
                 text = table.features(parameters[None], images[None].to(parameters.device))[0].cpu()
-                right += accuracy(images, text, labels) * len(labels)
-            shares.append(right / max(len(half.labels), 1))
-        return metrics_of(member.episode, *shares)
+                parts.append((len(labels), Score.of(images, text, labels)))
+            scores.append(Score.pooled(parts))
+        return metrics_of(member.episode, *scores)
 
     def keep(self, positions: Sequence[int]) -> None:
         """Shrink to the members at `positions`."""

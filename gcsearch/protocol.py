@@ -1,11 +1,14 @@
 """What a task's protocol measures: metrics, the objectives that fit it, the columns of its tables.
 
-| task             | stage `search`                          | stage `test`                               |
-|------------------|-----------------------------------------|--------------------------------------------|
-| classes = "base" | `val_base_acc`, `val_new_acc`, `val_h`  | `test_base_acc`, `test_new_acc`, `test_h`  |
-| with folds = 1   | `val_base_acc`                          | the same                                   |
-| classes = "all"  | `val_acc`                               | `test_acc`                                 |
-| with targets     | nothing more                            | `test_acc_TARGET`..., `test_acc_targets`   |
+| task             | stage `search`                         | stage `test`                              |
+|------------------|----------------------------------------|-------------------------------------------|
+| classes = "base" | `val_base_acc`, `val_new_acc`, `val_h` | `test_base_acc`, `test_new_acc`, `test_h` |
+| with folds = 1   | `val_base_acc`                         | the same                                  |
+| classes = "all"  | `val_acc`                              | `test_acc`                                |
+| with targets     | nothing more                           | `test_acc_TARGET`..., `test_acc_targets`  |
+
+The search also measures `val_base_margin`, with all classes `val_margin`: how far wrong images of the trained classes
+are from right, see `gcsearch.metrics.lost_margin`.
 """
 
 from __future__ import annotations
@@ -17,6 +20,10 @@ from gcsearch.schema import Objective, SearchSettings, Stage, Task, is_oracle, p
 
 TARGETS = "targets"
 """The column, and behind `test_acc_` the metric, of the mean over the targets without the source."""
+
+
+OF_ALL = ("val_acc", "val_margin", "test_acc")
+"""The objectives where all classes are trained."""
 
 
 class Column(NamedTuple):
@@ -51,9 +58,9 @@ def deciding(task: Task) -> Column:
 def objectives(task: Task) -> tuple[Objective, ...]:
     """The objectives that the protocol measures, the recommended one first, the oracles last."""
     if task.classes == "all":
-        return ("val_acc", "test_acc")
-    clean: tuple[Objective, ...] = ("val_base_acc",) if task.folds == 1 else ("val_h", "val_base_acc")
-    return (*clean, "test_h", "test_base_acc")
+        return ("val_acc", "val_margin", "test_acc")
+    held_out: tuple[Objective, ...] = () if task.folds == 1 else ("val_h",)
+    return ("val_base_margin", "val_base_acc", *held_out, "test_h", "test_base_acc")
 
 
 def check_objective(task: Task, settings: SearchSettings) -> None:
@@ -67,9 +74,9 @@ def check_objective(task: Task, settings: SearchSettings) -> None:
     if task.classes == "all":
         rule = "where all classes are trained (task.classes), there is neither base nor H, but `val_acc`"
         other = '`classes = "base"`'
-    elif objective in ("val_acc", "test_acc"):
-        name = objective.replace("acc", "base_acc")
-        rule = f"where base classes are trained (task.classes), accuracy on them is called `{name}`"
+    elif objective in OF_ALL:
+        name = objective.replace("_", "_base_", 1)
+        rule = f"where base classes are trained (task.classes), this is called `{name}`"
         other = '`classes = "all"`'
     else:
         rule = "where nothing is held out (task.folds = 1), there is no H to search by"
@@ -87,8 +94,8 @@ def _check_several(task: Task, names: tuple[str, ...]) -> None:
         remedy = f'Set `objective = "{fitting[0]}"`, or `classes = "base"` and two folds or more in [task].'
     elif len(set(names)) != len(names):
         rule, remedy = "the objectives must be distinct", "Remove the repeated one."
-    elif any(name in ("val_acc", "test_acc") for name in names):
-        rule, remedy = "base classes are trained, so there is no accuracy on all", "Name val_base_acc and val_new_acc."
+    elif any(name in OF_ALL for name in names):
+        rule, remedy = "base classes are trained, so there is no number of all", "Name val_base_acc and val_new_acc."
     elif len({is_oracle(name) for name in names}) > 1:
         rule, remedy = "all objectives must be of one stage", "Name such as begin with val, or such as begin with test."
     if rule:

@@ -39,7 +39,9 @@ Stage = Literal["search", "test"]
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-Objective = Literal["val_h", "val_base_acc", "val_acc", "test_h", "test_base_acc", "test_acc"]
+Objective = Literal[
+    "val_h", "val_base_acc", "val_base_margin", "val_acc", "val_margin", "test_h", "test_base_acc", "test_acc"
+]
 """The metric that a sweep maximises: names a key of `EpochReport.metrics`.
 
 Those of the stage `search` see what is trained and validation images only.  Those that begin with `test` are oracles:
@@ -294,10 +296,11 @@ class EpochReport(Model):
 
     Accuracies in per cent, see `gcsearch.protocol`: `val_base_acc`, `val_new_acc`, `val_h` (stage search) or
     `test_base_acc`, `test_new_acc`, `test_h` (stage test); with all classes trained `val_acc` or `test_acc`; with
-    targets `test_acc_TARGET` of each and `test_acc_targets`, their mean without the source; `loss` (mean over the
-    epoch's steps); for rules with a second gradient `cosine` (mean cosine between the plain and the perturbed
-    gradient); for GCSAM `share_plain`, `share_projected`, `share_perturbed` (share of the epoch's steps in each
-    branch).
+    targets `test_acc_TARGET` of each and `test_acc_targets`, their mean without the source. In the stage search also
+    `val_base_margin`, with all classes `val_margin`: the lost margin of the trained classes, see `gcsearch.metrics`.
+    `loss` (mean over the epoch's steps); for rules with a second gradient `cosine` (mean cosine between the plain and
+    the perturbed gradient); for GCSAM `share_plain`, `share_projected`, `share_perturbed` (share of the epoch's steps
+    in each branch).
     """
 
     number: int
@@ -382,7 +385,7 @@ class SearchSettings(Model):
     space: str = "gcscoop"
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
     grid: dict[str, Annotated[int, Field(ge=1)]] = {}
-    objective: Objective | Annotated[tuple[ObjectiveOfSeveral, ...], Field(min_length=2)] = "val_h"
+    objective: Objective | Annotated[tuple[ObjectiveOfSeveral, ...], Field(min_length=2)] = "val_base_margin"
     """One, or several of which none may get worse for another's sake: then the search is after their front."""
 
     trials: Annotated[int, Field(ge=1)] = 32

@@ -129,9 +129,12 @@ def _verdict(sweep: Sweep) -> list[str]:
 def print_ranking(sweep: Sweep, top: int) -> None:
     """The best `top` settings of a sweep."""
     from gcsearch.comparison import described
+    from gcsearch.protocol import columns
 
     ranking, search = sweep.ranking, sweep.pipeline.search
-    shown = list(dict.fromkeys((search.ranking_metric, *search.objectives)))
+    accuracies = [column.metric for column in columns(sweep.pipeline.task, search.stage)]
+    beside = accuracies if search.ranking_metric not in accuracies else []  # a margin alone says little
+    shown = list(dict.fromkeys((search.ranking_metric, *search.objectives, *beside)))
     rows = [
         [
             str(row.rank or "-") + (" *" if row.front else ""),
@@ -144,8 +147,8 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     ]
     title = f"{sweep.name}: {len(ranking)} settings by {search.chosen_by}, mean ± sd over seeds"
     title += "; * on the front" if len(search.objectives) > 1 else ""
-    columns = ["rank", "trial", *shown, "outcome", "configuration"]
-    _table(title, columns, rows, lambda line, _: line == 0)
+    headings = ["rank", "trial", *shown, "outcome", "configuration"]
+    _table(title, headings, rows, lambda line, _: line == 0)
 
 
 def print_group(group: Group, groups: list[Group], *, form: Form = "text") -> None:

@@ -15,7 +15,7 @@ from gcsearch.searcher import PackSearcher
 from gcsearch.spaces import load
 
 SPACE = load("gcscoop")
-SETTINGS = SearchSettings(trials=22, pack=3, generation=2, startup=5, seed=1)
+SETTINGS = SearchSettings(objective="val_h", trials=22, pack=3, generation=2, startup=5, seed=1)
 
 # Worker processes do not have this folder on their path: send what is defined here along with the objects.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

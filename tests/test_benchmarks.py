@@ -117,3 +117,11 @@ def test_the_benchmarks_of_the_search_run_in_their_quick_form():
     setup, settings, *_ = quick("overhead.py")
     assert (setup, settings) == ("stock", "2")
     assert quick("endurance.py")[0] == "40"
+
+
+@pytest.mark.slow
+def test_the_objectives_are_judged_by_what_their_choices_reach():
+    name, correlation, reached, *_ = quick("proxy.py")
+    assert name.endswith(", folds2")
+    assert -1 <= float(correlation.split()[0]) <= 1
+    assert 0 < float(reached) <= 100

@@ -22,7 +22,9 @@ def record(number, value=50.0, outcome=Outcome.COMPLETE, seconds=10.0, worker="h
 
 def meter(records=(), *, now=0.0, devices=2.0, first=0, spent=0.0, **budget):
     times = iter([0.0])
-    made = Meter(SearchSettings(pack=2, budget=budget), devices, first, spent, clock=lambda: next(times, now))
+    made = Meter(
+        SearchSettings(objective="val_h", pack=2, budget=budget), devices, first, spent, clock=lambda: next(times, now)
+    )
     for one in records:
         made.note(one)
     return made

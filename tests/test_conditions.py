@@ -190,7 +190,6 @@ def file_of(folder, text):
         ),
         ("[parameters.rhoo]\nvalue = 1", r"parameters\.rhoo: the parameter of coop must be one of the known"),
         ("[parameters.alpha]\nlow = 0\nhigh = 2\nwhen = { method = 'gnp' }", r"parameters\.alpha: .*got 2"),
-        ("[parameters.class_specific]\nchoices = [true, false]", r"search\.objective: class-specific"),
         (
             "[parameters.rho]\nlow = 0\nhigh = 1\nwhen = { method = 'sam', position = 'end' }\n"
             "[parameters.position]\nchoices = ['end', 'front']\nwhen = { method = 'gnp' }",

@@ -123,7 +123,7 @@ def test_every_shape_of_prompt_is_the_same_alone_and_in_a_crowd(laboratory, epis
 def test_class_specific_vectors_are_measured_on_their_own_classes_only(laboratory, episodes):
     (curve,), (ended,) = run(laboratory, [Member(setting("coop", class_specific=True), episodes[0])])
     assert ended.shape == (len(episodes[0].base.classes), 4, laboratory.backbone.tower.width)
-    assert [key for key in curve[-1].metrics if key.startswith("val")] == ["val_base_acc"]
+    assert [key for key in curve[-1].metrics if key.startswith("val")] == ["val_base_acc", "val_base_margin"]
 
 
 # --- Limits: where a method becomes another one ---------------------------------------------------------

@@ -77,7 +77,7 @@ def test_a_rival_is_who_came_to_the_rung_and_ended_well():
         record(2, Outcome.DIVERGED, (4, 99.0)),
         record(3, Outcome.COMPLETE, (4, math.nan)),
     ]
-    quarter, half = halving.rungs(SearchSettings(pruner="asha", eta=2, rungs=2), 0)
+    quarter, half = halving.rungs(SearchSettings(objective="val_h", pruner="asha", eta=2, rungs=2), 0)
     assert [halving.value_at(quarter, one, 8) for one in records] == [50.0, None, None, None]
     assert [halving.value_at(half, one, 8) for one in records] == [60.0, 40.0, None, None]
     assert halving.value_at(quarter, records[1], 16) == 40.0
@@ -85,7 +85,7 @@ def test_a_rival_is_who_came_to_the_rung_and_ended_well():
 
 # In a real pack
 
-RUNGS = halving.rungs(SearchSettings(pruner="halving", eta=2, rungs=2), 0)
+RUNGS = halving.rungs(SearchSettings(objective="val_h", pruner="halving", eta=2, rungs=2), 0)
 
 
 def pack(*settings, rungs=RUNGS):

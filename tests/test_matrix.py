@@ -94,7 +94,7 @@ def test_values_become_names_of_folders(write, tmp_path):
         ('"task.dataset" = ["shapes-neon", "shapes-nean"]', r"(?s)matrix\.\"task\.dataset\": .*Did you mean"),
         ('"search.space" = ["coop", "cop"]', r"(?s)matrix\.\"search\.space\": .*Did you mean 'coop'"),
         ('"task.targets" = [["shapes-noen"]]', r"(?s)matrix\.\"task\.targets\": .*Did you mean 'shapes-neon'"),
-        ('"task.classes" = ["base", "all"]', r"search\.objective: .*, in the sweep many-all, got val_h"),
+        ('"task.classes" = ["base", "all"]', r"search\.objective: .*, in the sweep many-all, got val_base_margin"),
         ('"task.shots" = 4', r"matrix\.\"task\.shots\": a matrix has keys .* each with a list of values, got 4"),
         ('"task.shots" = []', r"matrix\.\"task\.shots\": a matrix has keys"),
         ('"task" = [{shots = 1}]', r"matrix\.\"task\": a matrix has keys"),

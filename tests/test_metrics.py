@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.metrics import accuracy, harmonic_mean, interval, spread
+from gcsearch.episodes import Score
+from gcsearch.metrics import accuracy, harmonic_mean, interval, lost_margin, spread
 
 
 def test_harmonic_mean_is_the_published_one():
@@ -21,6 +22,33 @@ def test_accuracy_counts_and_ties_go_to_the_first_class():
     images = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0.5, 0.5, 0], [0, 0, 1]])
     assert accuracy(images, text, torch.tensor([0, 1, 0, 1])) == 75.0
     assert accuracy(images[:0], text, torch.tensor([], dtype=torch.long)) == 0.0
+
+
+def test_the_lost_margin_counts_wrong_images_alone_by_how_far_they_are_from_right():
+    text, images = torch.eye(3), torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.8, 0.0], [0.6, 0.6, 0.0], [0.0, 0.3, 0.7]])
+    labels = torch.tensor([0, 0, 0, 1])
+    # ahead by 0.7, behind by 0.3, a tie, behind by 0.4
+    assert lost_margin(images, text, labels) == pytest.approx(-100 * (0.3 + 0.4) / 4)
+    assert lost_margin(images, text.expand(4, 3, 3), labels) == pytest.approx(lost_margin(images, text, labels))
+    assert lost_margin(images[:1], text, labels[:1]) == 0.0
+    assert lost_margin(images[:1], text[:1], labels[:1]) == 0.0  # of one class none is wrong
+    assert lost_margin(images[:0], text, labels[:0]) == 0.0
+
+
+def test_the_lost_margin_is_zero_exactly_where_all_are_right():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        images, text = torch.randn(6, 4, generator=generator), torch.randn(3, 4, generator=generator)
+        labels = torch.randint(3, (6,), generator=generator)
+        assert (lost_margin(images, text, labels) == 0) == (accuracy(images, text, labels) == 100)
+
+
+def test_a_score_in_parts_is_that_of_the_whole():
+    generator = torch.Generator().manual_seed(0)
+    images, text = torch.randn(10, 4, generator=generator), torch.randn(3, 4, generator=generator)
+    labels = torch.randint(3, (10,), generator=generator)
+    parts = [(len(n), Score.of(i, text, n)) for i, n in zip(images.split(4), labels.split(4), strict=True)]
+    assert Score.pooled(parts) == pytest.approx(Score.of(images, text, labels))
 
 
 def test_spread_over_seeds():

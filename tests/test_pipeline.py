@@ -95,7 +95,7 @@ def test_the_champion_is_chosen_among_the_best_by_new_seeds_and_validation_image
     assert {record.number for record in sweep.rechecked} == best
     assert all(record.stage == "search" and record.seeds == (4, 5) for record in sweep.rechecked)
     assert not any(key.startswith("test") for record in sweep.rechecked for key in record.metrics)
-    assert sweep.champion.number == one_standard_error(sweep.rechecked, "val_h").number
+    assert sweep.champion.number == one_standard_error(sweep.rechecked, "val_base_margin").number
 
 
 def test_two_runs_give_the_same_ranking_and_the_same_numbers(sweep, tmp_path):

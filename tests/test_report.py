@@ -17,7 +17,7 @@ from gcsearch.report.theme import DARK
 from gcsearch.report.wording import describe
 from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
 
-PIPELINE = Pipeline(name="pets")
+PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 NAN = math.nan
 
 

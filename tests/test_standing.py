@@ -24,7 +24,7 @@ from tests.test_tracking import a_record
 @pytest.fixture
 def sweep(tmp_path) -> Sweep:
     folder = tmp_path / "sweeps" / "demo"
-    content = {"name": "demo", "search": {"trials": 10}}
+    content = {"name": "demo", "search": {"objective": "val_h", "trials": 10}}
     files.write_whole(folder / "pipeline.toml", files.to_toml(Pipeline.from_dict(content).to_dict()))
     sweep = Sweep("demo", Store(tmp_path), folder)
     sweep.journal.append("open", id="demo-0", trials=10)

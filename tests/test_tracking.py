@@ -18,7 +18,7 @@ from gcsearch.errors import InputError, RunError
 from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
 from gcsearch.tracking import Tracker, read_records, run_name, ui_command
 
-PIPELINE = Pipeline(name="pets")
+PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
 
 
@@ -218,7 +218,7 @@ def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):
     tracker.end("KILLED")
     assert tracker.client.get_run(tracker.parent).info.status == "KILLED"
     second = Tracker(tracker.uri, "pets")
-    grown = PIPELINE.model_copy(update={"search": SearchSettings(trials=500)})
+    grown = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_h", trials=500)})
     assert second.start_sweep(tracker._sweep, grown) == tracker.parent
     assert second.client.get_run(tracker.parent).info.status == "RUNNING"
     second.end()

@@ -75,7 +75,7 @@ def test_a_pack_of_several_methods_gives_one_record_each(laboratory):
     )
     gcs = records[0]
     assert set(gcs.metrics) == {
-        *("val_base_acc", "val_new_acc", "val_h", "loss", "cosine"),
+        *("val_base_acc", "val_base_margin", "val_new_acc", "val_h", "loss", "cosine"),
         *("share_plain", "share_projected", "share_perturbed"),
     }
     assert all(len(values) == 3 for values in gcs.metrics.values())

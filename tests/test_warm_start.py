@@ -96,7 +96,7 @@ def test_records_are_gathered_from_journals_and_counted_where_they_do_not_fit(tm
     wrong = other.model_copy(update={"number": 4, "config": TrialConfig(method="sam")})
     sweep_of(store, "one", EARLIER)
     sweep_of(store, "two", [other, wrong])
-    chosen = Pipeline.from_dict({"name": "new", "search": {"warm_start": ["one", "two"]}})
+    chosen = Pipeline.from_dict({"name": "new", "search": {"objective": "val_h", "warm_start": ["one", "two"]}})
     fit, skipped = warmstart.gather(chosen, SPACE, store)
     assert configs(fit) == [*configs(EARLIER), other.config.digest]
     assert all(record.curve == () for record in fit)
