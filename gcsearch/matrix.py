@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import configuration, files
+from gcsearch import configuration, dotted, files
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.schema import Pipeline
 from gcsearch.store import Store
@@ -60,17 +60,21 @@ class Ended:
 # --- Reading --------------------------------------------------------------------------------------------
 
 
-def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Matrix:
+def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, quick: bool = False) -> Matrix:
     """Read a pipeline file, with or without a matrix, and check every sweep of it.
 
     An override of a key of the matrix leaves that one value, so that a part of the matrix runs under the same names;
-    `matrix.KEY` replaces the list.
+    `matrix.KEY` replaces the list. `quick`: with the file's table [quick], see `configuration.read`.
 
     Raises:
-        InputError: what any of its sweeps would be refused for, naming the key of the matrix; a key without a list of
-            values; two values that would give one name.
+        InputError: what any of its sweeps would be refused for, naming the key of the matrix or of [quick]; a key
+            without a list of values; two values that would give one name.
     """
-    path, content = configuration.read(name_or_path, overrides)
+    return configuration.with_quick(_load, name_or_path, overrides, quick=quick)
+
+
+def _load(name_or_path: str | Path, overrides: Mapping[str, str] | None, quick: bool) -> Matrix:
+    path, content = configuration.read(name_or_path, overrides, quick=quick)
     table, name = content.pop("matrix", None), str(content["name"])
     if table is None:
         return Matrix(name, (configuration.complete(content, path),), single=True)
@@ -91,7 +95,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
 def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
     """The lists of values by dotted key; `"task.shots" = [...]` and `task.shots = [...]` are the same."""
     axes: dict[str, list[Any]] = {}
-    for key, values in _flat(table if isinstance(table, dict) else {"": table}):
+    for key, values in dotted.flat(table if isinstance(table, dict) else {"": table}):
         place = f'matrix."{key}"' if key else "matrix"
         fitting = isinstance(values, list) and values and not any(isinstance(value, dict) for value in values)
         if not fitting or key == "name" or not key:
@@ -106,14 +110,6 @@ def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
     if not axes:
         raise InputError("a matrix has at least one key", file=file, key="matrix", remedy="Remove the empty table.")
     return axes
-
-
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _value(content: dict[str, Any], key: str) -> Any:
@@ -153,15 +149,10 @@ def _sweep(content: dict[str, Any], assignment: Mapping[str, Any], name: str, fi
     own = copy.deepcopy(content)
     try:
         for key, value in assignment.items():
-            configuration.put(own, key, value)
+            dotted.put(own, key, value)
         return configuration.complete({**own, "name": name}, file)
     except InputError as error:
-        where = error.key or ""
-        blamed = next((key for key in assignment if f"{where}.".startswith(f"{key}.")), None)
-        rule = error.rule if blamed else f"{error.rule}, in the sweep {name}"
-        place = f'matrix."{blamed}"' if blamed else error.key
-        file = Path(error.file) if error.file else file
-        raise InputError(rule, file=file, key=place, received=error.received, remedy=error.remedy) from None
+        raise dotted.blamed(error, "matrix", assignment, f"in the sweep {name}", file) from None
 
 
 # --- Running --------------------------------------------------------------------------------------------
@@ -172,6 +163,7 @@ def run_matrix(
     *,
     store: str | Path | None = None,
     overrides: Mapping[str, str] | None = None,
+    quick: bool = False,
     fresh: bool = False,
     watch: Watch = lambda pipeline: nullcontext(),
     on_end: Callable[[Ended], None] = lambda ended: None,
@@ -182,7 +174,7 @@ def run_matrix(
     interruption ends them all; the same call goes on.
 
     Args:
-        matrix: a shipped name, a path, or what `load` gave. store, overrides, fresh: see `pipeline.run`.
+        matrix: a shipped name, a path, or what `load` gave. store, overrides, quick, fresh: see `pipeline.run`.
         watch: opens what listens to a sweep, for the time of that sweep.
         on_end: called with each sweep as it ends.
 
@@ -192,7 +184,7 @@ def run_matrix(
     from gcsearch import laboratory, pipeline
     from gcsearch.sweep import Sweep
 
-    matrix = matrix if isinstance(matrix, Matrix) else load(matrix, overrides)
+    matrix = matrix if isinstance(matrix, Matrix) else load(matrix, overrides, quick=quick)
     located = Store.locate(store)
     if not matrix.single:
         _note(matrix, located)
