@@ -16,10 +16,11 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
 from gcsearch import configuration, dotted, files
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
@@ -27,6 +28,7 @@ from gcsearch.schema import Pipeline
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
+    from gcsearch.placement import Placement
     from gcsearch.plan import Plan
     from gcsearch.sweep import Sweep
     from gcsearch.watcher import Watcher
@@ -189,21 +191,64 @@ def run_matrix(
     if not matrix.single:
         _note(matrix, located)
     ended = []
-    for chosen in matrix.pipelines:
-        sweep, error = None, None
-        try:
-            with watch(chosen) as watcher:
-                sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
-        except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
-            raise
-        except Exception as trouble:  # whatever one sweep dies of, the others are run
-            error = trouble
-            if isinstance(trouble, TooManyFailures):
-                sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
-        ended.append(Ended(chosen.name, sweep, error))
-        on_end(ended[-1])
-        laboratory.forget()
+    with _Ground() as ground:
+        for chosen in matrix.pipelines:
+            sweep, error = None, None
+            try:
+                with watch(chosen) as watcher:
+                    if fresh or not pipeline.is_finished(chosen, store):
+                        ground.ready(chosen)
+                    sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
+            except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
+                raise
+            except Exception as trouble:  # whatever one sweep dies of, the others are run
+                error = trouble
+                ground.leave()  # it may have died of its Ray
+                if isinstance(trouble, TooManyFailures):
+                    sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
+            ended.append(Ended(chosen.name, sweep, error))
+            on_end(ended[-1])
+            laboratory.forget()
     return ended
+
+
+class _Ground:
+    """One local Ray under all sweeps of a matrix that ask the same of it: starting one takes seconds.
+
+    A sweep on a cluster joins it by itself, as ever. A context manager; whatever ends the block puts the Ray away.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._placement: Placement | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def ready(self, pipeline: Pipeline) -> None:
+        """Have a Ray that holds what the sweep's placement asks for. InputError and RunError as `pipeline.run`."""
+        from gcsearch import where
+
+        found = where.find(pipeline)
+        wanted = None if found.cluster else found.placement
+        if wanted == self._placement:
+            return
+        self.leave()
+        if wanted:
+            from gcsearch.raysession import session
+
+            self._open.enter_context(session(wanted))
+            self._placement = wanted
+
+    def leave(self) -> None:
+        """Put the Ray away, if there is one; the next sweep gets another."""
+        self._placement = None
+        self._open.close()
 
 
 def _note(matrix: Matrix, store: Store) -> None:
