@@ -15,6 +15,7 @@ from gcsearch.cluster import Cluster
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
 from gcsearch.placement import Placement
 from gcsearch.store import Store
+from gcsearch.sweep import open_sweep
 from tests.test_cli import ZEROSHOT, a_record, a_sweep
 
 HEAD = 'version = 1\nname = "many"\n[task]\nval_shots = 1\n'
@@ -279,6 +280,61 @@ def test_compare_and_report_take_the_name_of_a_matrix(store, tmp_path):
     done = gcsearch("report", "away", "--store", store, "--out", store / "mlflow.html" / "x")
     assert done.exit_code == 0
     assert (store / "mlflow.html" / "x" / "away-1.html").exists()
+
+
+@pytest.fixture
+def at_once(monkeypatch, tmp_path):
+    """Every sweep is there as soon as it is run, but for the name in `failing`; a file with two of them."""
+    failing = set()
+
+    def run(chosen, *, store, fresh, watcher):
+        if chosen.name in failing:
+            raise RunError("the disk is full")
+        champion = a_record("coop", "champion", stage="test", seeds=(4, 5))
+        a_sweep(store, chosen.name, [a_record("coop")], [ZEROSHOT, champion], task={"dataset": chosen.task.dataset})
+        return open_sweep(chosen.name, store)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    file = tmp_path / "two.toml"
+    file.write_text(
+        'name = "two"\n[matrix]\n"task.dataset" = ["shapes-sketch", "shapes-neon"]\n[quick]\n"search.trials" = 2\n'
+    )
+    return file, failing
+
+
+def test_run_shows_each_sweep_and_ends_with_the_table_of_all(at_once, tmp_path):
+    file, _ = at_once
+    done = gcsearch("run", file, "--store", tmp_path, "--quiet")
+    assert done.exit_code == 0, done.stderr
+    *sweeps, end = done.stdout.split("report  ")
+    assert len(sweeps) == 2 and "champion  coop" in sweeps[1]
+    assert end.index("shapes-sketch, mini") < end.index("shapes-neon, mini") < end.index("mean over 2 data sets")
+    assert f"next    gcsearch compare two --store {tmp_path}" in end
+
+
+def test_compare_runs_what_is_missing_and_prints_nothing_but_the_table(at_once, tmp_path):
+    file, _ = at_once
+    done = gcsearch("compare", file, "--run", "--quick", "--store", tmp_path, "--quiet", "--json")
+    assert done.exit_code == 0, done.stderr
+    *groups, means = json.loads(done.stdout)
+    assert [row["sweeps"] for group in groups for row in group["rows"]] == [
+        [], ["two-quick-shapes-sketch"], [], ["two-quick-shapes-neon"],
+    ]  # fmt: skip
+    assert means["average_over"] == ["shapes-sketch", "shapes-neon"]
+    assert "sweep 2 of 2: two-quick-shapes-neon" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["run"], ["compare", "--run"]])
+def test_the_table_of_the_others_comes_before_the_exit_code_of_what_failed(at_once, tmp_path, words):
+    file, failing = at_once
+    failing.add("two-shapes-sketch")
+    done = gcsearch(*words, file, "--store", tmp_path, "--quiet")
+    assert done.exit_code == 1
+    assert "shapes-neon, mini, 16 shots: accuracy" in done.stdout
+    assert "1 of 2 sweeps failed: two-shapes-sketch" in done.stderr
+    failing.add("two-shapes-neon")
+    done = gcsearch(*words, file, "--store", tmp_path / "other", "--quiet")
+    assert (done.exit_code, done.stdout) == (1, "")
 
 
 def test_what_needs_one_sweep_lists_those_of_a_matrix(store):

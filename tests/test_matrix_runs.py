@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import re
 import signal
 import subprocess
 
@@ -45,10 +45,10 @@ PATIENCE = 600
 
 def compared(file, store):
     """The table of the one command, and what it said on stderr."""
-    words = command("compare", file, "--run", "--quick", "--json", store=store)
+    words = command("compare", file, "--run", "--quick", store=store)
     done = subprocess.run(words, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout), done.stderr
+    return done.stdout, done.stderr
 
 
 def interrupt(file, store, log, number, sweep, code):
@@ -75,9 +75,8 @@ def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_a
     file = tmp_path / "two.toml"
     file.write_text(CONTENT)
     table, said = compared(file, tmp_path / "whole")
-    *groups, means = table
-    assert [group["task"]["dataset"] for group in groups] == ["shapes-sketch", "shapes-neon"]
-    assert [row["name"] for row in means["rows"]] == ["zero-shot CLIP", "SAM", "CoOp"]
+    titles = re.findall(r"^ *(zero-shot CLIP|SAM|CoOp) ", table, re.MULTILINE)
+    assert titles == ["zero-shot CLIP", "SAM", "CoOp"] * 3, "two data sets and their average"
     assert "sweep 4 of 4: two-quick-shapes-neon-coop\n" in said
     whole = {name: open_sweep(name, tmp_path / "whole") for name in NAMES}
     assert len(set.union(*map(workers, whole.values()))) == 1, "one process serves them all"
