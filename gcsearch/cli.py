@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -35,9 +35,11 @@ from gcsearch.tables import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from gcsearch.beside import Beside
     from gcsearch.comparison import Finished, Group
-    from gcsearch.matrix import Matrix
+    from gcsearch.matrix import Ended, Matrix
     from gcsearch.progress import ProgressWatcher
     from gcsearch.schema import Pipeline
     from gcsearch.sweep import Sweep
@@ -77,6 +79,9 @@ Store = Annotated[
 Sets = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted, with a TOML value. Repeatable."),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="The small budget of the file's table [quick], under the name NAME-quick.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
 Memory = Annotated[
@@ -172,23 +177,26 @@ def _watch(objective: str = "", *, quiet: bool) -> ProgressWatcher:
 def run(
     pipeline: Annotated[str, typer.Argument(help="A shipped name (demo) or the path of a TOML file.")],
     sets: Sets = None,
+    quick: Quick = False,
     store: Store = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew; a former sweep of this name is kept as NAME.1.")] = False,
     quiet: Quiet = False,
 ) -> None:
     """Search, choose, confirm on test images, report. An interrupted sweep goes on.
 
-    A file with a [matrix] is several sweeps, run one after another; one that fails does not keep the others back.
+    A file with a [matrix] is several sweeps, run one after another; one that fails does not keep the others back. It
+    ends with the table that `gcsearch compare` prints.
     """
     from gcsearch import matrix as matrices
     from gcsearch import pipeline as pipelines
 
-    made = matrices.load(pipeline, _overrides(sets))
-    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
+    made = matrices.load(pipeline, _overrides(sets), quick=quick)
     if not made.single:
-        _run_matrix(made, store, fresh=fresh, quiet=quiet)
-        print(f"next    gcsearch compare {made.name}{elsewhere}")
-        return
+        ended = _run_matrix(made, store, fresh=fresh, quiet=quiet)
+        if any(one.sweep for one in ended):
+            _print_comparison([made.name], store)
+            print(f"\nnext    gcsearch compare {made.name}{_elsewhere(store)}")
+        sys.exit(_exit_code(ended))
     (chosen,) = made.pipelines
     if not fresh and pipelines.is_finished(chosen, store):
         print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
@@ -200,12 +208,15 @@ def run(
 def _print_end(sweep: Sweep, store: Path | None) -> None:
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
-    elsewhere = f" --store {shlex.quote(str(store))}" if store else ""
-    print(f"next    gcsearch export {sweep.name} --out best{elsewhere}")
+    print(f"next    gcsearch export {sweep.name} --out best{_elsewhere(store)}")
 
 
-def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -> None:
-    """Run all sweeps of a matrix, printing each as it ends; ends the process where one failed."""
+def _elsewhere(store: Path | None) -> str:
+    return f" --store {shlex.quote(str(store))}" if store else ""
+
+
+def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, show: bool = True) -> list[Ended]:
+    """Run all sweeps of a matrix, printing each as it ends if `show`; stderr names those that failed."""
     from gcsearch import matrix as matrices
     from gcsearch import pipeline as pipelines
 
@@ -214,8 +225,8 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -
         _announce(made, pipeline, over)
         return _watch(pipeline.search.ranking_metric, quiet=quiet)
 
-    def on_end(ended: matrices.Ended) -> None:
-        if ended.sweep:
+    def on_end(ended: Ended) -> None:
+        if ended.sweep and show:
             print(f"{ended.name}\n")
             print_finals(ended.sweep)
             print(f"\nreport  {near(ended.sweep.folder / 'report.html')}\n", flush=True)
@@ -227,7 +238,12 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool) -
     if failed:
         names = ", ".join(one.name for one in failed)
         print(f"gcsearch: {len(failed)} of {len(ended)} sweeps failed: {names}; the others are kept", file=sys.stderr)
-        sys.exit(failed[0].exit_code)
+    return ended
+
+
+def _exit_code(ended: Sequence[Ended]) -> int:
+    """That of the first sweep that failed; 0 where none did."""
+    return next((one.exit_code for one in ended if one.error), 0)
 
 
 def _announce(made: Matrix, pipeline: Pipeline, more: str = "") -> None:
@@ -340,12 +356,13 @@ def extend(
 def plan(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
     sets: Sets = None,
+    quick: Quick = False,
     as_json: Json = False,
 ) -> None:
     """Check everything and say what would run, where and for how long. Trains nothing."""
     from gcsearch import matrix as matrices
 
-    found = matrices.load(pipeline, _overrides(sets))
+    found = matrices.load(pipeline, _overrides(sets), quick=quick)
     made = matrices.plan(found)
     if found.single:
         print_json(made[0].to_dict()) if as_json else print_pairs(made[0].lines())
@@ -461,8 +478,17 @@ def _seeds(text: str) -> list[int]:
 
 @app.command(epilog="Example: gcsearch compare demo other-sweep --markdown")
 def compare(
-    sweeps: Annotated[list[str], typer.Argument(help="Names of finished sweeps in the store, or of a matrix.")],
+    sweeps: Annotated[
+        list[str],
+        typer.Argument(help="Names of finished sweeps in the store, or of a matrix; with --run of pipelines."),
+    ],
+    run_first: Annotated[
+        bool, typer.Option("--run", help="First run of these pipelines what has not run yet; goes on where it stopped.")
+    ] = False,
+    quick: Quick = False,
+    sets: Sets = None,
     store: Store = None,
+    quiet: Quiet = False,
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
@@ -477,29 +503,56 @@ def compare(
 ) -> None:
     """All methods of finished sweeps in one table: accuracies on test images, a part per task, and their averages.
 
-    With --against the paired difference to one row, its 95 % interval (* where it leaves out zero) and Wilcoxon's p.
+    With --run everything from nothing in one command. With --against the paired difference to one row, its 95 %
+    interval (* where it leaves out zero) and Wilcoxon's p.
     """
-    from gcsearch import comparison
-    from gcsearch.averages import averages
+    from gcsearch import matrix as matrices
     from gcsearch.errors import InputError
 
     if as_json + as_markdown + as_csv + as_latex > 1:
         raise InputError("one output has one form", remedy="Of --json, --markdown, --csv and --latex, name one.")
+    if (quick or sets) and not run_first:
+        remedy = "Add --run; finished sweeps are called by their names, those of a quick budget NAME-quick."
+        raise InputError("--quick and --set are for what is run", remedy=remedy)
+    ended: list[Ended] = []
+    if run_first:
+        made = [matrices.load(one, _overrides(sets), quick=quick) for one in sweeps]
+        ended = [one for some in made for one in _run_matrix(some, store, fresh=False, quiet=quiet, show=False)]
+        sweeps = [some.name for some in made]
+    if not ended or any(one.sweep for one in ended):
+        form: Literal["json", "csv"] | Form = (
+            "json" if as_json else "csv" if as_csv else "markdown" if as_markdown else "latex" if as_latex else "text"
+        )
+        _print_comparison(sweeps, store, form, row=against, published=published)
+    sys.exit(_exit_code(ended))
+
+
+def _print_comparison(
+    sweeps: Sequence[str],
+    store: Path | None,
+    form: Form | Literal["json", "csv"] = "text",
+    *,
+    row: str | None = None,
+    published: bool = False,
+) -> None:
+    """The table of finished sweeps and matrices, its rows compared with the one called `row`."""
+    from gcsearch import comparison
+    from gcsearch.averages import averages
+
     groups = comparison.compare([one for name in sweeps for one in _all_finished(name, store)])
-    groups = comparison.against(groups, against) if against else groups
+    groups = comparison.against(groups, row) if row else groups
     means = averages(groups)
     found = _beside(groups) if published else None
-    if as_json:
+    if form == "json":
         documents = [group.to_dict() for group in groups]
         if found:
             documents = [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)]
         print_json([*documents, *(table.to_dict() for table in means)])
-    elif as_csv:
+    elif form == "csv":
         print_csv(groups, found)
         for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
             print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
     else:
-        form: Form = "markdown" if as_markdown else "latex" if as_latex else "text"
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
             print_group(group, groups, form=form)
@@ -769,6 +822,7 @@ def data_check(
 def cache_build(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
     sets: Sets = None,
+    quick: Quick = False,
     quiet: Quiet = False,
 ) -> None:
     """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on.
@@ -778,7 +832,7 @@ def cache_build(
     from gcsearch import matrix as matrices
     from gcsearch.store import cache_place
 
-    made = matrices.load(pipeline, _overrides(sets))
+    made = matrices.load(pipeline, _overrides(sets), quick=quick)
 
     def watch(one: Pipeline) -> ProgressWatcher:
         if not (made.single or quiet):

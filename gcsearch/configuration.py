@@ -5,24 +5,31 @@ Reads small files only: nothing heavy is imported, nothing loaded or started.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gcsearch import files, methods, shapes, spaces
 from gcsearch.addresses import check_uri
+from gcsearch.dotted import blamed, flat, put
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.protocol import check_objective
 from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile
 from gcsearch.spaces import SearchSpace
 
+_T = TypeVar("_T")
 
-def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Pipeline:
-    """Read a pipeline: a shipped name or a path. `overrides` are dotted keys with TOML values.
+
+def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, quick: bool = False) -> Pipeline:
+    """Read a pipeline: a shipped name or a path. `overrides` are dotted keys with TOML values; `quick`: see `read`.
 
     Raises InputError with file, key, rule, value and remedy for whatever is wrong in it or in its space.
     """
-    path, content = read(name_or_path, overrides)
+    return with_quick(_load, name_or_path, overrides, quick=quick)
+
+
+def _load(name_or_path: str | Path, overrides: Mapping[str, str] | None, quick: bool) -> Pipeline:
+    path, content = read(name_or_path, overrides, quick=quick)
     if "matrix" in content:
         raise InputError(
             "this file is a matrix of several sweeps, and one pipeline is wanted",
@@ -33,11 +40,29 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
     return complete(content, path)
 
 
-def read(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> tuple[Path, dict[str, Any]]:
-    """The file of a pipeline and its content: named, relative paths made whole, overrides put in; not checked."""
+def read(
+    name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, quick: bool = False
+) -> tuple[Path, dict[str, Any]]:
+    """The file of a pipeline and its content: named, relative paths made whole, overrides put in; not checked.
+
+    `quick` puts in the values of the file's table [quick], before the overrides, and lets the name end with it, so that
+    neither budget is taken for the other. Without it that table counts for nothing.
+
+    Raises:
+        InputError: there is no such table, or it has no keys.
+    """
     path = files.find("pipelines", name_or_path, kind="pipeline")
     content = files.read_toml(path)
     content.setdefault("name", path.stem)
+    keys = _quick_keys(content, path) if quick else {}
+    content.pop(QUICK, None)
+    if quick:
+        try:
+            for key, value in keys.items():
+                put(content, key, value)
+        except InputError as error:
+            raise error.at(file=path) from None
+        content["name"] = f"{content['name']}-{QUICK}"
     _resolve_paths(content, path.parent)
     try:
         for key, value in (overrides or {}).items():
@@ -45,6 +70,62 @@ def read(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
     except InputError as error:
         raise error.at(file="--set") from None
     return path, content
+
+
+QUICK = "quick"
+"""The table of a small budget: dotted keys with the values that they have with `--quick`."""
+
+
+def _quick_keys(content: dict[str, Any], file: Path) -> dict[str, Any]:
+    """The values of [quick] by dotted key. `"task.shots" = 4` and `task.shots = 4` are the same."""
+    table, matrix = content.get(QUICK), content.get("matrix")
+    if table is None:
+        raise InputError(
+            "this pipeline has no quick budget",
+            file=file,
+            key=QUICK,
+            remedy='Add a table [quick] with keys such as `"search.trials" = 4`, or leave --quick out.',
+        )
+    keys = dict(flat(table)) if isinstance(table, dict) else {}
+    if not keys or "name" in keys:
+        raise InputError(
+            'a quick budget has keys of the pipeline, such as "search.trials", but no name',
+            file=file,
+            key=QUICK,
+            received=repr(table),
+            remedy='Write for example `"search.trials" = 4`; the name ends in -quick by itself.',
+        )
+    for key in dict(flat(matrix)) if isinstance(matrix, dict) else ():
+        if key in keys:
+            raise InputError(
+                "a key of the matrix has a list of values, with --quick too",
+                file=file,
+                key=f'{QUICK}."{key}"',
+                received=repr(keys[key]),
+                remedy=f'Write `"matrix.{key}" = [...]`.',
+            )
+    return keys
+
+
+def with_quick(
+    load: Callable[[str | Path, Mapping[str, str] | None, bool], _T],
+    name_or_path: str | Path,
+    overrides: Mapping[str, str] | None,
+    *,
+    quick: bool,
+) -> _T:
+    """What `load` gives with or without the file's quick budget. That is checked in any case, and blamed by key."""
+    loaded = None if quick else load(name_or_path, overrides, False)
+    path = files.find("pipelines", name_or_path, kind="pipeline")
+    content = files.read_toml(path)
+    if QUICK not in content and loaded is not None:
+        return loaded
+    keys = _quick_keys(content, path)
+    try:
+        shortened = load(name_or_path, overrides, True)
+    except InputError as error:
+        raise blamed(error, QUICK, keys, "with --quick", path) from None
+    return shortened if loaded is None else loaded
 
 
 def complete(content: dict[str, Any], file: Path) -> Pipeline:
@@ -93,16 +174,6 @@ def resolved(key: str, value: Any, folder: Path) -> Any:
     return value.removesuffix(path) + str((folder / path).absolute()) if (folder / path).exists() else value
 
 
-def put(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key. InputError where it does not lead through tables."""
-    *tables, last = key.split(".")
-    for table in tables:
-        content = content.setdefault(table, {})
-        if not isinstance(content, dict):
-            raise InputError("a dotted key must lead through tables", key=key)
-    content[last] = value
-
-
 def parse_value(text: str) -> Any:
     """A value from the command line: TOML where it is TOML (0.1, true, [1, 2]), else the text itself."""
     import tomllib
@@ -130,7 +201,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
             remedy='Add `root = "/path/to/data"` to [task], or `--set task.root=/path/to/data`.',
         )
     _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
-    space = spaces.load(pipeline.search.space)
+    space = _capped(spaces.load(pipeline.search.space), pipeline.search.cap)
     _check_space(space, spaces.find(pipeline.search.space))
     check_objective(pipeline.task, pipeline.search)
     _check_prompts(pipeline, space)
@@ -178,6 +249,31 @@ def _check_weights(backbone: str, pretrained: str | None) -> None:
         raise InputError(
             "the checkpoint must exist", key="task.pretrained", received=pretrained, remedy="Check the path."
         )
+
+
+def _capped(space: SearchSpace, cap: Mapping[str, float | dict[str, float]]) -> SearchSpace:
+    """The space with the caps of `search.cap` that concern it. InputError for one that concerns no method."""
+    every = {name for method in methods.METHODS.values() for name in method.model_fields}
+    for name, most in cap.items():
+        key = f"search.cap.{name}"
+        if not isinstance(most, dict):
+            _check_known(name, every, "any method", key)
+            continue
+        try:
+            known = methods.find(name).model_fields
+        except InputError as error:
+            raise InputError(error.rule, key=key, received=error.received, remedy=error.remedy) from None
+        for own in most:
+            _check_known(own, known, name, f"{key}.{own}")
+    try:
+        return space.capped(cap)
+    except InputError as error:
+        raise InputError(error.rule, key="search.cap", received=error.received, remedy=error.remedy) from None
+
+
+def _check_known(name: str, known: Iterable[str], method: str, key: str) -> None:
+    if name not in known:
+        raise unknown_name(f"parameter of {method}", name, sorted(known), key=key)
 
 
 def _check_space(space: SearchSpace, file: Path) -> None:

@@ -16,17 +16,19 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
 
-from gcsearch import configuration, files
+from gcsearch import configuration, dotted, files
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.schema import Pipeline
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
+    from gcsearch.placement import Placement
     from gcsearch.plan import Plan
     from gcsearch.sweep import Sweep
     from gcsearch.watcher import Watcher
@@ -60,17 +62,21 @@ class Ended:
 # --- Reading --------------------------------------------------------------------------------------------
 
 
-def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -> Matrix:
+def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *, quick: bool = False) -> Matrix:
     """Read a pipeline file, with or without a matrix, and check every sweep of it.
 
     An override of a key of the matrix leaves that one value, so that a part of the matrix runs under the same names;
-    `matrix.KEY` replaces the list.
+    `matrix.KEY` replaces the list. `quick`: with the file's table [quick], see `configuration.read`.
 
     Raises:
-        InputError: what any of its sweeps would be refused for, naming the key of the matrix; a key without a list of
-            values; two values that would give one name.
+        InputError: what any of its sweeps would be refused for, naming the key of the matrix or of [quick]; a key
+            without a list of values; two values that would give one name.
     """
-    path, content = configuration.read(name_or_path, overrides)
+    return configuration.with_quick(_load, name_or_path, overrides, quick=quick)
+
+
+def _load(name_or_path: str | Path, overrides: Mapping[str, str] | None, quick: bool) -> Matrix:
+    path, content = configuration.read(name_or_path, overrides, quick=quick)
     table, name = content.pop("matrix", None), str(content["name"])
     if table is None:
         return Matrix(name, (configuration.complete(content, path),), single=True)
@@ -91,7 +97,7 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None) -
 def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
     """The lists of values by dotted key; `"task.shots" = [...]` and `task.shots = [...]` are the same."""
     axes: dict[str, list[Any]] = {}
-    for key, values in _flat(table if isinstance(table, dict) else {"": table}):
+    for key, values in dotted.flat(table if isinstance(table, dict) else {"": table}):
         place = f'matrix."{key}"' if key else "matrix"
         fitting = isinstance(values, list) and values and not any(isinstance(value, dict) for value in values)
         if not fitting or key == "name" or not key:
@@ -106,14 +112,6 @@ def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
     if not axes:
         raise InputError("a matrix has at least one key", file=file, key="matrix", remedy="Remove the empty table.")
     return axes
-
-
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
 
 
 def _value(content: dict[str, Any], key: str) -> Any:
@@ -153,15 +151,10 @@ def _sweep(content: dict[str, Any], assignment: Mapping[str, Any], name: str, fi
     own = copy.deepcopy(content)
     try:
         for key, value in assignment.items():
-            configuration.put(own, key, value)
+            dotted.put(own, key, value)
         return configuration.complete({**own, "name": name}, file)
     except InputError as error:
-        where = error.key or ""
-        blamed = next((key for key in assignment if f"{where}.".startswith(f"{key}.")), None)
-        rule = error.rule if blamed else f"{error.rule}, in the sweep {name}"
-        place = f'matrix."{blamed}"' if blamed else error.key
-        file = Path(error.file) if error.file else file
-        raise InputError(rule, file=file, key=place, received=error.received, remedy=error.remedy) from None
+        raise dotted.blamed(error, "matrix", assignment, f"in the sweep {name}", file) from None
 
 
 # --- Running --------------------------------------------------------------------------------------------
@@ -172,6 +165,7 @@ def run_matrix(
     *,
     store: str | Path | None = None,
     overrides: Mapping[str, str] | None = None,
+    quick: bool = False,
     fresh: bool = False,
     watch: Watch = lambda pipeline: nullcontext(),
     on_end: Callable[[Ended], None] = lambda ended: None,
@@ -182,7 +176,7 @@ def run_matrix(
     interruption ends them all; the same call goes on.
 
     Args:
-        matrix: a shipped name, a path, or what `load` gave. store, overrides, fresh: see `pipeline.run`.
+        matrix: a shipped name, a path, or what `load` gave. store, overrides, quick, fresh: see `pipeline.run`.
         watch: opens what listens to a sweep, for the time of that sweep.
         on_end: called with each sweep as it ends.
 
@@ -192,26 +186,69 @@ def run_matrix(
     from gcsearch import laboratory, pipeline
     from gcsearch.sweep import Sweep
 
-    matrix = matrix if isinstance(matrix, Matrix) else load(matrix, overrides)
+    matrix = matrix if isinstance(matrix, Matrix) else load(matrix, overrides, quick=quick)
     located = Store.locate(store)
     if not matrix.single:
         _note(matrix, located)
     ended = []
-    for chosen in matrix.pipelines:
-        sweep, error = None, None
-        try:
-            with watch(chosen) as watcher:
-                sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
-        except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
-            raise
-        except Exception as trouble:  # whatever one sweep dies of, the others are run
-            error = trouble
-            if isinstance(trouble, TooManyFailures):
-                sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
-        ended.append(Ended(chosen.name, sweep, error))
-        on_end(ended[-1])
-        laboratory.forget()
+    with _Ground() as ground:
+        for chosen in matrix.pipelines:
+            sweep, error = None, None
+            try:
+                with watch(chosen) as watcher:
+                    if fresh or not pipeline.is_finished(chosen, store):
+                        ground.ready(chosen)
+                    sweep = pipeline.run(chosen, store=store, fresh=fresh, watcher=watcher)
+            except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
+                raise
+            except Exception as trouble:  # whatever one sweep dies of, the others are run
+                error = trouble
+                ground.leave()  # it may have died of its Ray
+                if isinstance(trouble, TooManyFailures):
+                    sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
+            ended.append(Ended(chosen.name, sweep, error))
+            on_end(ended[-1])
+            laboratory.forget()
     return ended
+
+
+class _Ground:
+    """One local Ray under all sweeps of a matrix that ask the same of it: starting one takes seconds.
+
+    A sweep on a cluster joins it by itself, as ever. A context manager; whatever ends the block puts the Ray away.
+    """
+
+    def __init__(self) -> None:
+        self._open = ExitStack()
+        self._placement: Placement | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.leave()
+
+    def ready(self, pipeline: Pipeline) -> None:
+        """Have a Ray that holds what the sweep's placement asks for. InputError and RunError as `pipeline.run`."""
+        from gcsearch import where
+
+        found = where.find(pipeline)
+        wanted = None if found.cluster else found.placement
+        if wanted == self._placement:
+            return
+        self.leave()
+        if wanted:
+            from gcsearch.raysession import session
+
+            self._open.enter_context(session(wanted))
+            self._placement = wanted
+
+    def leave(self) -> None:
+        """Put the Ray away, if there is one; the next sweep gets another."""
+        self._placement = None
+        self._open.close()
 
 
 def _note(matrix: Matrix, store: Store) -> None:

@@ -41,6 +41,7 @@ def run(
     *,
     store: str | Path | None = None,
     overrides: Mapping[str, str] | None = None,
+    quick: bool = False,
     fresh: bool = False,
     watcher: Watcher | None = None,
 ) -> Sweep:
@@ -50,6 +51,7 @@ def run(
         pipeline: a shipped name, a path, or a `Pipeline`.
         store: folder of sweeps and the embedded MLflow store, see `gcsearch.store`.
         overrides: dotted keys with TOML values, as `--set` gives them.
+        quick: with the file's table [quick] and under a name that says so.
         fresh: begin anew; the former sweep of this name is kept beside it as NAME.1, NAME.2, ...
         watcher: told of progress.
 
@@ -57,7 +59,7 @@ def run(
         InputError: something in the pipeline is wrong, or a sweep of this name was made from another one.
         RunError: no trial completed. TooManyFailures: more failed than `search.max_failed`; results are kept.
     """
-    pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
+    pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides, quick=quick)
     space = check(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
     with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}", listener.warn) as driver:

@@ -376,6 +376,8 @@ class SearchSettings(Model):
     packs are proposed from the same knowledge and told together, in order: so a sweep repeats exactly, whichever
     worker finishes first.
 
+    `cap`: upper bounds on parameters of the space, by name, and for single methods by method and name, see
+    `spaces.SearchSpace.capped`: so methods whose spaces differ get one budget.
     `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
     `pruner`: how settings that do badly leave early, see `gcsearch.halving`, at `rungs` rungs of which each keeps
     one in `eta`, the first at the share `first_rung` of a setting's epochs. `checkpoint_every`: epochs of a pack
@@ -384,6 +386,7 @@ class SearchSettings(Model):
 
     space: str = "gcscoop"
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
+    cap: dict[str, float | dict[str, float]] = {}
     grid: dict[str, Annotated[int, Field(ge=1)]] = {}
     objective: Objective | Annotated[tuple[ObjectiveOfSeveral, ...], Field(min_length=2)] = "val_base_margin"
     """One, or several of which none may get worse for another's sake: then the search is after their front."""

@@ -251,6 +251,24 @@ class SearchSpace(Model):
         """The methods that trials of this space run."""
         return self.methods or (self.method or "",)
 
+    def capped(self, cap: Mapping[str, float | Mapping[str, float]]) -> Self:
+        """The space in which no parameter goes above its cap: the one under its method's name, else under its own.
+
+        A range that begins at its cap or above it is fixed to it. Points are brought down, and their labels then
+        end in "-capped". InputError for a cap on choices, or one that leaves the space inconsistent.
+        """
+        own = cap.get(self.method or "", {})
+        every = {**cap, **own} if isinstance(own, Mapping) else cap
+        caps = {name: most for name, most in every.items() if name in self.parameters and isinstance(most, float)}
+        if not caps:
+            return self
+        points = [_capped_point(point, caps) for point in self.points]
+        content = self.to_dict() | {
+            "parameters": {name: _capped(name, one, caps.get(name)) for name, one in self.parameters.items()},
+            "points": [{"label": point.label, "source": point.source, **point.values} for point in points],
+        }
+        return type(self).from_dict(content)
+
     @cached_property
     def dimensions(self) -> dict[str, Parameter]:
         """The parameters, and before them the choice among methods where there is one."""
@@ -469,6 +487,34 @@ def _read_parameter(name: str, table: Any) -> Parameter:
     except InputError as error:
         place = f"{key}.{error.key}" if error.key else key
         raise InputError(error.rule, key=place, received=error.received, remedy=error.remedy) from None
+
+
+def _capped(name: str, parameter: Parameter, cap: float | None) -> Parameter:
+    """The parameter that does not go above `cap`."""
+    if cap is None:
+        return parameter
+    if isinstance(parameter, Choice):
+        remedy = "Leave this one out, or write a space of your own with fewer choices."
+        raise InputError(f"only ranges can be capped, and {name} has choices", received=cap, remedy=remedy)
+    if isinstance(parameter, Fixed):
+        return parameter.model_copy(update={"value": _lower(parameter.value, cap)})
+    if cap > parameter.low:
+        high = min(parameter.high, math.floor(cap) if parameter.integer else cap)
+        return parameter.model_copy(update={"high": float(high)})
+    return Fixed(value=math.floor(cap) if parameter.integer else cap, when=parameter.when)
+
+
+def _capped_point(point: Point, caps: Mapping[str, float]) -> Point:
+    values = {name: _lower(value, caps.get(name, math.inf)) for name, value in point.values.items()}
+    label = point.label if values == point.values else f"{point.label}-capped"
+    return Point(label=label, source=point.source, **values)
+
+
+def _lower(value: Value, cap: float) -> Value:
+    """`value`, or the cap where it is a number above it."""
+    if isinstance(value, bool | str) or value <= cap:
+        return value
+    return math.floor(cap) if isinstance(value, int) else cap
 
 
 def _upper(parameter: Parameter) -> str | None:

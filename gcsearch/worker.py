@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -13,16 +13,24 @@ import torch
 from gcsearch import laboratory, memory
 from gcsearch.checkpoint import Checkpoint, name_of
 from gcsearch.episodes import Episode
+from gcsearch.laboratory import Laboratory
 from gcsearch.provenance import process_name
 from gcsearch.schema import OnReports, Proposal, Stage, Task, TrialRecord
 from gcsearch.sweep import save_parameters
 from gcsearch.trial import run_pack
 
 
-@cache
+@lru_cache(maxsize=1)
+def _laboratory(task: Task, decoders: int | str) -> Laboratory:
+    """Loaded once for a sweep. That of another task is let go: a process may serve all sweeps of a matrix."""
+    laboratory.forget()
+    return laboratory.of(task, decoders)
+
+
+@lru_cache(maxsize=3)
 def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str) -> list[Episode]:
-    """Made once in the life of a process, because every pack of a sweep has the same."""
-    return laboratory.of(task, decoders).episodes(stage, seeds)
+    """Made once for each of the three measurements of a sweep, because every pack of one has the same."""
+    return _laboratory(task, decoders).episodes(stage, seeds)
 
 
 @cache
@@ -54,7 +62,7 @@ class PackRunner:
         A checkpoint goes to the folder `checkpoints`; `forget` removes it once the records are safe.
         """
         os.environ["GCSEARCH_CACHE"] = self.cache
-        lab = laboratory.of(self.task, self.decoders)
+        lab = _laboratory(self.task, self.decoders)
         limit = _limit(self.share, lab.backbone.tower.device) if self.share and self.limit is None else self.limit
         trials = run_pack(
             lab,

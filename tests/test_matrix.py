@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import configuration, files, matrix, pipeline
+from gcsearch import configuration, files, matrix, pipeline, raysession, where
 from gcsearch.cli import app
+from gcsearch.cluster import Cluster
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
+from gcsearch.placement import Placement
 from gcsearch.store import Store
+from gcsearch.sweep import open_sweep
 from tests.test_cli import ZEROSHOT, a_record, a_sweep
 
 HEAD = 'version = 1\nname = "many"\n[task]\nval_shots = 1\n'
@@ -140,6 +144,23 @@ def sweeps(monkeypatch, tmp_path):
     return ran, ends
 
 
+@pytest.fixture(autouse=True)
+def rays(monkeypatch):
+    """Stands in for a Ray: what it was opened for, and None where it was put away."""
+    seen = []
+
+    @contextlib.contextmanager
+    def session(placement):
+        seen.append((placement.workers, placement.threads))
+        try:
+            yield
+        finally:
+            seen.append(None)
+
+    monkeypatch.setattr(raysession, "session", session)
+    return seen
+
+
 def test_the_failure_of_one_does_not_lose_the_others(write, sweeps, tmp_path):
     ran, ends = sweeps
     ends["many-shapes-sketch-2"] = RunError("the disk is full")
@@ -165,6 +186,45 @@ def test_an_interruption_ends_all_and_the_store_knows_the_sweeps(write, sweeps, 
     assert Store(tmp_path).matrix("many")[-2:] == ["many-shapes-sketch-4", "many-shapes-neon-4"]
     assert len(Store(tmp_path).matrix("many")) == 6
     assert Store(tmp_path).matrix("../matrices/many") == []
+
+
+def test_one_ray_serves_all_sweeps_that_ask_the_same_of_it(write, sweeps, rays, tmp_path):
+    resources = "[resources]\nworkers = 1\nthreads = 1\n"
+    matrix.run_matrix(write(HEAD + resources + TWO), store=tmp_path)
+    assert rays == [(1, 1), None]
+    rays.clear()
+    several = '[matrix]\n"task.shots" = [1, 2]\n"resources.workers" = [1, 2]\n'
+    matrix.run_matrix(write(HEAD + "[resources]\nthreads = 1\n" + several), store=tmp_path, overrides={"name": "x"})
+    assert rays == [(1, 1), None, (2, 1), None] * 2
+
+
+def test_after_a_failure_the_next_sweep_gets_a_ray_of_its_own(write, sweeps, rays, tmp_path):
+    _, ends = sweeps
+    ends["many-shapes-sketch-2"] = RunError("Ray is gone")
+    ends["many-shapes-neon-2"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        matrix.run_matrix(write(HEAD + "[resources]\nworkers = 1\nthreads = 1\n" + TWO), store=tmp_path)
+    assert rays == [(1, 1), None] * 2
+
+
+def test_what_is_finished_needs_no_ray_and_resources_that_are_not_there_are_the_sweeps_own_error(
+    write, sweeps, rays, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(pipeline, "is_finished", lambda chosen, store: chosen.task.shots == 1)
+    file = write(HEAD + "[resources]\nworkers = 1\nthreads = 1\ngpus_per_worker = 64\n" + TWO)
+    ended = matrix.run_matrix(file, store=tmp_path)
+    assert rays == []
+    assert [bool(one.error) for one in ended] == [False, True] * 2
+    assert "resources.gpus_per_worker" in str(ended[1].error)
+
+
+def test_a_sweep_on_a_cluster_joins_it_by_itself(write, sweeps, rays, tmp_path, monkeypatch):
+    placement = Placement(1, 1)
+    asked = {"many-1": where.Where(placement, Cluster("10.0.0.5:6379", ())), "many-2": where.Where(placement)}
+    monkeypatch.setattr(where, "find", lambda chosen: asked[chosen.name])
+    matrix.run_matrix(write(HEAD + '[matrix]\n"task.shots" = [1, 2]\n'), store=tmp_path)
+    assert sweeps[0] == ["many-1", "many-2"]
+    assert rays == [(1, 1), None]
 
 
 def test_a_matrix_does_not_take_the_name_of_a_sweep(write, sweeps, tmp_path):
@@ -220,6 +280,61 @@ def test_compare_and_report_take_the_name_of_a_matrix(store, tmp_path):
     done = gcsearch("report", "away", "--store", store, "--out", store / "mlflow.html" / "x")
     assert done.exit_code == 0
     assert (store / "mlflow.html" / "x" / "away-1.html").exists()
+
+
+@pytest.fixture
+def at_once(monkeypatch, tmp_path):
+    """Every sweep is there as soon as it is run, but for the name in `failing`; a file with two of them."""
+    failing = set()
+
+    def run(chosen, *, store, fresh, watcher):
+        if chosen.name in failing:
+            raise RunError("the disk is full")
+        champion = a_record("coop", "champion", stage="test", seeds=(4, 5))
+        a_sweep(store, chosen.name, [a_record("coop")], [ZEROSHOT, champion], task={"dataset": chosen.task.dataset})
+        return open_sweep(chosen.name, store)
+
+    monkeypatch.setattr(pipeline, "run", run)
+    file = tmp_path / "two.toml"
+    file.write_text(
+        'name = "two"\n[matrix]\n"task.dataset" = ["shapes-sketch", "shapes-neon"]\n[quick]\n"search.trials" = 2\n'
+    )
+    return file, failing
+
+
+def test_run_shows_each_sweep_and_ends_with_the_table_of_all(at_once, tmp_path):
+    file, _ = at_once
+    done = gcsearch("run", file, "--store", tmp_path, "--quiet")
+    assert done.exit_code == 0, done.stderr
+    *sweeps, end = done.stdout.split("report  ")
+    assert len(sweeps) == 2 and "champion  coop" in sweeps[1]
+    assert end.index("shapes-sketch, mini") < end.index("shapes-neon, mini") < end.index("mean over 2 data sets")
+    assert f"next    gcsearch compare two --store {tmp_path}" in end
+
+
+def test_compare_runs_what_is_missing_and_prints_nothing_but_the_table(at_once, tmp_path):
+    file, _ = at_once
+    done = gcsearch("compare", file, "--run", "--quick", "--store", tmp_path, "--quiet", "--json")
+    assert done.exit_code == 0, done.stderr
+    *groups, means = json.loads(done.stdout)
+    assert [row["sweeps"] for group in groups for row in group["rows"]] == [
+        [], ["two-quick-shapes-sketch"], [], ["two-quick-shapes-neon"],
+    ]  # fmt: skip
+    assert means["average_over"] == ["shapes-sketch", "shapes-neon"]
+    assert "sweep 2 of 2: two-quick-shapes-neon" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["run"], ["compare", "--run"]])
+def test_the_table_of_the_others_comes_before_the_exit_code_of_what_failed(at_once, tmp_path, words):
+    file, failing = at_once
+    failing.add("two-shapes-sketch")
+    done = gcsearch(*words, file, "--store", tmp_path, "--quiet")
+    assert done.exit_code == 1
+    assert "shapes-neon, mini, 16 shots: accuracy" in done.stdout
+    assert "1 of 2 sweeps failed: two-shapes-sketch" in done.stderr
+    failing.add("two-shapes-neon")
+    done = gcsearch(*words, file, "--store", tmp_path / "other", "--quiet")
+    assert (done.exit_code, done.stdout) == (1, "")
 
 
 def test_what_needs_one_sweep_lists_those_of_a_matrix(store):
