@@ -577,11 +577,11 @@ def _all_finished(name: str, store: Path | None) -> list[Finished]:
 
     parts = _parts(name, store)
     if parts == [name]:
-        return [_finished(name, store)]
+        return _finished(name, store)
     found = []
     for part in parts:
         try:
-            found.append(_finished(part, store))
+            found += _finished(part, store)
         except InputError as error:
             print(f"gcsearch: left out: {str(error).splitlines()[0]}", file=sys.stderr)
     if not found:
@@ -597,11 +597,11 @@ def _parts(name: str, store: Path | None) -> list[str]:
     return Folder.locate(store).matrix(name) or [name]
 
 
-def _finished(name: str, store: Path | None) -> Finished:
-    """What the sweep `name` brings to a comparison. InputError where its champion is not confirmed yet."""
+def _finished(name: str, store: Path | None) -> list[Finished]:
+    """What the sweep `name` brings to a comparison, for each data set. InputError before its champion is confirmed."""
     from gcsearch.comparison import Finished
     from gcsearch.errors import InputError
-    from gcsearch.sweep import open_sweep
+    from gcsearch.sweep import open_sweep, seen_from_each
 
     sweep = open_sweep(name, store)
     if sweep.confirmed is None:
@@ -611,8 +611,7 @@ def _finished(name: str, store: Path | None) -> Finished:
             file=sweep.folder,
             remedy=f"It goes on where it stopped: {shlex.join(command)}",
         )
-    references = [record for record in sweep.finals if record.number < 0]
-    return Finished(name, sweep.pipeline.task, sweep.confirmed, references)
+    return [Finished(name, task, champion, references) for task, champion, references in seen_from_each(sweep)]
 
 
 @app.command(epilog="Example: gcsearch export demo --out best --register")

@@ -150,7 +150,17 @@ def own_template(task: dict[str, Any]) -> dict[str, Any]:
         return task
     from gcsearch import datasets
 
-    return {**task, "template": datasets.template_of(str(task.get("dataset", Task.model_fields["dataset"].default)))}
+    first = datasets.template_of(str(task.get("dataset", Task.model_fields["dataset"].default)))
+    also = task.get("also", ())
+    others = [str(name) for name in also] if isinstance(also, list | tuple) else []
+    if any(datasets.template_of(name) != first for name in others):
+        raise InputError(
+            "one template serves all data sets of a search, and those of the field differ between these",
+            key="task.template",
+            received=OWN,
+            remedy=f'Write one that suits them all, for example "{Task.model_fields["template"].default}".',
+        )
+    return {**task, "template": first}
 
 
 PATHS = ("search.space", "task.root", "task.other_names", "task.pretrained")
@@ -191,10 +201,12 @@ def check(pipeline: Pipeline) -> SearchSpace:
     """
     from gcsearch import datasets
 
-    datasets.find(pipeline.task.dataset)
-    for index, name in enumerate(pipeline.task.targets):
-        datasets.find(name, key=f"task.targets.{index}")
-    if pipeline.task.root is None and not {pipeline.task.dataset, *pipeline.task.targets} <= set(shapes.WORLDS):
+    task = pipeline.task
+    datasets.find(task.dataset)
+    for key in ("also", "targets"):
+        for index, name in enumerate(getattr(task, key)):
+            datasets.find(name, key=f"task.{key}.{index}")
+    if task.root is None and not {task.dataset, *task.also, *task.targets} <= set(shapes.WORLDS):
         raise InputError(
             "a data set that is not embedded needs the folder that holds it",
             key="task.root",
@@ -342,6 +354,13 @@ def _check_pruner(pipeline: Pipeline) -> None:
             key="search.pruner",
             received=f"{pruner} with {' and '.join(pipeline.search.objectives)}",
             remedy='Set `pruner = "none"`, or one objective.',
+        )
+    if pruner != "none" and pipeline.task.also:
+        raise InputError(
+            "who leaves early is decided by the mean over the data sets, which is known only when the last is trained",
+            key="search.pruner",
+            received=f"{pruner} with {pipeline.task.title}",
+            remedy='Set `pruner = "none"`, or leave `task.also` out.',
         )
     if pruner in ("halving", "hyperband") and pack == 1:
         raise InputError(

@@ -89,12 +89,14 @@ class Ranked(Measured):
     """A row of `best --json`. `rank` is null for a trial that did not complete or has no objective.
 
     Of a search by several objectives `objective` is H, and `front` says whether no other setting is as good in all of
-    them and better in one; of a search by one it is null.
+    them and better in one; of a search by one it is null. Of a search on several data sets `worst_regret` says how far
+    the setting is behind the best one where it is worst, in the unit of the objective.
     """
 
     rank: int | None
     objective: Objective
     front: bool | None = None
+    worst_regret: float | None = None
 
 
 class Compared(Measured):

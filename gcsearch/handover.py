@@ -46,6 +46,13 @@ def hand_over(
     if model and not register:
         raise InputError("only a registered model has a name", key="--name", received=model, remedy="Add --register.")
     sweep = open_sweep(name, store)
+    if register and sweep.pipeline.task.also:
+        raise InputError(
+            "a registered model classifies one data set, and this sweep has prompts for several",
+            key="--register",
+            received=sweep.pipeline.task.title,
+            remedy="Export it with --out, and register what you serve with mlflow's own commands.",
+        )
     given = read_names(classes) if classes else []
     if out is not None:
         folder = sweep.export(out, classes=given, force=force)

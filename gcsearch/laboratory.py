@@ -269,7 +269,7 @@ def data_root(task: Task, progress: Progress | None = None) -> Path:
     if task.root is not None:
         return Path(task.root).expanduser()
     root = cache_folder() / "data"
-    for name in (task.dataset, *task.targets):
+    for name in (task.dataset, *task.also, *task.targets):
         if name in shapes.WORLDS:
             shapes.write_dataset(name, root, on_image=progress)
     return root

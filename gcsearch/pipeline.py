@@ -273,15 +273,17 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where,
         one_cache = grounds.check_nodes(where, store.root, None if cache_address() else cache_folder())
     watcher.stage("data")
     laboratory.data_root(pipeline.task, watcher.progress)
-    lab = laboratory.of(pipeline.task, pipeline.resources.decoders)
-    check_loaded(pipeline, space, lab)
+    labs = [laboratory.of(task, pipeline.resources.decoders) for task in pipeline.task.each]
+    for lab in labs:
+        check_loaded(pipeline, space, lab)
     if where.cluster:
         watcher.stage("features")
         shared = one_cache or cache_address() is not None
         grounds.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
         return
     # Both stages at once: the user hears at once of all images that cannot be read.
-    encode(lab, pipeline.measured, watcher)
+    for lab in labs:
+        encode(lab, pipeline.measured, watcher)
 
 
 def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gcsearch import configuration, methods
 from gcsearch.pipeline import check_loaded
@@ -13,6 +14,9 @@ from gcsearch.schema import Pipeline
 from gcsearch.sizing import measure_mixed, pack_size, trained_names, typical
 from gcsearch.standing import duration
 from gcsearch.where import find
+
+if TYPE_CHECKING:
+    from gcsearch.laboratory import Laboratory
 
 
 @dataclass(frozen=True)
@@ -70,9 +74,10 @@ def make(chosen: Pipeline) -> Plan:
     space = configuration.check(chosen)
     where = find(chosen)
     placement = where.placement
-    lab = laboratory.of(chosen.task)
-    check_loaded(chosen, space, lab)
-    dataset, (base, _) = lab.dataset, lab.halves
+    labs = [laboratory.of(task) for task in chosen.task.each]
+    for lab in labs:
+        check_loaded(chosen, space, lab)
+    lab = labs[0]
     names = trained_names(lab)
     settings = total(chosen.search, space)
     size = (
@@ -80,17 +85,13 @@ def make(chosen: Pipeline) -> Plan:
     )
     packs = math.ceil(settings / size)
     kinds, epochs = typical(space)
-    trained = len(names) * chosen.task.shots
-    iterations = fmean(max(1, trained // getattr(method, "batch_size", 1)) for method in kinds)
     in_pack = min(size, settings) * len(chosen.task.seeds)
     seconds, peak, _ = measure_mixed(lab, kinds, names, in_pack, placement.threads)
     rounds = math.ceil(packs / placement.workers)
-    shots = len(base) * chosen.task.shots * chosen.task.views
-    seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
-    tests = {one.name: one.test for one in (dataset, *lab.targets)}
+    iterations = sum(_steps(one, kinds) for one in labs)
     return Plan(
         name=chosen.name,
-        dataset=chosen.task.dataset,
+        dataset=chosen.task.title,
         backbone=chosen.task.backbone,
         method=", ".join(methods.find(method).title for method in space.every_method),
         settings=settings,
@@ -100,10 +101,24 @@ def make(chosen: Pipeline) -> Plan:
         threads=placement.threads,
         gpus_per_worker=placement.gpus_per_worker,
         cluster=where.cluster.describe() if where.cluster else "",
-        trained_classes=len(names),
-        images=shots * len(seeds) + len(dataset.val) + sum(map(len, tests.values())),
+        trained_classes=sum(len(trained_names(one)) for one in labs),
+        images=sum(_images(one, chosen) for one in labs),
         steps_per_setting=round(epochs * iterations),
         step_seconds=seconds,
         search_seconds=rounds * epochs * iterations * seconds,
         peak_bytes=peak,
     )
+
+
+def _steps(lab: Laboratory, kinds: Sequence[methods.Method]) -> float:
+    """Optimiser steps of an epoch on one data set, the mean over methods."""
+    trained = len(trained_names(lab)) * lab.task.shots
+    return fmean(max(1, trained // getattr(method, "batch_size", 1)) for method in kinds)
+
+
+def _images(lab: Laboratory, chosen: Pipeline) -> int:
+    """Images of one data set, and of its targets, that are encoded once."""
+    seeds = {*chosen.task.seeds, *chosen.confirm.seeds}
+    shots = len(lab.halves[0]) * lab.task.shots * lab.task.views
+    tests = {one.name: one.test for one in (lab.dataset, *lab.targets)}
+    return shots * len(seeds) + len(lab.dataset.val) + sum(map(len, tests.values()))

@@ -46,6 +46,10 @@ def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
         own = (base,) if stage == "search" and task.folds == 1 else (base, *new)
     away = [plain_name(target) for target in targets]
     mean = [Column(TARGETS, "mean of targets", f"test_acc_{TARGETS}")] if set(targets) - {task.dataset} else []
+    if task.also:
+        of_means = (Column("h_of_means", "H of means", f"{prefix}_h_of_means"),) if own[-1].key == "h" else ()
+        parts = [plain_name(part.dataset) for part in task.each]
+        own = (*own, *of_means, *(Column(name, name, f"{own[-1].metric}_{name}") for name in parts))
     return (*own, *(Column(name, name, f"test_acc_{name}") for name in away), *mean)
 
 

@@ -175,10 +175,11 @@ def plain_name(dataset: str) -> str:
     return re.sub(r"[^\w.-]+", "-", dataset)
 
 
-def _distinct_names(targets: tuple[str, ...]) -> tuple[str, ...]:
-    if len(set(map(plain_name, targets))) != len(targets):
-        raise InputError("targets must be distinct", received=list(targets), remedy="Remove the repeated one.")
-    return targets
+def _distinct_names(datasets: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if len(set(map(plain_name, datasets))) != len(datasets):
+        what = "targets" if info.field_name == "targets" else "data sets"
+        raise InputError(f"{what} must be distinct", received=list(datasets), remedy="Remove the repeated one.")
+    return datasets
 
 
 def _val_shots(known: dict[str, Any]) -> int:
@@ -192,8 +193,10 @@ def _folds(known: dict[str, Any]) -> int:
 class Task(Model):
     """What is trained on: data set, frozen model and few-shot protocol.
 
-    `classes`: "base" trains the first half of the classes and measures the second as new ones, "all" trains all.
-    `targets`: data sets that the prompt is measured on in the stage `test`, with all their classes and test images.
+    `also`: further data sets, on each of which a setting has prompts of its own: a search for one setting that suits
+    them all, see `gcsearch.joint`. `classes`: "base" trains the first half of the classes and measures the second as
+    new ones, "all" trains all. `targets`: data sets that the prompt is measured on in the stage `test`, with all their
+    classes and test images.
     `views` augmented views of each training image are encoded once; epoch e uses view (e-1) mod views.
     `val_shots` validation images per class score the search (`"all"`: every one that the data set has); unset, the
     published min(shots, 4). `folds`: in the search stage the seed at index i trains on the base classes without fold
@@ -208,6 +211,7 @@ class Task(Model):
     backbone: str = "mini"
     pretrained: str | None = None
     template: str = "a photo of a {}."
+    also: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
     classes: Literal["base", "all"] = "base"
     targets: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
     shots: Annotated[int, Field(ge=1)] = 16
@@ -217,6 +221,35 @@ class Task(Model):
     seeds: Seeds = (1, 2, 3)
     precision: Precision = "float32"
     other_names: str | None = None
+
+    @property
+    def each(self) -> tuple[Task, ...]:
+        """The tasks of one data set each that this one is made of; itself where there is but one."""
+        if not self.also:
+            return (self,)
+        return tuple(self.model_copy(update={"dataset": name, "also": ()}) for name in (self.dataset, *self.also))
+
+    @property
+    def title(self) -> str:
+        """The data sets for people: `shapes-night + shapes-neon`."""
+        return " + ".join(task.dataset for task in self.each)
+
+    @field_validator("also")
+    @classmethod
+    def _not_the_first(cls, also: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        first = info.data.get("dataset", "")
+        if plain_name(first) in map(plain_name, also):
+            remedy = "Leave it out: `dataset` is one of them already."
+            raise InputError("the further data sets must be others than `dataset`", received=first, remedy=remedy)
+        return also
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_of_one_source(cls, targets: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if targets and info.data.get("also"):
+            rule, remedy = "a prompt is carried to targets from one data set", "Leave `also` out, or `targets`."
+            raise InputError(rule, received=list(targets), remedy=remedy)
+        return targets
 
     @field_validator("template")
     @classmethod
@@ -569,3 +602,15 @@ class TrialFile(Model):
     evaluate_every: Annotated[int, Field(ge=1)] = 1
     task: Task = Task()
     trial: TrialConfig
+
+    @field_validator("task")
+    @classmethod
+    def _one_data_set(cls, task: Task) -> Task:
+        if task.also:
+            raise InputError(
+                "one setting is trained on one data set at a time",
+                key="task.also",
+                received=list(task.also),
+                remedy="Leave it out, and train on each with a file of its own, as `gcsearch export` writes them.",
+            )
+        return task

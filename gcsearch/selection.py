@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ class Ranked:
     objective: str
     front: bool | None = None
     """Of a search by several objectives: whether no other setting is as good in all of them and better in one."""
+    worst_regret: float | None = None
+    """Of a search on several data sets, see `gcsearch.joint.worst_regrets`."""
 
     @property
     def values(self) -> Spread:
@@ -44,7 +46,9 @@ class Ranked:
         """The row as `gcsearch best --json` prints it."""
         numbers = Numbers.of(self.record.seeds, self.record.metrics.get(self.objective, ()))
         objective = Objective(name=self.objective, oracle=is_oracle(self.objective), **dict(numbers))
-        return documents.Ranked(rank=self.rank, objective=objective, front=self.front, **facts(self.record))
+        return documents.Ranked(
+            rank=self.rank, objective=objective, front=self.front, worst_regret=self.worst_regret, **facts(self.record)
+        )
 
 
 def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
@@ -66,13 +70,19 @@ def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]
     return set(best)
 
 
-def rank(records: Iterable[TrialRecord], objective: str, objectives: Sequence[str] = ()) -> list[Ranked]:
+def rank(
+    records: Iterable[TrialRecord],
+    objective: str,
+    objectives: Sequence[str] = (),
+    regrets: Mapping[int, float] | None = None,
+) -> list[Ranked]:
     """Completed trials by the objective's mean over seeds, best first; then pruned, diverged and failed ones.
 
     A completed trial without the objective (class-specific vectors have no accuracy on new classes, so no H)
     comes after those that have it.
 
-    Where there are several `objectives`, those on their front come before all others.
+    Where there are several `objectives`, those on their front come before all others. The `regrets` of a search on
+    several data sets are shown, and change no place.
 
     Equal means: the one of fewer epochs, then of smaller rho, then the earlier one. So the order never
     depends on the order in which trials ended.
@@ -92,6 +102,7 @@ def rank(records: Iterable[TrialRecord], objective: str, objectives: Sequence[st
             record,
             objective,
             record.number in ahead if several else None,
+            (regrets or {}).get(record.number),
         )
         for place, record in enumerate(sorted(records, key=order), start=1)
     ]

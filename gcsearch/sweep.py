@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, selection
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, RunError
 from gcsearch.evidence import pooled
+from gcsearch.joint import seen_from, worst_regrets
 from gcsearch.journal import Journal
 from gcsearch.provenance import environment
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Stage, TrialRecord
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Stage, Task, TrialRecord, plain_name
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
@@ -22,6 +23,11 @@ if TYPE_CHECKING:
 
 RECHECK = "recheck"
 """The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
+
+
+def kept_of(folder: Path, whole: Task, task: Task) -> Path:
+    """Where below `folder` the files of `task` lie, which is `whole` or the part of it on one data set."""
+    return folder / plain_name(task.dataset) if whole.also else folder
 
 
 def save_parameters(folder: Path, record: TrialRecord, parameters: Sequence[Tensor]) -> None:
@@ -103,7 +109,18 @@ class Sweep:
     def ranking(self) -> list[selection.Ranked]:
         """All settings of the search, best first."""
         search = self.pipeline.search
-        return selection.rank(self.records, search.ranking_metric, search.objectives)
+        return selection.rank(self.records, search.ranking_metric, search.objectives, self.worst_regrets)
+
+    @cached_property
+    def worst_regrets(self) -> dict[int, float]:
+        """Of a search on several data sets: how far each completed setting is behind the best there, where it is worst.
+
+        By number; empty for a search on one data set.
+        """
+        task, search = self.pipeline.task, self.pipeline.search
+        if not task.also:
+            return {}
+        return worst_regrets(self.records, search.ranking_metric, [part.dataset for part in task.each])
 
     @property
     def confirmed_seeds(self) -> list[tuple[int, ...]]:
@@ -176,18 +193,50 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             file=sweep.folder,
             remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
         )
-    champion = export.Champion(
-        sweep=sweep.name,
-        pipeline=sweep.pipeline,
-        threads=sweep.journal.events("final")[-1]["threads"],
-        record=record,
-        parameters=load_parameters(sweep.kept, record),
-        references=[other for other in sweep.finals if other.label != CHAMPION],
-        chosen=next(row for row in sweep.ranking if row.record.number == record.number).document(),
-        trials=len(sweep.records),
-        tracking=shown(sweep.mlflow_uri),
-    )
-    return export.write(folder, champion, laboratory.of(sweep.pipeline.task), given=given, force=force)
+    whole = sweep.pipeline.task
+    references = [other for other in sweep.finals if other.label != CHAMPION]
+    row = next(row for row in sweep.ranking if row.record.number == record.number)
+
+    def champion(task: Task) -> export.Champion:
+        seen = _view(whole, task)
+        return export.Champion(
+            sweep=sweep.name,
+            pipeline=sweep.pipeline.model_copy(update={"task": task}),
+            threads=sweep.journal.events("final")[-1]["threads"],
+            record=seen(record),
+            parameters=load_parameters(kept_of(sweep.kept, whole, task), record),
+            references=[seen(other) for other in references],
+            chosen=row.document(),
+            trials=len(sweep.records),
+            tracking=shown(sweep.mlflow_uri),
+        )
+
+    if not whole.also:
+        return export.write(folder, champion(whole), laboratory.of(whole), given=given, force=force)
+    for task in whole.each:
+        place = folder / plain_name(task.dataset)
+        export.write(place, champion(task), laboratory.of(task), given=given, force=force)
+    return folder.resolve()
+
+
+def seen_from_each(sweep: Sweep) -> list[tuple[Task, TrialRecord, list[TrialRecord]]]:
+    """Champion and references of a finished sweep on each of its data sets, with the task there."""
+    if sweep.confirmed is None:
+        raise RunError(f"{sweep.name} has no champion yet")
+    whole, references = sweep.pipeline.task, [record for record in sweep.finals if record.number < 0]
+    found = []
+    for task in whole.each:
+        seen = _view(whole, task)
+        found.append((task, seen(sweep.confirmed), [seen(record) for record in references]))
+    return found
+
+
+def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
+    """What a record of the task `whole` is on the data set of `task`."""
+    if not whole.also:
+        return lambda record: record
+    names = [part.dataset for part in whole.each]
+    return lambda record: seen_from(record, task.dataset, names)
 
 
 def write_report(sweep: Sweep, path: Path) -> Path:

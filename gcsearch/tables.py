@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gcsearch.inventory import Finding
     from gcsearch.plan import Plan
     from gcsearch.schema import Task, TrialRecord
+    from gcsearch.selection import Ranked
     from gcsearch.sweep import Sweep
 
 
@@ -104,7 +105,7 @@ def print_finals(sweep: Sweep) -> None:
     print_results(
         sweep.finals,
         task,
-        f"{task.dataset}, {task.backbone}, {task.shots} shots{', all classes' if task.classes == 'all' else ''}: "
+        f"{task.title}, {task.backbone}, {task.shots} shots{', all classes' if task.classes == 'all' else ''}: "
         "accuracy on test images in %, "
         f"mean ± sd over seeds {', '.join(map(str, seeds))}",
     )
@@ -135,11 +136,17 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     accuracies = [column.metric for column in columns(sweep.pipeline.task, search.stage)]
     beside = accuracies if search.ranking_metric not in accuracies else []  # a margin alone says little
     shown = list(dict.fromkeys((search.ranking_metric, *search.objectives, *beside)))
+    several = bool(sweep.pipeline.task.also)
+
+    def regret(row: Ranked) -> list[str]:
+        return ["-" if row.worst_regret is None else f"{row.worst_regret:.2f}"] if several else []
+
     rows = [
         [
             str(row.rank or "-") + (" *" if row.front else ""),
             f"t{row.record.number:04d}",
             *(_plus_minus(row.record.metrics.get(name, ())) for name in shown),
+            *regret(row),
             row.record.outcome.value,
             described(row.record.config) + (f"  ({row.record.label})" if row.record.label else ""),
         ]
@@ -147,7 +154,7 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     ]
     title = f"{sweep.name}: {len(ranking)} settings by {search.chosen_by}, mean ± sd over seeds"
     title += "; * on the front" if len(search.objectives) > 1 else ""
-    headings = ["rank", "trial", *shown, "outcome", "configuration"]
+    headings = ["rank", "trial", *shown, *(["worst regret"] if several else []), "outcome", "configuration"]
     _table(title, headings, rows, lambda line, _: line == 0)
 
 

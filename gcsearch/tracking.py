@@ -464,13 +464,13 @@ def _sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict
         "gcsearch.sweep": name,
         "gcsearch.objective": ",".join(pipeline.search.objectives),
         "gcsearch.selection": "oracle" if pipeline.search.oracle else "clean",
-        "gcsearch.dataset": task.dataset,
+        "gcsearch.dataset": task.title,
         "gcsearch.backbone": task.backbone,
         "gcsearch.heartbeat": _now(),
         "mlflow.source.name": "gcsearch",
         "mlflow.source.type": "LOCAL",
         "mlflow.note.content": (
-            f"Sweep **{name}**: search space `{pipeline.search.space}` on `{task.dataset}` "
+            f"Sweep **{name}**: search space `{pipeline.search.space}` on `{task.title}` "
             f"with `{task.backbone}`, {task.shots} shots{' of all classes' if task.classes == 'all' else ''}, "
             f"seeds {', '.join(map(str, task.seeds))}; "
             f"{''.join(f'measured on `{name}`; ' for name in task.targets)}"
@@ -516,7 +516,7 @@ def _target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
     """The data sets that are measured only."""
     sources = [
         (name, json.dumps({"dataset": name, "root": pipeline.task.root}))
-        for name in pipeline.task.targets
+        for name in (*pipeline.task.also, *pipeline.task.targets)
         if name != pipeline.task.dataset
     ]
     return [

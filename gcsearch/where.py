@@ -88,5 +88,6 @@ def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bo
     """
     from gcsearch import preflight
 
-    job = preflight.Job(pipeline.task, pipeline.measured, cache, pipeline.resources.decoders)
-    preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))
+    for task in pipeline.task.each:
+        job = preflight.Job(task, pipeline.measured, cache, pipeline.resources.decoders)
+        preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))

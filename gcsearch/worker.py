@@ -13,24 +13,25 @@ import torch
 from gcsearch import laboratory, memory
 from gcsearch.checkpoint import Checkpoint, name_of
 from gcsearch.episodes import Episode
+from gcsearch.joint import gathered
 from gcsearch.laboratory import Laboratory
 from gcsearch.provenance import process_name
 from gcsearch.schema import OnReports, Proposal, Stage, Task, TrialRecord
-from gcsearch.sweep import save_parameters
+from gcsearch.sweep import kept_of, save_parameters
 from gcsearch.trial import run_pack
 
 
 @lru_cache(maxsize=1)
-def _laboratory(task: Task, decoders: int | str) -> Laboratory:
-    """Loaded once for a sweep. That of another task is let go: a process may serve all sweeps of a matrix."""
+def _laboratories(task: Task, decoders: int | str) -> list[Laboratory]:
+    """One for each data set of a sweep, loaded once. Those of another task go: a process may serve a whole matrix."""
     laboratory.forget()
-    return laboratory.of(task, decoders)
+    return [laboratory.of(one, decoders) for one in task.each]
 
 
 @lru_cache(maxsize=3)
-def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str) -> list[Episode]:
-    """Made once for each of the three measurements of a sweep, because every pack of one has the same."""
-    return _laboratory(task, decoders).episodes(stage, seeds)
+def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str) -> list[list[Episode]]:
+    """By data set; made once for each of the three measurements of a sweep, because every pack of one has the same."""
+    return [lab.episodes(stage, seeds) for lab in _laboratories(task, decoders)]
 
 
 @cache
@@ -62,30 +63,48 @@ class PackRunner:
         A checkpoint goes to the folder `checkpoints`; `forget` removes it once the records are safe.
         """
         os.environ["GCSEARCH_CACHE"] = self.cache
-        lab = _laboratory(self.task, self.decoders)
+        labs = _laboratories(self.task, self.decoders)
+        episodes = _episodes(self.task, self.stage, self.seeds, self.decoders)
+        if not self.task.also:
+            return self._run(labs[0], episodes[0], proposals, report)
+        # One data set after another, as if each were alone: its numbers are to the last digit those of an ordinary
+        # sweep. What one of them has come to says nothing of the mean yet, so that nobody is told before the end.
+        parts = {
+            lab.task.dataset: self._run(lab, own, proposals, lambda reports: None)
+            for lab, own in zip(labs, episodes, strict=True)
+        }
+        return [gathered(dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]
+
+    def _run(
+        self, lab: Laboratory, episodes: Sequence[Episode], proposals: list[Proposal], report: OnReports
+    ) -> list[TrialRecord]:
+        """The settings on one data set."""
+        task = lab.task
         limit = _limit(self.share, lab.backbone.tower.device) if self.share and self.limit is None else self.limit
         trials = run_pack(
             lab,
-            _episodes(self.task, self.stage, self.seeds, self.decoders),
+            episodes,
             proposals,
             evaluate_every=self.evaluate_every,
             on_reports=report,
             worker=process_name(),
             limit=limit,
-            checkpoint=self._checkpoint(proposals),
+            checkpoint=self._checkpoint(proposals, task),
         )
         if self.kept:
             for trial in trials:
-                save_parameters(self.kept, trial.record, trial.parameters)
+                save_parameters(kept_of(self.kept, self.task, task), trial.record, trial.parameters)
         return [trial.record for trial in trials]
 
     def forget(self, proposals: Sequence[Proposal]) -> None:
-        """Remove the checkpoint of a pack."""
-        if checkpoint := self._checkpoint(proposals):
-            checkpoint.remove()
+        """Remove the checkpoints of a pack."""
+        for task in self.task.each:
+            if checkpoint := self._checkpoint(proposals, task):
+                checkpoint.remove()
 
-    def _checkpoint(self, proposals: Sequence[Proposal]) -> Checkpoint | None:
+    def _checkpoint(self, proposals: Sequence[Proposal], task: Task) -> Checkpoint | None:
         if not self.checkpoints:
             return None
         folder = "-".join(map(str, (self.stage, *self.seeds)))
-        return Checkpoint(self.checkpoints / folder / name_of(proposals), self.checkpoint_every)
+        place = kept_of(self.checkpoints / folder, self.task, task)
+        return Checkpoint(place / name_of(proposals), self.checkpoint_every)

@@ -424,7 +424,7 @@ def _page(
     first, *rest = map(html.escape, sentences)
     task = pipeline.task
     about = (
-        f"{task.dataset} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
+        f"{task.title} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.chosen_by}"
     )
     lead = f"<section class='headline'><p>{first}</p>{''.join(f'<p>{one}</p>' for one in rest)}</section>"
