@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import quantiles
 
 from common import print_table
-from curves import TABLE
+from curves import OBJECTIVE, TABLE
 
 from gcsearch import halving
 from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
@@ -67,7 +67,7 @@ class Curves:
         return scaled
 
     def value(self, proposal: Proposal, share: float) -> float:
-        """val_h of a setting at a share of its schedule."""
+        """The objective of a setting at a share of its schedule."""
         at = self.scaled(self.space.internal(proposal.config.hyperparameters))
         weights = [1 / (math.dist(at, place) ** POWER + 1e-12) for place in self.places]
         values = [row["curve"][max(1, math.ceil(share * len(row["curve"]) - 1e-9)) - 1] for row in self.rows]
@@ -102,12 +102,12 @@ def epochs(proposal: Proposal) -> int:
 
 
 def _report(proposal: Proposal, epoch: int, value: float) -> EpochReport:
-    return EpochReport(number=proposal.number, epoch=epoch, metrics={"val_h": (value,)})
+    return EpochReport(number=proposal.number, epoch=epoch, metrics={OBJECTIVE: (value,)})
 
 
 def search(curves: Curves, arm: dict, seed: int, most: float) -> list[tuple[float, float]]:
     """Cost and best after each pack, until the cost is `most`."""
-    settings = SearchSettings(objective="val_h", trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
+    settings = SearchSettings(objective=OBJECTIVE, trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
     searcher = PackSearcher(curves.space.model_copy(update={"points": ()}), settings)
     cost, best, path = 0.0, -math.inf, []
     while cost < most:
@@ -118,7 +118,7 @@ def search(curves: Curves, arm: dict, seed: int, most: float) -> list[tuple[floa
         for record in records:
             # Within a pack all train at once: what it costs is paid when it ends.
             cost += record.epochs / curves.mean_epochs
-        best = max(best, *(r.mean("val_h") for r in records if r.outcome is Outcome.COMPLETE))
+        best = max(best, *(r.mean(OBJECTIVE) for r in records if r.outcome is Outcome.COMPLETE))
         path.append((cost, best))
     return path
 
@@ -139,7 +139,7 @@ def main() -> None:
     repeats, budgets = (2, BUDGETS[:3]) if args.quick else (args.repeats, BUDGETS)
     rows = json.loads(args.table.read_text())
     curves = Curves(rows, load("gcscoop"))
-    print(f"{len(rows)} measured settings, {repeats} repeats; best val_h: median (quartiles)")
+    print(f"{len(rows)} measured settings, {repeats} repeats; best {OBJECTIVE}: median (quartiles)")
     with ProcessPoolExecutor(args.processes) as pool:
         waiting = {
             name: [pool.submit(search, curves, arm, seed, budgets[-1] + 16) for seed in range(repeats)]
@@ -171,7 +171,8 @@ COLOURS = ("#999999", "#4477aa", "#ccbb44", "#cc3311", "#228833")
 def draw(table: dict[str, list[tuple[float, float, float]]], budgets: Sequence[int]) -> None:
     """The medians with their quartiles as bands, as an SVG file."""
     seen = [value for row in table.values() for point in row for value in point if not math.isnan(value)]
-    low, high = min(seen) - 0.2, max(seen) + 0.2
+    step = 10 ** math.floor(math.log10(max(seen) - min(seen)))
+    low, high = min(seen) - step / 5, max(seen) + step / 5
 
     def at(budget: float, value: float) -> str:
         x = 60 + 520 * math.log(budget / budgets[0]) / math.log(budgets[-1] / budgets[0])
@@ -179,14 +180,14 @@ def draw(table: dict[str, list[tuple[float, float, float]]], budgets: Sequence[i
 
     parts = ['<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 780 370" font-family="sans-serif" font-size="12">']
     parts.append('<rect width="780" height="370" fill="white"/>')
-    for value in range(math.ceil(low), math.floor(high) + 1):
-        place = at(budgets[0], value).split(",")[1]
-        parts.append(f'<path d="M60 {place}H580" stroke="#dddddd"/><text x="30" y="{place}">{value}</text>')
+    for mark in range(math.ceil(low / step), math.floor(high / step) + 1):
+        place = at(budgets[0], mark * step).split(",")[1]
+        parts.append(f'<path d="M60 {place}H580" stroke="#dddddd"/><text x="20" y="{place}">{mark * step:.4g}</text>')
     parts += [
         f'<text x="{at(budget, low).split(",")[0]}" y="340" text-anchor="middle">{budget}</text>' for budget in budgets
     ]
     parts.append('<text x="320" y="362" text-anchor="middle">cost, in settings of mean length</text>')
-    parts.append('<text x="60" y="18">best val_h, median and quartiles</text>')
+    parts.append(f'<text x="60" y="18">best {OBJECTIVE}, median and quartiles</text>')
     for index, ((name, row), colour) in enumerate(zip(table.items(), COLOURS, strict=True)):
         points = [(b, *q) for b, q in zip(budgets, row, strict=True) if not math.isnan(q[1])]
         band = [at(b, h) for b, _, _, h in points] + [at(b, q) for b, q, _, _ in reversed(points)]

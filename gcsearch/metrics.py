@@ -22,16 +22,16 @@ def accuracy(image_features: Tensor, text_features: Tensor, labels: Tensor) -> f
 
 
 def lost_margin(image_features: Tensor, text_features: Tensor, labels: Tensor) -> float:
-    """How far wrong images are from right: 100 * mean of min(0, margin), 0 where all are right.
+    """How far wrong images are from right: 1000 * mean of min(0, margin), 0 where all are right.
 
     The margin of an image is the cosine with its class less the largest cosine with another class, so that this is
-    -100 times the multi-class perceptron loss.  Unlike accuracy it tells a near miss from a gross error, and hardly
+    -1000 times the multi-class perceptron loss.  Unlike accuracy it tells a near miss from a gross error, and hardly
     ever ties; unlike the likelihood it pays nothing for images that are right already.  Arguments as for `accuracy`.
     """
     similarity, own = _similarity(image_features, text_features), labels[:, None]
     other = similarity.scatter(1, own, float("-inf")).amax(dim=1)
     margin = similarity.gather(1, own).squeeze(1) - other
-    return 100.0 * float(margin.clamp(max=0).double().sum()) / max(len(labels), 1)
+    return 1000.0 * float(margin.clamp(max=0).double().sum()) / max(len(labels), 1)
 
 
 def _similarity(image_features: Tensor, text_features: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ def test_the_lost_margin_counts_wrong_images_alone_by_how_far_they_are_from_righ
     text, images = torch.eye(3), torch.tensor([[0.9, 0.1, 0.2], [0.5, 0.8, 0.0], [0.6, 0.6, 0.0], [0.0, 0.3, 0.7]])
     labels = torch.tensor([0, 0, 0, 1])
     # ahead by 0.7, behind by 0.3, a tie, behind by 0.4
-    assert lost_margin(images, text, labels) == pytest.approx(-100 * (0.3 + 0.4) / 4)
+    assert lost_margin(images, text, labels) == pytest.approx(-1000 * (0.3 + 0.4) / 4)
     assert lost_margin(images, text.expand(4, 3, 3), labels) == pytest.approx(lost_margin(images, text, labels))
     assert lost_margin(images[:1], text, labels[:1]) == 0.0
     assert lost_margin(images[:1], text[:1], labels[:1]) == 0.0  # of one class none is wrong
