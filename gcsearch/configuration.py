@@ -152,14 +152,9 @@ def own_template(task: dict[str, Any]) -> dict[str, Any]:
 
     first = datasets.template_of(str(task.get("dataset", Task.model_fields["dataset"].default)))
     also = task.get("also", ())
-    others = [str(name) for name in also] if isinstance(also, list | tuple) else []
-    if any(datasets.template_of(name) != first for name in others):
-        raise InputError(
-            "one template serves all data sets of a search, and those of the field differ between these",
-            key="task.template",
-            received=OWN,
-            remedy=f'Write one that suits them all, for example "{Task.model_fields["template"].default}".',
-        )
+    others = [datasets.template_of(str(name)) for name in also] if isinstance(also, list | tuple) else []
+    if set(others) - {first}:
+        task = {**task, "also_templates": others}
     return {**task, "template": first}
 
 

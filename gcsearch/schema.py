@@ -203,7 +203,8 @@ class Task(Model):
     i mod `folds`, which plays "new"; 1 holds nothing out, and nothing else goes with all classes. `precision` is that
     of the frozen text tower; what is trained is float32 always. `template` is that of zero-shot CLIP and of losses
     that refer to it; in a pipeline's file "own" stands for the data set's.
-    `other_names`: a text file with one name per line for NFL, in place of the embedded list.
+    `also_templates`: those of the data sets of `also`, in order, where they differ from `template`; "own" there fills
+    them in. `other_names`: a text file with one name per line for NFL, in place of the embedded list.
     """
 
     dataset: str = "shapes-sketch"
@@ -221,13 +222,18 @@ class Task(Model):
     seeds: Seeds = (1, 2, 3)
     precision: Precision = "float32"
     other_names: str | None = None
+    also_templates: tuple[str, ...] = ()
 
     @property
     def each(self) -> tuple[Task, ...]:
         """The tasks of one data set each that this one is made of; itself where there is but one."""
         if not self.also:
             return (self,)
-        return tuple(self.model_copy(update={"dataset": name, "also": ()}) for name in (self.dataset, *self.also))
+        templates = (self.template, *(self.also_templates or [self.template] * len(self.also)))
+        return tuple(
+            self.model_copy(update={"dataset": name, "template": template, "also": (), "also_templates": ()})
+            for name, template in zip((self.dataset, *self.also), templates, strict=True)
+        )
 
     @property
     def title(self) -> str:
@@ -261,6 +267,14 @@ class Task(Model):
                 remedy='Write for example "a photo of a {}.".',
             )
         return template
+
+    @field_validator("also_templates")
+    @classmethod
+    def _one_for_each(cls, templates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if templates and len(templates) != len(info.data.get("also", ())):
+            rule, remedy = "each data set of `also` needs one template", "Leave it out where `template` suits them all."
+            raise InputError(rule, received=list(templates), remedy=remedy)
+        return tuple(map(cls._one_slot, templates))
 
     @field_validator("folds")
     @classmethod

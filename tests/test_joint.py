@@ -8,7 +8,8 @@ import math
 import pytest
 
 from gcsearch import pipeline as pipelines
-from gcsearch.configuration import check
+from gcsearch.configuration import check, own_template
+from gcsearch.datasets import template_of
 from gcsearch.errors import InputError
 from gcsearch.joint import gathered, metric_on, seen_from, worst_regrets
 from gcsearch.metrics import harmonic_mean
@@ -192,6 +193,17 @@ def test_what_does_not_go_together_is_refused(changes, message):
     content = {**CONTENT, **{key: {**CONTENT[key], **values} for key, values in changes.items()}}
     with pytest.raises(InputError, match=message):
         check(Pipeline.from_dict(content))
+
+
+def test_own_templates_are_those_of_each_data_set():
+    task = Task.from_dict(own_template({"dataset": "OxfordPets", "also": ["EuroSAT"], "template": "own"}))
+    assert [one.template for one in task.each] == [template_of("OxfordPets"), template_of("EuroSAT")]
+    assert task.each[0].template != task.each[1].template
+    assert {one.template for one in Task(dataset=SETS[0], also=SETS[1:], template="art of a {}.").each} == {
+        "art of a {}."
+    }
+    with pytest.raises(InputError, match=r"task\.also_templates: each data set of `also` needs one template"):
+        Pipeline.from_dict({"name": "x", "task": {"also": ["shapes-neon"], "also_templates": ["a {}.", "b {}."]}})
 
 
 def test_a_single_setting_is_trained_on_one_data_set():
