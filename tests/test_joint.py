@@ -13,6 +13,7 @@ from gcsearch.datasets import template_of
 from gcsearch.errors import InputError
 from gcsearch.joint import gathered, metric_on, seen_from, worst_regrets
 from gcsearch.metrics import harmonic_mean
+from gcsearch.report import build_report
 from gcsearch.schema import EpochReport, Outcome, Pipeline, Proposal, Task, TrialConfig, TrialFile, TrialRecord
 from gcsearch.store import cache_place
 from gcsearch.sweep import load_parameters, seen_from_each
@@ -173,6 +174,19 @@ def test_tables_show_every_data_set(sweep, store):
     refused = gcsearch("export", "both", "--store", store, "--register")
     assert refused.returncode == 2
     assert "--register: a registered model classifies one data set" in refused.stderr
+
+
+def test_the_report_says_the_worst_regret_of_every_setting():
+    records = [
+        gathered({name: record(number, val_h=(value, value)) for name, value in zip(SETS, values, strict=True)})
+        for number, values in enumerate([(90.0, 50.0), (80.0, 62.5)])
+    ]
+    task = Task(dataset=SETS[0], also=SETS[1:])
+    several = Pipeline.from_dict({"name": "both", "task": task.to_dict(), "search": {"objective": "val_h"}})
+    page = build_report(several, records, [], 1)
+    assert ">worst regret<" in page and ">12.50<" in page and ">10.00<" in page
+    alone = several.model_copy(update={"task": Task(dataset=SETS[0])})
+    assert "worst regret" not in build_report(alone, records, [], 1)
 
 
 # --- What is refused
