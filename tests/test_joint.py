@@ -209,6 +209,12 @@ def test_what_does_not_go_together_is_refused(changes, message):
         check(Pipeline.from_dict(content))
 
 
+def test_an_unknown_further_data_set_is_named_by_its_own_key():
+    with pytest.raises(InputError) as caught:
+        own_template({"dataset": SETS[0], "also": [SETS[1], "shapes-nite"], "template": "own"})
+    assert caught.value.key == "task.also.1"
+
+
 def test_own_templates_are_those_of_each_data_set():
     task = Task.from_dict(own_template({"dataset": "OxfordPets", "also": ["EuroSAT"], "template": "own"}))
     assert [one.template for one in task.each] == [template_of("OxfordPets"), template_of("EuroSAT")]
