@@ -160,6 +160,8 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, _ca
         assert again.metrics == champion.metrics
         kept = json.loads((out / task.dataset / "metrics.json").read_text())
         assert kept["data"]["dataset"] == task.dataset
+        assert kept["chosen"]["objective"].endswith("(mean over shapes-sketch, shapes-night)")
+        assert "(mean over shapes-sketch, shapes-night), " in (out / task.dataset / "card.md").read_text()
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
 
 
@@ -187,6 +189,16 @@ def test_the_report_says_the_worst_regret_of_every_setting():
     assert ">worst regret<" in page and ">12.50<" in page and ">10.00<" in page
     alone = several.model_copy(update={"task": Task(dataset=SETS[0])})
     assert "worst regret" not in build_report(alone, records, [], 1)
+
+
+def test_mlflow_hears_that_every_data_set_is_trained_on():
+    from gcsearch.tracking import _target_inputs
+
+    task = Task(dataset=SETS[0], also=SETS[1:])
+    found = _target_inputs(Pipeline(name="both", task=task))
+    assert [(one.dataset.name, one.tags[0].value) for one in found] == [(SETS[1], "train")]
+    away = Pipeline(name="away", task=Task(dataset=SETS[0], targets=SETS[1:]))
+    assert [one.tags[0].value for one in _target_inputs(away)] == ["test"]
 
 
 # --- What is refused
