@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gcsearch.documents import Exported, Measured, Numbers
+from gcsearch.documents import Exported, Measured, Numbers, Objective
 from gcsearch.methods import with_tags
 from gcsearch.protocol import columns
 from gcsearch.schema import TrialFile
@@ -85,20 +85,26 @@ def _cell(row: Measured, metric: str) -> str:
     return "-" if numbers is None or numbers.mean is None else described(numbers)
 
 
-def described(numbers: Numbers) -> str:
+def described(numbers: Numbers, *, accuracy: bool = True) -> str:
     """`84.91 ± 0.22 [84.36, 85.46]`; of a single seed `84.91`. The interval is cut off where accuracies end."""
     text = f"{numbers.mean:.2f}"
     if numbers.deviation is not None:
         text += f" ± {numbers.deviation:.2f}"
-    return (
-        f"{text} [{max(numbers.interval[0], 0):.2f}, {min(numbers.interval[1], 100):.2f}]" if numbers.interval else text
-    )
+    if numbers.interval is None:
+        return text
+    low, high = numbers.interval
+    return f"{text} [{max(low, 0):.2f}, {min(high, 100):.2f}]" if accuracy else f"{text} [{low:.2f}, {high:.2f}]"
+
+
+def chosen_with(value: Objective) -> str:
+    """The numbers of an objective; a margin is no accuracy and has no bounds."""
+    return described(value, accuracy="margin" not in value.name)
 
 
 def _chosen(facts: Exported) -> list[str]:
     chosen = facts.chosen
     value = chosen.row.objective
-    how = f"by {chosen.objective}, {described(value)} in the search" if value.mean is not None else "as the only one"
+    how = f"by {chosen.objective}, {chosen_with(value)} in the search" if value.mean is not None else "as the only one"
     first = f"Chosen among {chosen.trials} settings {how}."
     if chosen.oracle:
         return [f"**oracle**: {first} That looked at test images, so the numbers above are optimistic."]

@@ -152,7 +152,8 @@ def own_template(task: dict[str, Any]) -> dict[str, Any]:
 
     first = datasets.template_of(str(task.get("dataset", Task.model_fields["dataset"].default)))
     also = task.get("also", ())
-    others = [datasets.template_of(str(name)) for name in also] if isinstance(also, list | tuple) else []
+    names = list(map(str, also)) if isinstance(also, list | tuple) else []
+    others = [datasets.template_of(name, key=f"task.also.{index}") for index, name in enumerate(names)]
     if set(others) - {first}:
         task = {**task, "also_templates": others}
     return {**task, "template": first}

@@ -178,9 +178,9 @@ def find(name: str, key: str = "task.dataset") -> Layout:
     return Layout(str(file.parent), "", reader=readers.table(file.name))
 
 
-def template_of(name: str) -> str:
+def template_of(name: str, key: str = "task.dataset") -> str:
     """The zero-shot form of the prompt that the field uses on a data set; "a photo of a {}." for others."""
-    return find(name).template
+    return find(name, key).template
 
 
 def load(name: str, root: Path) -> Dataset:

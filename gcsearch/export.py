@@ -75,6 +75,8 @@ class Champion:
     trials: int
     tracking: str
     """The MLflow store, without a password."""
+    criterion: str = ""
+    """What chose it, where that is more than the pipeline's criterion."""
 
     @property
     def trial(self) -> TrialFile:
@@ -194,7 +196,7 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
         references=tuple(Measured(**facts(reference)) for reference in champion.references),
         chosen=Chosen(
             sweep=champion.sweep,
-            objective=search.criterion,
+            objective=champion.criterion or search.criterion,
             oracle=search.oracle,
             trials=champion.trials,
             row=champion.chosen,

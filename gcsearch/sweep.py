@@ -196,6 +196,9 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     whole = sweep.pipeline.task
     references = [other for other in sweep.finals if other.label != CHAMPION]
     row = next(row for row in sweep.ranking if row.record.number == record.number)
+    # The number beside it is the mean, which no data set has by itself.
+    over = ", ".join(part.dataset for part in whole.each)
+    criterion = f"{sweep.pipeline.search.criterion} (mean over {over})" if whole.also else ""
 
     def champion(task: Task) -> export.Champion:
         seen = _view(whole, task)
@@ -209,6 +212,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             chosen=row.document(),
             trials=len(sweep.records),
             tracking=shown(sweep.mlflow_uri),
+            criterion=criterion,
         )
 
     if not whole.also:

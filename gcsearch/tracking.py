@@ -513,7 +513,7 @@ def _dataset_input(pipeline: Pipeline) -> DatasetInput:
 
 
 def _target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
-    """The data sets that are measured only."""
+    """The further data sets: those that are trained on too, and those that are measured only."""
     sources = [
         (name, json.dumps({"dataset": name, "root": pipeline.task.root}))
         for name in (*pipeline.task.also, *pipeline.task.targets)
@@ -527,7 +527,7 @@ def _target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
                 source_type="gcsearch",
                 source=source,
             ),
-            [InputTag("mlflow.data.context", "test")],
+            [InputTag("mlflow.data.context", "train" if name in pipeline.task.also else "test")],
         )
         for name, source in sources
     ]

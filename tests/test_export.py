@@ -12,7 +12,8 @@ import torch
 import yaml
 
 from gcsearch import authors, export, methods, prediction, words
-from gcsearch.documents import Exported
+from gcsearch.card import chosen_with
+from gcsearch.documents import Exported, Objective
 from gcsearch.errors import InputError
 from gcsearch.export import Champion
 from gcsearch.metrics import accuracy
@@ -292,3 +293,9 @@ def test_what_their_code_lacks_is_noted():
     assert "It has no data set shapes-sketch" in found.file and "these results are from mini." in found.file
     assert "MODEL" not in yaml.safe_load(found.file)
     assert found.commands.count("train.py --root") == 1 and "seed 0 is left out" in found.commands
+
+
+def test_the_interval_of_a_margin_is_not_cut_off_where_accuracies_end():
+    numbers = {"mean": -0.4, "deviation": 0.2, "interval": (-0.9, 0.1), "per_seed": {}}
+    assert chosen_with(Objective(name="val_base_margin", oracle=False, **numbers)) == "-0.40 ± 0.20 [-0.90, 0.10]"
+    assert chosen_with(Objective(name="val_base_acc", oracle=False, **numbers)) == "-0.40 ± 0.20 [0.00, 0.10]"

@@ -13,6 +13,7 @@ from gcsearch.datasets import template_of
 from gcsearch.errors import InputError
 from gcsearch.joint import gathered, metric_on, seen_from, worst_regrets
 from gcsearch.metrics import harmonic_mean
+from gcsearch.report import build_report
 from gcsearch.schema import EpochReport, Outcome, Pipeline, Proposal, Task, TrialConfig, TrialFile, TrialRecord
 from gcsearch.store import cache_place
 from gcsearch.sweep import load_parameters, seen_from_each
@@ -159,6 +160,8 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, _ca
         assert again.metrics == champion.metrics
         kept = json.loads((out / task.dataset / "metrics.json").read_text())
         assert kept["data"]["dataset"] == task.dataset
+        assert kept["chosen"]["objective"].endswith("(mean over shapes-sketch, shapes-night)")
+        assert "(mean over shapes-sketch, shapes-night), " in (out / task.dataset / "card.md").read_text()
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
 
 
@@ -173,6 +176,29 @@ def test_tables_show_every_data_set(sweep, store):
     refused = gcsearch("export", "both", "--store", store, "--register")
     assert refused.returncode == 2
     assert "--register: a registered model classifies one data set" in refused.stderr
+
+
+def test_the_report_says_the_worst_regret_of_every_setting():
+    records = [
+        gathered({name: record(number, val_h=(value, value)) for name, value in zip(SETS, values, strict=True)})
+        for number, values in enumerate([(90.0, 50.0), (80.0, 62.5)])
+    ]
+    task = Task(dataset=SETS[0], also=SETS[1:])
+    several = Pipeline.from_dict({"name": "both", "task": task.to_dict(), "search": {"objective": "val_h"}})
+    page = build_report(several, records, [], 1)
+    assert ">worst regret<" in page and ">12.50<" in page and ">10.00<" in page
+    alone = several.model_copy(update={"task": Task(dataset=SETS[0])})
+    assert "worst regret" not in build_report(alone, records, [], 1)
+
+
+def test_mlflow_hears_that_every_data_set_is_trained_on():
+    from gcsearch.tracking import _target_inputs
+
+    task = Task(dataset=SETS[0], also=SETS[1:])
+    found = _target_inputs(Pipeline(name="both", task=task))
+    assert [(one.dataset.name, one.tags[0].value) for one in found] == [(SETS[1], "train")]
+    away = Pipeline(name="away", task=Task(dataset=SETS[0], targets=SETS[1:]))
+    assert [one.tags[0].value for one in _target_inputs(away)] == ["test"]
 
 
 # --- What is refused
@@ -193,6 +219,12 @@ def test_what_does_not_go_together_is_refused(changes, message):
     content = {**CONTENT, **{key: {**CONTENT[key], **values} for key, values in changes.items()}}
     with pytest.raises(InputError, match=message):
         check(Pipeline.from_dict(content))
+
+
+def test_an_unknown_further_data_set_is_named_by_its_own_key():
+    with pytest.raises(InputError) as caught:
+        own_template({"dataset": SETS[0], "also": [SETS[1], "shapes-nite"], "template": "own"})
+    assert caught.value.key == "task.also.1"
 
 
 def test_own_templates_are_those_of_each_data_set():

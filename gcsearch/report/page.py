@@ -13,6 +13,7 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from gcsearch import files
+from gcsearch.joint import worst_regrets
 from gcsearch.methods import title_and_tags, with_tags
 from gcsearch.protocol import columns
 from gcsearch.report.figures import (
@@ -132,7 +133,7 @@ def build_report(
         _importance_section(land),
         _curves_section(records, champion, objective),
         _branches_section(records, champion),
-        _trials_section(records, champion, objective),
+        _trials_section(records, champion, objective, [part.dataset for part in pipeline.task.each]),
     ]
     sentences = headline(pipeline, records, finals, champion)
     return _page(pipeline, records, sentences, sections, _footer(pipeline, records, finals, provenance or {}, link))
@@ -330,15 +331,22 @@ def _branches_section(records: Sequence[TrialRecord], champion: int | None) -> S
     return Section(title, lead, [draw_shares(chosen), draw_cosine(chosen)])
 
 
-def _trials_section(records: Sequence[TrialRecord], champion: int | None, objective: str) -> Section:
+def _trials_section(
+    records: Sequence[TrialRecord], champion: int | None, objective: str, datasets: Sequence[str]
+) -> Section:
     title = "All trials"
     if not records:
         return Section(title, "No trial has ended yet.")
     names = searched(records)
     seeds = max((record.seeds for record in records), key=len)
-    titles = ["rank", "trial", *names, objective, *(f"seed {seed}" for seed in seeds), "epochs run"]
+    regrets = worst_regrets(records, objective, datasets) if len(datasets) > 1 else None
+    lost = [] if regrets is None else ["worst regret"]
+    titles = ["rank", "trial", *names, objective, *lost, *(f"seed {seed}" for seed in seeds), "epochs run"]
     head = "".join(f"<th class=n tabindex=0>{html.escape(title)}" for title in titles)
-    rows = "".join(_trial_row(entry, names, seeds, champion) for entry in entries(records, objective))
+    rows = "".join(
+        _trial_row(entry, names, seeds, champion, [] if regrets is None else [_lost(regrets.get(entry.record.number))])
+        for entry in entries(records, objective)
+    )
     lead = "Click a heading to sort. Mean ± standard deviation over seeds, in per cent."
     same = _shared(records, names)
     lead += f" The same in all: {same}." if same else ""
@@ -347,14 +355,21 @@ def _trials_section(records: Sequence[TrialRecord], champion: int | None, object
     return Section(title, lead, body=f"<div class='scroll tall'>{table}</div>")
 
 
-def _trial_row(entry: Entry, names: Sequence[str], seeds: Sequence[int], champion: int | None) -> str:
+def _lost(regret: float | None) -> str:
+    """The most that a setting is behind the best on a data set."""
+    return _cell(regret, "" if regret is None else f"{regret:.2f}")
+
+
+def _trial_row(
+    entry: Entry, names: Sequence[str], seeds: Sequence[int], champion: int | None, further: Sequence[str]
+) -> str:
     record = entry.record
     per_seed = dict(zip(record.seeds, entry.seeds, strict=False))
     cells = [_cell(entry.rank, "" if entry.rank is None else str(entry.rank)), _cell(record.number, str(record.number))]
     for name in names:
         value = record.config.values.get(name)
         cells.append(_cell(value, "" if value is None else value_text(value)))
-    cells.append(_cell(entry.objective.mean, plus_minus(entry.objective)))
+    cells += [_cell(entry.objective.mean, plus_minus(entry.objective)), *further]
     cells += [_cell(per_seed.get(seed), accuracy_text(per_seed.get(seed, math.nan))) for seed in seeds]
     cells.append(_cell(record.epochs, str(record.epochs)))
     told = html.escape(" · ".join(filter(None, [record.outcome.value, record.label])))
