@@ -347,7 +347,8 @@ def _trials_section(
         _trial_row(entry, names, seeds, champion, [] if regrets is None else [_lost(regrets.get(entry.record.number))])
         for entry in entries(records, objective)
     )
-    lead = "Click a heading to sort. Mean ± standard deviation over seeds, in per cent."
+    unit = "in thousandths of a cosine" if objective.endswith("margin") else "in per cent"
+    lead = f"Click a heading to sort. Mean ± standard deviation over seeds, {unit}."
     same = _shared(records, names)
     lead += f" The same in all: {same}." if same else ""
     head = f"<tr>{head}<th tabindex=0>outcome</tr>"
