@@ -75,17 +75,17 @@ def test_a_method_runs_is_exported_and_gives_its_numbers_again(name, store, comb
     assert (folder / "text_features.safetensors").exists() == (name != "cocoop")
 
 
-def test_class_specific_vectors_are_searched_by_base_accuracy_and_exported_for_it(store, tmp_path):
+def test_class_specific_vectors_are_searched_by_trained_classes_alone_and_exported_for_them(store, tmp_path):
     space = tmp_path / "specific.toml"
     space.write_text(
         'version = 1\nmethod = "coop"\n[parameters.class_specific]\nvalue = true\n'
         "[parameters.epochs]\nlow = 10\nhigh = 20\ninteger = true\n"
     )
     pipeline = small("specific", str(space))
+    by_h = pipeline.search.model_copy(update={"objective": "val_h"})
     with pytest.raises(pipelines.InputError, match=r'no H to search by.*\n.*"val_base_acc"'):
-        pipelines.run(pipeline, store=store)
-    search = pipeline.search.model_copy(update={"objective": "val_base_acc"})
-    sweep = pipelines.run(pipeline.model_copy(update={"search": search}), store=store)
+        pipelines.run(pipeline.model_copy(update={"search": by_h}), store=store)
+    sweep = pipelines.run(pipeline, store=store)
     assert "test_h" not in sweep.finals[0].metrics
     folder = sweep.export(tmp_path / "best")
     assert safetensors.torch.load_file(folder / "text_features.safetensors")["seed_4"].shape[0] == 12
