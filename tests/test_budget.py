@@ -100,7 +100,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     assert 4 <= ended < 30
     assert ended % 2 == 0
     (event,) = first.journal.events("budget")
-    assert event["why"].endswith("settings brought no better val_h")
+    assert event["why"].endswith("settings brought no better val_base_margin")
     assert said == [f"the search ends with {ended} settings: {event['why']}"]
     assert first.finals[-1].label == "champion"
 

@@ -97,7 +97,8 @@ def test_few_shot_and_transfer_measure_what_they_say(protocols):
     root = protocols[0].parent / "store"
     few, away = open_sweep(FEW, root), open_sweep(AWAY, root)
     for sweep in (few, away):  # no target, no test image and no half in the search
-        assert {key for r in sweep.records for key in r.metrics if key.startswith(("val", "test"))} == {"val_acc"}
+        found = {key for r in sweep.records for key in r.metrics if key.startswith(("val", "test"))}
+        assert found == {"val_acc", "val_margin"}
     assert [r.metrics["val_acc"] for r in few.records] == [r.metrics["val_acc"] for r in away.records]
     for alone, record in zip(few.finals, away.finals, strict=True):
         found = record.metrics
@@ -135,7 +136,8 @@ def test_base_to_new_with_nothing_held_out_chooses_by_base_accuracy(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "chosen by val_base_acc" in done.stdout
     sweep = open_sweep("small", tmp_path / "store")
-    assert {key for r in sweep.records for key in r.metrics if key.startswith(("val", "test"))} == {"val_base_acc"}
+    found = {key for r in sweep.records for key in r.metrics if key.startswith(("val", "test"))}
+    assert found == {"val_base_acc", "val_base_margin"}
     assert {"test_base_acc", "test_new_acc", "test_h"} <= set(sweep.finals[-1].metrics)
     lines = here("compare", "small", "--store", tmp_path / "store", "--markdown").splitlines()
     assert lines[2] == "|  | searched in | base | new | H |"
