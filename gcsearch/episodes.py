@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from torch import Tensor
 
-from gcsearch.metrics import accuracy, harmonic_mean, lost_margin
+from gcsearch.metrics import Score, harmonic_mean
 from gcsearch.protocol import TARGETS
 from gcsearch.schema import Stage
 
@@ -63,25 +62,6 @@ class Episode:
     def named(self, half: Half) -> list[str]:
         """The class names of one side."""
         return [self.names[index] for index in half.classes.tolist()]
-
-
-class Score(NamedTuple):
-    """How the images of one side are told, see `gcsearch.metrics`."""
-
-    accuracy: float
-    margin: float
-
-    @classmethod
-    def of(cls, images: Tensor, text: Tensor, labels: Tensor) -> Score:
-        """The score of text features [C, E], or for each image its own [N, C, E], on images [N, E]."""
-        return cls(accuracy(images, text, labels), lost_margin(images, text, labels))
-
-    @classmethod
-    def pooled(cls, parts: Sequence[tuple[int, Score]]) -> Score:
-        """The score of all images where it is known of parts of so many images each."""
-        count = max(sum(images for images, _ in parts), 1)
-        right, lost = (sum(images * one[of] for images, one in parts) for of in (0, 1))
-        return cls(right / count, lost / count)
 
 
 def score(episode: Episode, text: Tensor) -> dict[str, float]:

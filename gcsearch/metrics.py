@@ -17,8 +17,7 @@ def accuracy(image_features: Tensor, text_features: Tensor, labels: Tensor) -> f
         image_features: [N, E]; text_features: [C, E], or for each image its own [N, C, E]; all of unit length;
         labels: [N].
     """
-    predicted = _similarity(image_features, text_features).argmax(dim=1)
-    return 100.0 * int((predicted == labels).sum()) / max(len(labels), 1)
+    return Score.of(image_features, text_features, labels).accuracy
 
 
 def lost_margin(image_features: Tensor, text_features: Tensor, labels: Tensor) -> float:
@@ -28,17 +27,30 @@ def lost_margin(image_features: Tensor, text_features: Tensor, labels: Tensor) -
     -1000 times the multi-class perceptron loss.  Unlike accuracy it tells a near miss from a gross error, and hardly
     ever ties; unlike the likelihood it pays nothing for images that are right already.  Arguments as for `accuracy`.
     """
-    similarity, own = _similarity(image_features, text_features), labels[:, None]
-    other = similarity.scatter(1, own, float("-inf")).amax(dim=1)
-    margin = similarity.gather(1, own).squeeze(1) - other
-    return 1000.0 * float(margin.clamp(max=0).double().sum()) / max(len(labels), 1)
+    return Score.of(image_features, text_features, labels).margin
 
 
-def _similarity(image_features: Tensor, text_features: Tensor) -> Tensor:
-    """Cosines [N, C]; arguments as for `accuracy`."""
-    if text_features.ndim == 3:
-        return (text_features @ image_features[:, :, None]).squeeze(2)
-    return image_features @ text_features.T
+class Score(NamedTuple):
+    """How images are told: `accuracy`, and `margin`, see `lost_margin`."""
+
+    accuracy: float
+    margin: float
+
+    @classmethod
+    def of(cls, images: Tensor, text: Tensor, labels: Tensor) -> Score:
+        """Both from the same cosines; arguments as for `accuracy`."""
+        similarity = (text @ images[:, :, None]).squeeze(2) if text.ndim == 3 else images @ text.T
+        count, own = max(len(labels), 1), labels[:, None]
+        right = int((similarity.argmax(dim=1) == labels).sum())
+        margin = similarity.gather(1, own).squeeze(1) - similarity.scatter(1, own, float("-inf")).amax(dim=1)
+        return cls(100.0 * right / count, 1000.0 * float(margin.clamp(max=0).double().sum()) / count)
+
+    @classmethod
+    def pooled(cls, parts: Sequence[tuple[int, Score]]) -> Score:
+        """The score of all images where it is known of parts of so many images each."""
+        count = max(sum(images for images, _ in parts), 1)
+        right, lost = (sum(images * one[of] for images, one in parts) for of in (0, 1))
+        return cls(right / count, lost / count)
 
 
 def harmonic_mean(base: float, new: float) -> float:

@@ -21,9 +21,10 @@ from torch import Tensor
 
 from gcsearch import memory, updates
 from gcsearch.backbone import Backbone
-from gcsearch.episodes import Episode, Score, metrics_of, score
+from gcsearch.episodes import Episode, metrics_of, score
 from gcsearch.losses import Anchored, Objective, Teacher
 from gcsearch.methods import NFL, CoCoOp, KgCoOp, ProGrad, SubPT, Trained
+from gcsearch.metrics import Score
 from gcsearch.prompts import (
     Pieces,
     Prompts,

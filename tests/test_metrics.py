@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.episodes import Score
-from gcsearch.metrics import accuracy, harmonic_mean, interval, lost_margin, spread
+from gcsearch.metrics import Score, accuracy, harmonic_mean, interval, lost_margin, spread
 
 
 def test_harmonic_mean_is_the_published_one():
