@@ -29,14 +29,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Hardware, add_flags, print_table
-from safetensors.torch import save_file
 from scipy.stats import spearmanr
 
-from gcsearch import laboratory, spaces
+from gcsearch import files, laboratory, spaces
 from gcsearch.episodes import Episode, Half
 from gcsearch.laboratory import Laboratory
 from gcsearch.methods import Trained, build
-from gcsearch.metrics import accuracy, lost_margin
+from gcsearch.metrics import Score
 from gcsearch.prompts import prompts
 from gcsearch.schema import Proposal, Stage, Task, TrialConfig
 from gcsearch.trial import Trial, run_pack
@@ -97,14 +96,11 @@ def _missing(folder: Path, every: Sequence[Proposal]) -> Iterator[list[Proposal]
 
 def _keep(folder: Path, lab: Laboratory, episodes: Sequence[Episode], trial: Trial) -> None:
     """One file of context vectors and one of numbers, complete or not there."""
-    folder.mkdir(parents=True, exist_ok=True)
     number = f"{trial.record.number:03}"
-    vectors = {str(index): one.contiguous() for index, one in enumerate(trial.parameters)}
-    save_file(vectors, folder / f"{number}.safetensors")
+    vectors = {str(index): one for index, one in enumerate(trial.parameters)}
+    files.write_tensors(folder / f"{number}.safetensors", vectors, {})
     kept = {"record": trial.record.to_dict(), "shown": shown(lab, episodes, trial)}
-    aside = folder / f"{number}.aside"
-    aside.write_text(json.dumps(kept))
-    aside.replace(folder / f"{number}.json")
+    files.write_whole(folder / f"{number}.json", json.dumps(kept))
 
 
 @torch.inference_mode()
@@ -129,11 +125,12 @@ def shown(lab: Laboratory, episodes: Sequence[Episode], trial: Trial) -> dict[st
 
 def _scores(name: str, half: Half, text: torch.Tensor, scale: float) -> dict[str, float]:
     chance = (scale * half.features @ text.T).log_softmax(-1)[torch.arange(len(half.labels)), half.labels]
+    told = Score.of(half.features, text, half.labels)
     return {
-        f"{name}_acc": accuracy(half.features, text, half.labels),
+        f"{name}_acc": told.accuracy,
         f"{name}_prob": 100 * float(chance.exp().mean()),
         f"{name}_ll": float(chance.mean()),
-        f"{name}_margin": lost_margin(half.features, text, half.labels),
+        f"{name}_margin": told.margin,
     }
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from gcsearch.documents import Exported, Measured, Numbers, Objective
 from gcsearch.methods import with_tags
 from gcsearch.protocol import columns
-from gcsearch.schema import TrialFile
+from gcsearch.schema import TrialFile, is_margin
 
 
 def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], left_out: Sequence[str]) -> str:
@@ -98,7 +98,7 @@ def described(numbers: Numbers, *, accuracy: bool = True) -> str:
 
 def chosen_with(value: Objective) -> str:
     """The numbers of an objective; a margin is no accuracy and has no bounds."""
-    return described(value, accuracy="margin" not in value.name)
+    return described(value, accuracy=not is_margin(value.name))
 
 
 def _chosen(facts: Exported) -> list[str]:

@@ -58,7 +58,7 @@ def _together(parts: Mapping[str, _Metrics]) -> dict[str, tuple[float, ...]]:
         base, new = found.get(f"{prefix}_base_acc"), found.get(f"{prefix}_new_acc")
         if base and new:
             found[h_of_means(prefix)] = tuple(map(harmonic_mean, base, new))
-    return found | {f"{name}{_ending(part)}": one[name] for part, one in parts.items() for name in one}
+    return found | {metric_on(name, part): one[name] for part, one in parts.items() for name in one}
 
 
 def h_of_means(prefix: str) -> str:

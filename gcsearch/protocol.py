@@ -16,6 +16,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from gcsearch.errors import InputError
+from gcsearch.joint import h_of_means, metric_on
 from gcsearch.schema import Objective, SearchSettings, Stage, Task, is_oracle, plain_name
 
 TARGETS = "targets"
@@ -47,9 +48,9 @@ def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
     away = [plain_name(target) for target in targets]
     mean = [Column(TARGETS, "mean of targets", f"test_acc_{TARGETS}")] if set(targets) - {task.dataset} else []
     if task.also:
-        of_means = (Column("h_of_means", "H of means", f"{prefix}_h_of_means"),) if own[-1].key == "h" else ()
-        parts = [plain_name(part.dataset) for part in task.each]
-        own = (*own, *of_means, *(Column(name, name, f"{own[-1].metric}_{name}") for name in parts))
+        of_means = (Column("h_of_means", "H of means", h_of_means(prefix)),) if own[-1].key == "h" else ()
+        names = [part.dataset for part in task.each]
+        own = (*own, *of_means, *(Column(plain_name(n), plain_name(n), metric_on(own[-1].metric, n)) for n in names))
     return (*own, *(Column(name, name, f"test_acc_{name}") for name in away), *mean)
 
 

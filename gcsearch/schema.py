@@ -61,6 +61,11 @@ def is_oracle(objective: str) -> bool:
     return objective.startswith("test_")
 
 
+def is_margin(objective: str) -> bool:
+    """Whether it is a margin, in thousandths of a cosine and without bounds, and not an accuracy in per cent."""
+    return objective.endswith("_margin")
+
+
 def _strict_numbers(schema: Any) -> Any:
     """The schema with every number and truth value in it strict; lists for tuples and texts for enums still pass."""
     if isinstance(schema, list):

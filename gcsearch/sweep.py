@@ -26,7 +26,7 @@ RECHECK = "recheck"
 
 
 def kept_of(folder: Path, whole: Task, task: Task) -> Path:
-    """Where below `folder` the files of `task` lie, which is `whole` or the part of it on one data set."""
+    """Where in `folder` the files of `task` lie, which is `whole` or the part of it on one data set."""
     return folder / plain_name(task.dataset) if whole.also else folder
 
 
@@ -215,11 +215,8 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             criterion=criterion,
         )
 
-    if not whole.also:
-        return export.write(folder, champion(whole), laboratory.of(whole), given=given, force=force)
     for task in whole.each:
-        place = folder / plain_name(task.dataset)
-        export.write(place, champion(task), laboratory.of(task), given=given, force=force)
+        export.write(kept_of(folder, whole, task), champion(task), laboratory.of(task), given=given, force=force)
     return folder.resolve()
 
 

@@ -66,7 +66,7 @@ from gcsearch.report.wording import (
     signed,
     value_text,
 )
-from gcsearch.schema import Pipeline, TrialRecord
+from gcsearch.schema import Pipeline, TrialRecord, is_margin
 
 _LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
 
@@ -347,7 +347,7 @@ def _trials_section(
         _trial_row(entry, names, seeds, champion, [] if regrets is None else [_lost(regrets.get(entry.record.number))])
         for entry in entries(records, objective)
     )
-    unit = "in thousandths of a cosine" if objective.endswith("margin") else "in per cent"
+    unit = "in thousandths of a cosine" if is_margin(objective) else "in per cent"
     lead = f"Click a heading to sort. Mean ± standard deviation over seeds, {unit}."
     same = _shared(records, names)
     lead += f" The same in all: {same}." if same else ""
