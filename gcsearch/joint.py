@@ -68,22 +68,16 @@ def h_of_means(prefix: str) -> str:
 
 def metric_on(metric: str, dataset: str) -> str:
     """What a metric is called in the record of several data sets where it is that of one."""
-    return f"{metric}{_ending(dataset)}"
-
-
-def _ending(dataset: str) -> str:
-    return f"_{plain_name(dataset)}"
+    return f"{metric}_{plain_name(dataset)}"
 
 
 def seen_from(record: TrialRecord, dataset: str, datasets: Sequence[str]) -> TrialRecord:
-    """The record that the setting has on one of its `datasets`."""
-    ending, others = _ending(dataset), [_ending(name) for name in datasets if name != dataset]
+    """The record that the setting has on one of its `datasets`, with the metrics that it has on all of them."""
 
     def own(metrics: _Metrics) -> dict[str, tuple[float, ...]]:
-        # Of two names one may end as the other does: the longer one has it.
-        longer = tuple(other for other in others if other.endswith(ending))
-        mine = [name for name in metrics if name.endswith(ending) and not (longer and name.endswith(longer))]
-        return {name.removesuffix(ending): metrics[name] for name in mine}
+        # What only looks like one, because two data sets end alike or one is called as a metric ends, none else has.
+        shared = [name for name in metrics if all(metric_on(name, other) in metrics for other in datasets)]
+        return {name: metrics[metric_on(name, dataset)] for name in shared}
 
     curve = tuple(report.model_copy(update={"metrics": own(report.metrics)}) for report in record.curve)
     return record.model_copy(update={"metrics": own(record.metrics), "curve": curve})
