@@ -105,7 +105,7 @@ def write(
             cannot be made, because they depend on the image or every class has vectors of its own.
     """
     folder = folder.resolve()
-    _check_free(folder, force)
+    check_free(folder, force=force)
     method = methods.build(champion.record.config)
     _check_given(method, given)
     classes = _classes(laboratory, method, given)
@@ -245,7 +245,8 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
-def _check_free(folder: Path, force: bool) -> None:
+def check_free(folder: Path, *, force: bool) -> None:
+    """InputError where no export may be written to `folder`."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     foreign = not folder.is_dir() or not (folder / "config.toml").exists()

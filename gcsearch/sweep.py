@@ -215,6 +215,8 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             criterion=criterion,
         )
 
+    for task in whole.each:  # before anything is written: the exports of several data sets are there together
+        export.check_free(kept_of(folder, whole, task), force=force)
     for task in whole.each:
         export.write(kept_of(folder, whole, task), champion(task), laboratory.of(task), given=given, force=force)
     return folder.resolve()

@@ -67,6 +67,13 @@ def test_names_that_end_alike_are_told_apart():
     assert seen_from(both, "my_birds", [*parts]).metrics == OTHER.metrics
 
 
+@pytest.mark.parametrize("name", ["h", "acc", "means", "base_acc"])
+def test_a_data_set_that_is_called_as_a_metric_ends_is_seen_as_it_is(name):
+    both = gathered({name: ONE, "b": OTHER})
+    assert seen_from(both, name, [name, "b"]).metrics == ONE.metrics
+    assert seen_from(both, "b", [name, "b"]).metrics == OTHER.metrics
+
+
 def test_a_setting_that_diverged_on_one_data_set_has_diverged():
     broken = record(outcome=Outcome.DIVERGED, reason="seed 2: not finite", epochs=(1,))
     both = gathered({"a": ONE, "b": broken})
@@ -163,6 +170,16 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, _ca
         assert kept["chosen"]["objective"].endswith("(mean over shapes-sketch, shapes-night)")
         assert "(mean over shapes-sketch, shapes-night), " in (out / task.dataset / "card.md").read_text()
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
+
+
+def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path, _cache):
+    taken = tmp_path / "best" / SETS[1]
+    taken.mkdir(parents=True)
+    (taken / "mine.txt").write_text("something else")
+    with pytest.raises(InputError, match=r"--out: an export goes to a new folder"):
+        sweep.export(tmp_path / "best", force=True)
+    assert [path.name for path in (tmp_path / "best").iterdir()] == [SETS[1]]
+    assert [path.name for path in taken.iterdir()] == ["mine.txt"]
 
 
 def test_tables_show_every_data_set(sweep, store):
