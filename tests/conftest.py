@@ -82,6 +82,14 @@ def write_dataset(root: Path, classes=CLASSES, train=6, val=4, test=6) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def own_cache(tmp_path_factory):
+    """A cache for all runs of a file, so that images are drawn and encoded once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"))

@@ -15,16 +15,9 @@ from gcsearch.cli import app
 from gcsearch.methods import METHODS, Trained
 from gcsearch.schema import Outcome, Pipeline
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
 
 COMBINED = "kgcoop+gcscoop"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")

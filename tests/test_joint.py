@@ -116,23 +116,16 @@ CONTENT = {
 
 
 @pytest.fixture(scope="module")
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
-@pytest.fixture(scope="module")
 def store(tmp_path_factory):
     return tmp_path_factory.mktemp("store")
 
 
 @pytest.fixture(scope="module")
-def sweep(store, _cache):
+def sweep(store, own_cache):
     return pipelines.run(Pipeline.from_dict(CONTENT), store=store)
 
 
-def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep(_cache):
+def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep(own_cache):
     whole = Task.from_dict(CONTENT["task"])
     rules = {"coop": {}, "gcscoop": {"rho": 0.1}}
     settings = [
@@ -159,7 +152,7 @@ def test_the_mean_over_the_data_sets_chooses_and_each_has_its_numbers(sweep):
     assert {task.dataset for task, _, _ in seen_from_each(sweep)} == set(SETS)
 
 
-def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, _cache):
+def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, own_cache):
     out = sweep.export(tmp_path / "best")
     assert sorted(path.name for path in out.iterdir()) == sorted(SETS)
     for task, champion, _ in seen_from_each(sweep):
@@ -172,7 +165,7 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, _ca
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
 
 
-def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path, _cache):
+def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path, own_cache):
     taken = tmp_path / "best" / SETS[1]
     taken.mkdir(parents=True)
     (taken / "mine.txt").write_text("something else")

@@ -16,6 +16,8 @@ from gcsearch import files, halving
 from gcsearch import pipeline as pipelines
 from gcsearch.schema import Outcome
 
+pytestmark = pytest.mark.usefixtures("own_cache")
+
 SPACE = """
 version = 1
 method = "gcscoop"
@@ -41,13 +43,6 @@ HALVED = {
     "confirm": {"top": 1, "seeds": [4], "references": []},
     "resources": {"threads": 1},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 def workers_of(driver: int) -> list[int]:

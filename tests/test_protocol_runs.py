@@ -17,7 +17,7 @@ from gcsearch.schema import TrialConfig
 from gcsearch.store import Store
 from gcsearch.sweep import open_sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("own_cache")]
 
 SMALL = """
 version = 1
@@ -48,13 +48,6 @@ EVERY = '"task.targets" = [[], ["shapes-mosaic", "shapes-sketch"]]\n"task.shots"
 FEW, AWAY = "small-none-1", "small-shapes-mosaic-shapes-sketch-1"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _cache(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
-
-
 def run(file):
     """`gcsearch run`, in a process of its own."""
     words = [sys.executable, "-m", "gcsearch", "run", str(file), "--store", str(file.parent / "store"), "--quiet"]
@@ -69,7 +62,7 @@ def here(*words):
 
 
 @pytest.fixture(scope="module")
-def protocols(tmp_path_factory, _cache):
+def protocols(tmp_path_factory, own_cache):
     """Few-shot and transfer as one matrix, half of which asks for more images than there are."""
     file = tmp_path_factory.mktemp("protocols") / "small.toml"
     file.write_text(SMALL.format(matrix=f"[matrix]\n{EVERY}", task='classes = "all"', objective="val_acc"))
