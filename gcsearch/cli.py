@@ -599,19 +599,19 @@ def _parts(name: str, store: Path | None) -> list[str]:
 
 def _finished(name: str, store: Path | None) -> list[Finished]:
     """What the sweep `name` brings to a comparison, for each data set. InputError before its champion is confirmed."""
-    from gcsearch.comparison import Finished
     from gcsearch.errors import InputError
     from gcsearch.sweep import open_sweep, seen_from_each
 
     sweep = open_sweep(name, store)
-    if sweep.confirmed is None:
+    found = seen_from_each(sweep)
+    if not found:
         command = ["gcsearch", "resume", name, "--store", near(sweep.store.root)]
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
             file=sweep.folder,
             remedy=f"It goes on where it stopped: {shlex.join(command)}",
         )
-    return [Finished(name, task, champion, references) for task, champion, references in seen_from_each(sweep)]
+    return found
 
 
 @app.command(epilog="Example: gcsearch export demo --out best --register")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files, selection
-from gcsearch.errors import InputError, RunError
+from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
 from gcsearch.joint import seen_from, worst_regrets
 from gcsearch.journal import Journal
@@ -20,6 +20,8 @@ from gcsearch.store import Store
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from gcsearch.comparison import Finished
 
 RECHECK = "recheck"
 """The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
@@ -222,16 +224,16 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     return folder.resolve()
 
 
-def seen_from_each(sweep: Sweep) -> list[tuple[Task, TrialRecord, list[TrialRecord]]]:
-    """Champion and references of a finished sweep on each of its data sets, with the task there."""
-    if sweep.confirmed is None:
-        raise RunError(f"{sweep.name} has no champion yet")
-    whole, references = sweep.pipeline.task, [record for record in sweep.finals if record.number < 0]
-    found = []
-    for task in whole.each:
-        seen = _view(whole, task)
-        found.append((task, seen(sweep.confirmed), [seen(record) for record in references]))
-    return found
+def seen_from_each(sweep: Sweep) -> list[Finished]:
+    """What a finished sweep brings to a comparison on each of its data sets; nothing before its confirmation."""
+    from gcsearch.comparison import Finished
+
+    champion, whole = sweep.confirmed, sweep.pipeline.task
+    if champion is None:
+        return []
+    references = [record for record in sweep.finals if record.number < 0]
+    views = [(task, _view(whole, task)) for task in whole.each]
+    return [Finished(sweep.name, task, seen(champion), list(map(seen, references))) for task, seen in views]
 
 
 def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:

@@ -149,13 +149,14 @@ def test_the_mean_over_the_data_sets_chooses_and_each_has_its_numbers(sweep):
         assert one.mean("val_base_margin") == pytest.approx(sum(parts) / 2)
     assert top.record.mean("val_base_margin") == max(one.mean("val_base_margin") for one in sweep.records)
     assert top.worst_regret == sweep.worst_regrets[top.record.number]
-    assert {task.dataset for task, _, _ in seen_from_each(sweep)} == set(SETS)
+    assert {one.task.dataset for one in seen_from_each(sweep)} == set(SETS)
 
 
 def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, own_cache):
     out = sweep.export(tmp_path / "best")
     assert sorted(path.name for path in out.iterdir()) == sorted(SETS)
-    for task, champion, _ in seen_from_each(sweep):
+    for one in seen_from_each(sweep):
+        task, champion = one.task, one.champion
         again = pipelines.train(out / task.dataset)
         assert again.metrics == champion.metrics
         kept = json.loads((out / task.dataset / "metrics.json").read_text())
