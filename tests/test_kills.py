@@ -108,11 +108,17 @@ def fill(ballast: Path) -> None:
 
 
 def killed_after(path, store, kind, count, wait):
-    """A session, begun with `path` or resumed, and killed a moment after the journal says so; returns its number."""
+    """A session, begun with `path` or resumed, and killed a moment after the journal says so; returns its number.
+
+    Whatever the sessions before it got to, it is one that drives the sweep: its own "open" is waited for first.
+    """
     words = ["run", path] if path else ["resume", "smoke"]
+    journal = store / "sweeps" / "smoke" / "journal.jsonl"
+    opened = journal.read_text().count('"kind":"open"') if journal.exists() else 0
     with (store.parent / "log").open("a") as log:
         process = start(command(*words, store=store), log)
-        journal_has(store / "sweeps" / "smoke" / "journal.jsonl", kind, count, seconds=PATIENCE)
+        journal_has(journal, "open", opened + 1, seconds=PATIENCE)
+        journal_has(journal, kind, count, seconds=PATIENCE)
         time.sleep(wait)
         process.kill()
         process.wait(30)
