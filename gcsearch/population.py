@@ -84,6 +84,7 @@ def structure(member: Member) -> tuple[object, ...]:
         tuple(episode.views.shape),
         len(_prompted(member)),
         episode.names,
+        episode.template,  # what guides or starts a prompt is made from it, once for all members
     )
 
 

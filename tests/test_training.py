@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -133,6 +135,17 @@ def test_a_member_is_the_same_alone_and_among_twelve_others(laboratory, episodes
         assert other.metrics == pytest.approx(one.metrics, rel=1e-4, abs=1e-4)
     torch.testing.assert_close(contexts[5], context_alone, rtol=1e-5, atol=1e-5)
     assert [len(curve) for curve in curves[:5]] == [3, 3, 3, 12, 12]
+
+
+def test_members_that_are_guided_by_different_templates_are_each_as_if_alone(laboratory, episodes):
+    method = METHODS["kgcoop"](epochs=4, batch_size=4, lr=0.05, kg_lambda=8.0)
+    members = [Member(method, replace(episodes[0], template=one)) for one in ("a photo of a {}.", "art of a {}.")]
+    curves, contexts = run(laboratory, members)
+    assert not torch.equal(*contexts)
+    for member, curve, context in zip(members, curves, contexts, strict=True):
+        (alone,), (ours,) = run(laboratory, [member])
+        assert [one.metrics["loss"] for one in curve] == pytest.approx([one.metrics["loss"] for one in alone], rel=1e-4)
+        torch.testing.assert_close(context, ours, rtol=1e-5, atol=1e-5)
 
 
 def test_branch_shares_add_up_and_the_cosine_is_one_at_rho_zero(laboratory, episodes):
