@@ -77,18 +77,17 @@ def make(chosen: Pipeline) -> Plan:
     labs = [laboratory.of(task) for task in chosen.task.each]
     for lab in labs:
         check_loaded(chosen, space, lab)
-    lab = labs[0]
-    names = trained_names(lab)
     settings = total(chosen.search, space)
     size = (
-        chosen.search.pack if isinstance(chosen.search.pack, int) else pack_size(chosen.search, space, lab, placement)
+        chosen.search.pack if isinstance(chosen.search.pack, int) else pack_size(chosen.search, space, labs, placement)
     )
     packs = math.ceil(settings / size)
     kinds, epochs = typical(space)
     in_pack = min(size, settings) * len(chosen.task.seeds)
-    seconds, peak, _ = measure_mixed(lab, kinds, names, in_pack, placement.threads)
+    costs = [measure_mixed(one, kinds, trained_names(one), in_pack, placement.threads) for one in labs]
     rounds = math.ceil(packs / placement.workers)
-    iterations = sum(_steps(one, kinds) for one in labs)
+    steps = [_steps(one, kinds) for one in labs]
+    seconds = fmean([cost.seconds for cost in costs], weights=steps)
     return Plan(
         name=chosen.name,
         dataset=chosen.task.title,
@@ -103,10 +102,10 @@ def make(chosen: Pipeline) -> Plan:
         cluster=where.cluster.describe() if where.cluster else "",
         trained_classes=sum(len(trained_names(one)) for one in labs),
         images=sum(_images(one, chosen) for one in labs),
-        steps_per_setting=round(epochs * iterations),
+        steps_per_setting=round(epochs * sum(steps)),
         step_seconds=seconds,
-        search_seconds=rounds * epochs * iterations * seconds,
-        peak_bytes=peak,
+        search_seconds=rounds * epochs * sum(steps) * seconds,
+        peak_bytes=max(cost.bytes for cost in costs),
     )
 
 

@@ -28,13 +28,24 @@ NEARLY = 0.9
 
 
 def pack_size(
-    settings: SearchSettings, space: SearchSpace, lab: Laboratory, placement: Placement, limit: int | None = None
+    settings: SearchSettings,
+    space: SearchSpace,
+    labs: Sequence[Laboratory],
+    placement: Placement,
+    limit: int | None = None,
 ) -> int:
     """The number of settings in a pack where the pipeline leaves it open, see `choose`.
 
     Rates are those of a few steps. Once a pack goes through the text tower in pieces, because more does not fit the
-    memory of a worker, a larger one gains nothing and is not tried.
+    memory of a worker, a larger one gains nothing and is not tried. Of several data sets, one of which is trained
+    after another, the one with the smallest pack decides.
     """
+    return min(_pack_size(settings, space, lab, placement, limit) for lab in labs)
+
+
+def _pack_size(
+    settings: SearchSettings, space: SearchSpace, lab: Laboratory, placement: Placement, limit: int | None
+) -> int:
     kinds, _ = typical(space)
     seeds = len(lab.task.seeds)
     if not any(isinstance(method, methods.Trained) for method in kinds):

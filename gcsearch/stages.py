@@ -214,8 +214,8 @@ class Session:
             from gcsearch import laboratory
             from gcsearch.sizing import pack_size
 
-            lab = laboratory.of(self.pipeline.task.each[0])  # one data set is trained at a time
-            chosen = [pack_size(settings, self.space, lab, placement, _limit(self.pipeline, self.where))]
+            labs = [laboratory.of(task) for task in self.pipeline.task.each]
+            chosen = [pack_size(settings, self.space, labs, placement, _limit(self.pipeline, self.where))]
             self.journal.append("pack", size=chosen[0])
         return settings.model_copy(update={"pack": chosen[0]})
 

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from gcsearch import pipeline as pipelines
+from gcsearch.checkpoint import Checkpoint
 from gcsearch.configuration import check, own_template
 from gcsearch.datasets import template_of
 from gcsearch.errors import InputError
@@ -140,6 +141,37 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
         seen = [seen_from(one, task.dataset, SETS) for one in measured(whole)]
         assert [one.metrics for one in seen] == [one.metrics for one in measured(task)]
         assert [one.curve for one in seen] == [one.curve for one in measured(task)]
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize(("dies_after", "trained_again"), [(3, [SETS[0]] + [SETS[1]] * 4), (6, [SETS[1]] * 2)])
+def test_a_killed_pack_goes_on_where_it_was(own_cache, tmp_path, monkeypatch, dies_after, trained_again):
+    task = Task.from_dict(CONTENT["task"])
+    settings = [Proposal(number=0, config=TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "epochs": 4}))]
+    runner = PackRunner(task, "search", task.seeds, 2, cache_place(), checkpoints=tmp_path, checkpoint_every=1)
+    epochs, keep = [], Checkpoint.keep
+
+    def dying(checkpoint, *rest):
+        keep(checkpoint, *rest)
+        epochs.append(checkpoint.path.parent.name)
+        if len(epochs) == dies_after:
+            raise Killed
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Checkpoint, "keep", dying)
+        with pytest.raises(Killed):
+            runner(settings, lambda reports: None)
+        epochs.clear()
+        dies_after = math.inf
+        (resumed,) = runner(settings, lambda reports: None)
+    assert epochs == trained_again
+    runner.forget(settings)
+    (undisturbed,) = runner(settings, lambda reports: None)
+    own = {"seconds": 0.0}
+    assert resumed.model_copy(update=own) == undisturbed.model_copy(update=own)
 
 
 def test_the_mean_over_the_data_sets_chooses_and_each_has_its_numbers(sweep):

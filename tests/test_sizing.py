@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from gcsearch import configuration, sizing
@@ -37,13 +39,26 @@ def test_sizes_are_measured_up_to_where_a_pack_goes_in_pieces(laboratory, monkey
 
     monkeypatch.setattr(sizing, "measure", measure)
     settings = SearchSettings(trials=64)
-    assert sizing.pack_size(settings, load("gcscoop"), laboratory, Placement(1, 1), limit=7) == 8
+    assert sizing.pack_size(settings, load("gcscoop"), [laboratory], Placement(1, 1), limit=7) == 8
     assert tried == [(3, 7), (6, 7), (12, 7), (24, 7)]
     tried.clear()
     few = settings.model_copy(update={"trials": 4})
-    assert sizing.pack_size(few, load("gcscoop"), laboratory, Placement(1, 1)) == 2
+    assert sizing.pack_size(few, load("gcscoop"), [laboratory], Placement(1, 1)) == 2
     assert len(tried) == 2
-    assert sizing.pack_size(settings, load("zeroshot"), laboratory, Placement(1, 1)) == 1
+    assert sizing.pack_size(settings, load("zeroshot"), [laboratory], Placement(1, 1)) == 1
+
+
+def test_of_several_data_sets_the_one_with_the_smallest_pack_decides(laboratory, monkeypatch):
+    large = replace(laboratory)
+
+    def measure(lab, method, names, members, threads, limit):
+        return sizing.Cost(seconds=members**0.5, pieces=2 if lab is large and members >= 12 else 1)
+
+    monkeypatch.setattr(sizing, "measure", measure)
+    settings, space = SearchSettings(trials=64), load("gcscoop")
+    assert sizing.pack_size(settings, space, [laboratory], Placement(1, 1)) == 32
+    assert sizing.pack_size(settings, space, [laboratory, large], Placement(1, 1)) == 4
+    assert sizing.pack_size(settings, space, [large, laboratory], Placement(1, 1)) == 4
 
 
 def test_steps_are_really_measured(laboratory):
