@@ -6,8 +6,9 @@
 
 Trivial trials (one step of one seed) through everything that a sweep has: Tune, Optuna's TPE over five boxes,
 journal, MLflow in SQLite. `driver` is processor time of the driving process per setting, its MLflow thread
-included; `wall` is the time from the start of the search to its last record, which workers share. The stock set-up
-is Ray's OptunaSearch and MLflowLoggerCallback with reused workers, measured in the same run.
+included until that has written everything; `wall` is the time from the start of the search to its last record, which
+workers share. The stock set-up is Ray's OptunaSearch and MLflowLoggerCallback with reused workers, measured in the same
+run.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch import pipeline as pipelines
+from gcsearch.mirror import lines_synced
 from gcsearch.placement import Placement
 from gcsearch.raysession import session
 from gcsearch.schema import Pipeline, Proposal, Task, TrialRecord
@@ -20,9 +21,13 @@ WORKERS = 2
 
 @dataclass
 class Timed(pipelines.Watcher):
-    """Times of a search: wall clock and the driver's own processor time, from its start to its last record."""
+    """Times of a search, from its start to its last record: wall clock and the driver's own processor time.
 
-    records: int = 0
+    The processor time goes on until MLflow has everything too, for which the last of `total` records waits.
+    """
+
+    folder: Path | None = None
+    total: int = 0
     began: tuple[float, float] = (0.0, 0.0)
     ended: tuple[float, float] = (0.0, 0.0)
     seen: list[TrialRecord] = field(default_factory=list)
@@ -34,7 +39,15 @@ class Timed(pipelines.Watcher):
     def record(self, record: TrialRecord) -> None:
         if record.stage == "search":
             self.seen.append(record)
-            self.ended = (time.perf_counter(), time.process_time())
+            wall = time.perf_counter()
+            if self.folder and len(self.seen) == self.total:
+                self._wait_for_mlflow(self.folder)
+            self.ended = (wall, time.process_time())
+
+    def _wait_for_mlflow(self, folder: Path) -> None:
+        lines = len((folder / "journal.jsonl").read_bytes().splitlines())
+        while lines_synced(folder) < lines:
+            time.sleep(0.05)
 
     @property
     def wall(self) -> float:
@@ -47,7 +60,7 @@ class Timed(pipelines.Watcher):
 
 def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict[str, Any]) -> Timed:
     """One whole sweep of ours: journal, MLflow and all. Confirms one reference that trains nothing."""
-    timed = Timed()
+    timed = Timed(folder=folder / "sweeps" / name, total=search["trials"])
     pipelines.run(
         Pipeline.from_dict(
             {

@@ -8,10 +8,11 @@ mirror tries again after 1, 2, 4, ... 60 seconds; `gcsearch sync` does it at any
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 _POLL = 0.5  # seconds between two looks at the journal
 _PATIENCE = 60.0  # the longest pause between two attempts, in seconds
+_TOGETHER = 64  # lines of the journal that are held, and written, at once
 _HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
 
 _CURSOR = "synced.json"
@@ -164,8 +166,8 @@ class Mirror:
         tracker, first = self._opened(), self._byte == 0
         while (found := self._news())[1] > self._byte:
             places, end, lines = found
-            for place in places:
-                self._write(tracker, place)
+            for start in range(0, len(places), _TOGETHER):
+                self._write(tracker, places[start : start + _TOGETHER])
             self._byte, self._line = end, self._line + lines
             files.write_whole(self.sweep.folder / _CURSOR, json.dumps({"uri": shown(self.uri), "lines": self._line}))
         if first and (orphans := tracker.end_orphans()):
@@ -192,17 +194,24 @@ class Mirror:
                     self._run_ids[event["number"], event["stage"]] = event["run_id"]
         return sorted(latest.values()), end, lines
 
-    def _write(self, tracker: Tracker, place: int) -> None:
-        _, _, event = next(self.journal.since(place))
-        if event["kind"] == "artifact":
-            path = self.sweep.folder / event["file"]
-            if path.exists():  # its owner may have removed it since
-                tracker.log_artifact(path)
-            return
-        if event["kind"] == "final":
-            tracker.retire(list(_records(event)), (CHAMPION, SHORTLISTED))
-        for record in _records(event):
-            run_id = tracker.log_record(record, _seconds(event))
+    def _write(self, tracker: Tracker, places: Sequence[int]) -> None:
+        """Write what stands at these places of the journal; what has ended goes together, in the order of the lines."""
+        events = [next(self.journal.since(place))[2] for place in places]
+        for kind, some in itertools.groupby(events, key=lambda event: event["kind"]):
+            if kind == "artifact":
+                for event in some:
+                    path = self.sweep.folder / event["file"]
+                    if path.exists():  # its owner may have removed it since
+                        tracker.log_artifact(path)
+                continue
+            ended = [(record, _seconds(event)) for event in some for record in _records(event)]
+            if kind == "final":
+                tracker.retire([record for record, _ in ended], (CHAMPION, SHORTLISTED))
+            self._log(tracker, ended)
+
+    def _log(self, tracker: Tracker, ended: Sequence[tuple[TrialRecord, float]]) -> None:
+        """Write records, and the ids of their runs to the journal."""
+        for (record, _), run_id in zip(ended, tracker.log_records(ended), strict=True):
             if self._run_ids.get((record.number, record.stage)) != run_id:
                 self.journal.append("run", number=record.number, stage=record.stage, run_id=run_id)
                 self._run_ids[record.number, record.stage] = run_id

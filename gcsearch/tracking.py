@@ -1,6 +1,6 @@
 """MLflow, in and out: one parent run per sweep, one child run per setting.
 
-Beside this module only the model registry imports mlflow.
+Beside this module only `gcsearch.bulk` and the model registry import mlflow.
 
 Only one process writes a sweep, with client objects and never MLflow's global state; `gcsearch.mirror` decides
 when.  Every run is looked up by its tags before it is created, so whatever is written again, after a kill or out
@@ -25,13 +25,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from gcsearch.addresses import check_uri, is_server, shown
 from gcsearch.errors import InputError, RunError
 from gcsearch.methods import Trained, title_and_tags
 from gcsearch.provenance import environment
 from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialRecord
+
+if TYPE_CHECKING:
+    from gcsearch.bulk import Tables, WholeRun
 
 # MLflow reads these when it is imported or starts a server. Nothing is sent anywhere, nothing is printed
 # to stdout, a dead server fails after seconds instead of minutes; whoever sets one himself is obeyed.
@@ -66,6 +69,7 @@ warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
+_RECORD = "record.json"
 _PARAM_LENGTH, _TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
 _PARAMS_PER_BATCH, _ENTRIES_PER_BATCH = 100, 1000
 
@@ -96,8 +100,8 @@ class _Child:
 class Tracker:
     """Writes one sweep to MLflow, each call at once and in the caller's thread.
 
-    `start_sweep` opens the parent run, `log_record` writes a setting, `end` ends the parent.  Writing what is
-    there already changes nothing; `written` counts the runs that were not.
+    `start_sweep` opens the parent run, `log_records` and `log_record` write settings, `end` ends the parent.  Writing
+    what is there already changes nothing; `written` counts the runs that were not.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
@@ -116,6 +120,7 @@ class Tracker:
         self.client = _connect(uri)
         with _speaking_of(uri):
             self.experiment_id = _experiment(self.client, experiment, artifacts)
+            self._tables = None if is_server(uri) else self._find_tables()
         self.parent = ""
         self.written = 0
         self._sweep = ""
@@ -194,6 +199,42 @@ class Tracker:
 
     # The child runs
 
+    def log_records(self, records: Sequence[tuple[TrialRecord, float]]) -> list[str]:
+        """Write each as `log_record` does, with when it ended (seconds of Unix time); returns their run ids.
+
+        Where the store is a database those that it has nothing of come in one transaction, see `gcsearch.bulk`.
+        """
+        new = {_key(record): (record, ended) for record, ended in records if _key(record) not in self._children}
+        if self._tables and new:
+            runs = [self._whole_run(*one) for one in new.values()]
+            with _speaking_of(self.uri):
+                ids = self._tables.write(runs)
+            for key, run_id, run in zip(new, ids, runs, strict=True):
+                self._children[key] = _Child(run_id, run.tags["gcsearch.record"], run.status, run.began)
+            self.written += len(new)
+        return [self.log_record(*one) for one in records]
+
+    def _find_tables(self) -> Tables | None:
+        from gcsearch.bulk import Tables  # brings SQLAlchemy, of which a server's client needs nothing
+
+        location = self.client.get_experiment(self.experiment_id).artifact_location
+        return Tables.find(self.uri, self.experiment_id, location)
+
+    def _whole_run(self, record: TrialRecord, ended: float) -> WholeRun:
+        from gcsearch.bulk import WholeRun
+
+        began = int(1000 * (ended - record.seconds))
+        return WholeRun(
+            name=run_name(record),
+            tags=_cut_all(self._record_tags(record), _TAG_LENGTH),
+            params=_cut_all(_record_params(record), _PARAM_LENGTH),
+            metrics=_metrics(record, began),
+            status=_STATUS[record.outcome],
+            began=began,
+            ended=int(1000 * ended),
+            texts={_RECORD: _text(record)},
+        )
+
     def log_record(self, record: TrialRecord, ended: float | None = None) -> str:
         """Write `record` as a child run of the sweep; returns its run id.
 
@@ -203,7 +244,7 @@ class Tracker:
         Args:
             ended: when the setting ended, in seconds of Unix time; now, if not given.
         """
-        key = (str(record.number), record.stage, record.label, record.config.digest)
+        key = _key(record)
         digest = _digest(record)
         child = self._children.get(key)
         if child and child.record == digest and child.status in ("FINISHED", "FAILED"):
@@ -218,7 +259,7 @@ class Tracker:
                 run_id = self._create(run_name(record), self._record_tags(record), began / 1000)
                 child = _Child(run_id, digest, "RUNNING", began)
             self._batches(child.run_id, _record_params(record), _metrics(record, child.began))
-            self._put(child.run_id, "record.json", json.dumps(_content(record), indent=1))
+            self._put(child.run_id, _RECORD, _text(record))
             self.client.set_terminated(child.run_id, _STATUS[record.outcome], int(1000 * ended))
         self._children[key] = replace(child, status=_STATUS[record.outcome])
         self.written += 1
@@ -230,7 +271,7 @@ class Tracker:
         Args:
             labels: how the labels begin that a confirmation gives. MLflow can restore the runs.
         """
-        kept = {(str(one.number), one.stage, one.label, one.config.digest) for one in finals}
+        kept = set(map(_key, finals))
         for key in [key for key in self._children if key not in kept and key[2].startswith(tuple(labels))]:
             with _speaking_of(self.uri):
                 self.client.delete_run(self._children.pop(key).run_id)
@@ -254,13 +295,12 @@ class Tracker:
         return {key: text for key, text in tags.items() if text}
 
     def _create(self, name: str, tags: Mapping[str, str], began: float) -> str:
-        cut = {key: _cut(text, _TAG_LENGTH) for key, text in tags.items()}
-        run = self.client.create_run(self.experiment_id, int(1000 * began), cut, name)
+        run = self.client.create_run(self.experiment_id, int(1000 * began), _cut_all(tags, _TAG_LENGTH), name)
         return str(run.info.run_id)
 
     def _batches(self, run_id: str, params: Mapping[str, object], metrics: Sequence[Metric]) -> None:
         """Write everything in as few requests as the store's limits allow; most often one."""
-        entries = [Param(key, _cut(str(value), _PARAM_LENGTH)) for key, value in params.items()]
+        entries = [Param(key, value) for key, value in _cut_all(params, _PARAM_LENGTH).items()]
         points = list(metrics)
         while entries or points:
             some, entries = entries[:_PARAMS_PER_BATCH], entries[_PARAMS_PER_BATCH:]
@@ -314,8 +354,8 @@ def read_records(uri: str, sweep: str) -> list[TrialRecord]:
             if run.data.tags.get("gcsearch.kind") == "trial" and run.info.status in ("FINISHED", "FAILED"):
                 target = Path(folder, run.info.run_id)
                 target.mkdir()
-                file = Path(client.download_artifacts(run.info.run_id, "record.json", str(target)))
-                record = TrialRecord.from_dict(json.loads(file.read_text()), file=f"record.json of run {target.name}")
+                file = Path(client.download_artifacts(run.info.run_id, _RECORD, str(target)))
+                record = TrialRecord.from_dict(json.loads(file.read_text()), file=f"{_RECORD} of run {target.name}")
                 records.append(record.model_copy(update={"run_id": run.info.run_id}))
     return sorted(records, key=lambda record: (record.stage, record.number, record.label))
 
@@ -448,6 +488,16 @@ def _key_of(run: Run) -> tuple[str, ...]:
     return tuple(tags.get(f"gcsearch.{name}", "") for name in ("trial", "stage", "label", "config"))
 
 
+def _key(record: TrialRecord) -> tuple[str, ...]:
+    """What tells a child run of a sweep from the others, as `_key_of` reads it."""
+    return str(record.number), record.stage, record.label, record.config.digest
+
+
+def _text(record: TrialRecord) -> str:
+    """What stands in the file of a child run, for `read_records`."""
+    return json.dumps(_content(record), indent=1)
+
+
 def _content(record: TrialRecord) -> dict[str, Any]:
     """The record as it is stored: `run_id` belongs to the store, not to the record."""
     return {key: value for key, value in record.to_dict().items() if key != "run_id"}
@@ -557,6 +607,10 @@ def _short(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.2f}" if value == 0 or abs(value) >= 0.1 else f"{value:.2g}"
     return str(value)
+
+
+def _cut_all(values: Mapping[str, object], length: int) -> dict[str, str]:
+    return {key: _cut(str(value), length) for key, value in values.items()}
 
 
 def _cut(text: str, length: int) -> str:

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from gcsearch import files, mirror, tracking
+from gcsearch import bulk, files, mirror, tracking
 from gcsearch.errors import RunError
 from gcsearch.mirror import Mirror, lines_synced
 from gcsearch.schema import Outcome, Pipeline
@@ -140,7 +140,29 @@ def test_the_parent_ends_as_the_journal_does(sweep, why, status):
     assert parent(sweep).info.status == status
 
 
+def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writes_all(sweep, monkeypatch):
+    for number in range(3):
+        sweep.journal.append("record", record=a_record(number))
+    store, stored = bulk.Tables._store, []
+
+    def killed(self, place, texts):
+        store(self, place, texts)
+        if stored.append(place) is None and len(stored) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bulk.Tables, "_store", killed)
+        Following(sweep).mirror.sync()
+    assert children(sweep) == {}
+    with Following(sweep) as one:
+        one.has(range(3))
+        one.wait(lambda: len(sweep.journal.events("run")) == 3)
+    assert set(children(sweep).values()) == {"FINISHED"}
+    assert one.mended == []
+
+
 def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(sweep, monkeypatch):
+    monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
     put, puts = tracking.Tracker._put, []
@@ -173,15 +195,15 @@ def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
 
 
 def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(sweep, monkeypatch):
-    write, away = tracking.Tracker.log_record, threading.Event()
+    write, away = tracking.Tracker.log_records, threading.Event()
     away.set()
 
-    def flaky(self, record, ended):
+    def flaky(self, records):
         if away.is_set():
             raise RunError("connection refused")
-        return write(self, record, ended)
+        return write(self, records)
 
-    monkeypatch.setattr(tracking.Tracker, "log_record", flaky)
+    monkeypatch.setattr(tracking.Tracker, "log_records", flaky)
     monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
     with Following(sweep) as one:
         began = time.monotonic()
@@ -197,6 +219,26 @@ def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(s
         assert one.said[1] == f"MLflow at {sweep.pipeline.tracking.uri} answers again and has all runs."
 
 
+def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeypatch):
+    write, lost = bulk.Tables.write, []
+
+    def unheard(self, runs):
+        lost.append(write(self, runs))
+        if len(lost) == 1:
+            raise OSError("the connection was closed")
+        return lost[-1]
+
+    monkeypatch.setattr(bulk.Tables, "write", unheard)
+    monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
+    for number in range(3):
+        sweep.journal.append("record", record=a_record(number))
+    with Following(sweep) as one:
+        one.has(range(3))
+        one.wait(lambda: len(sweep.journal.events("run")) == 3)
+    assert {event["run_id"] for event in sweep.journal.events("run")} == set(lost[0])
+    assert len(lost) == 1
+
+
 def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
     create, lost = tracking.Tracker._create, []
 
@@ -207,6 +249,7 @@ def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
             raise RunError("the server closed the connection")
         return run_id
 
+    monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
     monkeypatch.setattr(tracking.Tracker, "_create", half)
     monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
     sweep.journal.append("record", record=a_record(0))
@@ -237,7 +280,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
 
 def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch):
     gate = threading.Event()
-    monkeypatch.setattr(tracking.Tracker, "log_record", lambda *_: str(gate.wait(20)))
+    monkeypatch.setattr(tracking.Tracker, "log_records", lambda *_: [str(gate.wait(20))])
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
         assert "is too slow to wait for\nThe rest is safe in the journal" in one.mirror.close(timeout=0.5)

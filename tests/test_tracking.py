@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import shutil
 import socket
+import sqlite3
 import subprocess
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +21,7 @@ from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, RunError
 from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
 from gcsearch.tracking import Tracker, read_records, run_name, ui_command
+from tests.servers import has_postgres, postgres
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
@@ -236,6 +241,100 @@ def test_only_what_is_not_there_counts_as_written(tracker):
     second = again(tracker)
     second.log_record(a_record(0))
     assert second.written == 0
+
+
+# --- Many at once
+
+
+UNEVEN = [
+    a_record(0),
+    a_record(1, config=TrialConfig(method="gcscoop", hyperparameters={"beta1": "off", "n_ctx": 4, "lr": 1.0})),
+    a_record(2, outcome=Outcome.DIVERGED, reason="seed 1: “not finite”\n" + 9000 * "x", epochs=0),
+    a_record(3, outcome=Outcome.PRUNED, epochs=2, curve=()),
+    a_record(4, epochs=0, metrics={"cosine": (math.nan, 1.0), "loss": (math.inf, -math.inf), "val_h": (0.0, -0.0)}),
+    a_record(5, seconds=0.0),  # all points at one time
+    a_record(0, stage="test", label="champion", seeds=(4, 5)),
+]
+
+
+def everything(tracker):
+    """All that a store tells of the child runs, by name: without their ids and what follows from these."""
+    found = {}
+    for run in children(tracker):
+        client, run_id = tracker.client, run.info.run_id
+        content = client.get_run(run_id).to_dictionary()
+        assert content["info"].pop("artifact_uri").endswith(f"/{run_id}/artifacts")
+        assert content["info"].pop("run_id") == content["info"].pop("run_uuid", run_id)
+        for tag in ("mlflow.parentRunId", "gcsearch.sweep"):
+            assert content["data"]["tags"].pop(tag)
+        history = {name: client.get_metric_history(run_id, name) for name in content["data"]["metrics"]}
+        points = {name: sorted(str(dict(p) | {"run_id": ""}) for p in some) for name, some in history.items()}
+        files = [(file.path, file.file_size) for file in client.list_artifacts(run_id)]
+        found[run.info.run_name] = json.dumps(content, sort_keys=True), points, files
+    return found
+
+
+def assert_written_at_once_as_by_the_client(uri, artifacts):
+    one, other = Tracker(uri, "pets", artifacts), Tracker(uri, "pets", artifacts)
+    one.start_sweep("one-by-one", PIPELINE)
+    for record in UNEVEN:
+        one.log_record(record, 1_000_000.5)
+    other.start_sweep("at-once", PIPELINE)
+    ids = other.log_records([(record, 1_000_000.5) for record in UNEVEN])
+    assert everything(other) == everything(one)
+    assert len(everything(one)) == len(UNEVEN)
+    read = read_records(uri, "at-once")
+    assert [one.run_id for one in read] == ids
+    assert list(map(str, read)) == [str(r.model_copy(update={"run_id": i})) for r, i in zip(UNEVEN, ids, strict=True)]
+    assert (one.written, other.written) == (len(UNEVEN), len(UNEVEN))
+
+
+def test_runs_written_at_once_are_those_that_the_client_writes(store):
+    assert_written_at_once_as_by_the_client(*store)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_postgres(), reason="PostgreSQL 15 is not installed here")
+def test_runs_written_at_once_are_those_that_the_client_writes_on_postgresql(tmp_path):
+    with postgres() as uri:
+        assert_written_at_once_as_by_the_client(uri, tmp_path)
+
+
+def test_what_is_there_is_not_written_at_once_again(tracker):
+    first = tracker.log_record(a_record(0))
+    ids = tracker.log_records([(a_record(number), time.time()) for number in (0, 1, 1)])
+    assert ids[0] == first and ids[1] == ids[2]
+    assert tracker.written == 2
+    changed, same = again(tracker).log_records([(a_record(0, epochs=5), time.time()), (a_record(1), time.time())])
+    assert same == ids[1]
+    assert {run.info.run_id for run in children(tracker)} == {changed, same}
+
+
+def test_either_all_are_written_or_none(store, tmp_path):
+    path = Path(shutil.copy(store[0].removeprefix("sqlite:///"), tmp_path / "broken.db"))
+    tracker = Tracker(f"sqlite:///{path}", "broken", tmp_path)
+    tracker.start_sweep("broken", PIPELINE)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        (before,) = database.execute("SELECT count(*) FROM runs").fetchone()
+        database.execute("DROP TABLE latest_metrics")
+        with pytest.raises(RunError, match="refused: OperationalError"):
+            tracker.log_records([(a_record(number), time.time()) for number in range(2)])
+        for table, there in (("runs", before), ("params", 0)):
+            mine = "" if table == "runs" else " WHERE key = 'rho' AND run_uuid NOT IN (SELECT run_uuid FROM runs)"
+            assert database.execute(f"SELECT count(*) FROM {table}{mine}").fetchone() == (there,)
+    assert tracker.written == 0
+
+
+def test_tables_of_another_mlflow_are_left_to_its_client(store, tmp_path):
+    shutil.copy(store[0].removeprefix("sqlite:///"), tmp_path / "later.db")
+    with contextlib.closing(sqlite3.connect(tmp_path / "later.db")) as database:
+        database.execute("ALTER TABLE metrics ADD COLUMN unit TEXT")
+        database.commit()
+    tracker = Tracker(f"sqlite:///{tmp_path}/later.db", "later", tmp_path)
+    assert tracker._tables is None
+    tracker.start_sweep("later", PIPELINE)
+    run_ids = tracker.log_records([(a_record(number), time.time()) for number in range(2)])
+    assert {run.info.run_id for run in children(tracker)} == set(run_ids)
 
 
 def test_git_commit_and_dirty_flag(tmp_path):
