@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class WholeRun:
-    """A run that has ended. Times in milliseconds of Unix time; `text` holds its files by name."""
+    """A run that has ended. Times in milliseconds of Unix time; `texts` are its files by name."""
 
     name: str
     tags: Mapping[str, str]
