@@ -18,7 +18,7 @@ demo: $(READY)   ## from image files to the best configuration and a report, off
 	$(BIN)/gcsearch export demo --out best --force
 
 test: $(READY)   ## the tests that take seconds each
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 slow: $(READY)   ## the tests that take a minute or more
 	$(BIN)/python -m pytest -m slow --timeout 900
