@@ -421,7 +421,10 @@ def _reference(name: str, space: SearchSpace, key: str) -> tuple[TrialConfig, st
 
 def load_trial(path: str | Path) -> TrialFile:
     """Read an exported `config.toml`; checked down to the method's hyper-parameters."""
-    path = Path(path) / "config.toml" if Path(path).is_dir() else Path(path)
+    path = Path(path)
+    if path.is_dir():
+        files.check_one(path, "config.toml")
+        path /= "config.toml"
     trial = TrialFile.from_dict(files.read_toml(path), file=path)
     methods.build(trial.trial, file=path)
     try:

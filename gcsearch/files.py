@@ -50,6 +50,17 @@ def is_path(text: str) -> bool:
     return text.startswith(ARCHIVE) or any(mark in text for mark in "./\\")
 
 
+def check_one(folder: Path, name: str) -> None:
+    """InputError where the file `name` lies not in `folder` but in folders of it, as a joint sweep exports."""
+    found = sorted(path.parent for path in folder.glob(f"*/{name}"))
+    if found and not (folder / name).exists():
+        raise InputError(
+            "one export is used at a time, and the folder holds one for each data set",
+            file=folder,
+            remedy=f"Name one of them: {', '.join(map(str, found))}.",
+        )
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. InputError, naming file and line, where it is missing or malformed."""
     try:

@@ -184,6 +184,7 @@ def open_export(folder: str | Path) -> Export:
 def read_facts(folder: Path) -> Exported:
     """The `metrics.json` of an export. InputError where the folder is none."""
     path = folder / "metrics.json"
+    files.check_one(folder, path.name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError:

@@ -14,9 +14,11 @@ from gcsearch.datasets import template_of
 from gcsearch.errors import InputError
 from gcsearch.joint import gathered, metric_on, seen_from, worst_regrets
 from gcsearch.metrics import harmonic_mean
+from gcsearch.prediction import open_export
 from gcsearch.report import build_report
 from gcsearch.schema import EpochReport, Outcome, Pipeline, Proposal, Task, TrialConfig, TrialFile, TrialRecord
 from gcsearch.store import cache_place
+from gcsearch.surroundings import explore
 from gcsearch.sweep import load_parameters, seen_from_each
 from gcsearch.worker import PackRunner
 from tests.test_cli import gcsearch
@@ -196,6 +198,15 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, own
         assert kept["chosen"]["objective"].endswith("(mean over shapes-sketch, shapes-night)")
         assert "(mean over shapes-sketch, shapes-night), " in (out / task.dataset / "card.md").read_text()
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
+
+
+@pytest.mark.parametrize("use", [pipelines.train, open_export, explore], ids=["train", "predict", "landscape"])
+def test_of_several_exports_one_has_to_be_named(sweep, tmp_path, own_cache, use):
+    out = sweep.export(tmp_path / "best")
+    with pytest.raises(
+        InputError, match=rf"one for each data set\.\nName one of them: {out / SETS[1]}, {out / SETS[0]}"
+    ):
+        use(out)
 
 
 def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path, own_cache):
