@@ -423,7 +423,7 @@ def load_trial(path: str | Path) -> TrialFile:
     """Read an exported `config.toml`; checked down to the method's hyper-parameters."""
     path = Path(path)
     if path.is_dir():
-        files.check_one(path, "config.toml")
+        files.check_export(path, "config.toml")
         path /= "config.toml"
     trial = TrialFile.from_dict(files.read_toml(path), file=path)
     methods.build(trial.trial, file=path)

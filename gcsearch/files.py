@@ -50,15 +50,13 @@ def is_path(text: str) -> bool:
     return text.startswith(ARCHIVE) or any(mark in text for mark in "./\\")
 
 
-def check_one(folder: Path, name: str) -> None:
-    """InputError where the file `name` lies not in `folder` but in folders of it, as a joint sweep exports."""
-    found = sorted(path.parent for path in folder.glob(f"*/{name}"))
-    if found and not (folder / name).exists():
-        raise InputError(
-            "one export is used at a time, and the folder holds one for each data set",
-            file=folder,
-            remedy=f"Name one of them: {', '.join(map(str, found))}.",
-        )
+def check_export(folder: Path, name: str) -> None:
+    """InputError where `folder` has no file `name` of an export; says which folders in it do, as of a joint sweep."""
+    if (folder / name).exists():
+        return
+    inside = ", ".join(str(path.parent) for path in sorted(folder.glob(f"*/{name}")))
+    remedy = f"Name one of those in it: {inside}." if inside else "Write one: gcsearch export."
+    raise InputError(f"the folder must be an export, with its {name}", file=folder, remedy=remedy)
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -184,14 +184,10 @@ def open_export(folder: str | Path) -> Export:
 def read_facts(folder: Path) -> Exported:
     """The `metrics.json` of an export. InputError where the folder is none."""
     path = folder / "metrics.json"
-    files.check_one(folder, path.name)
+    files.check_export(folder, path.name)
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        raise InputError(
-            "the folder must be an export, with its metrics.json", file=folder, remedy="Write one: gcsearch export."
-        ) from None
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise InputError("the file must be valid JSON", file=path, received=str(error)) from None
     return Exported.from_dict(content, file=path)
 
