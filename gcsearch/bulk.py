@@ -10,6 +10,8 @@ a later MLflow adds or renames, runs then go through its client as before.
 
 from __future__ import annotations
 
+import math
+import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
@@ -25,20 +27,19 @@ from mlflow.store.tracking.dbmodels import models
 from mlflow.utils.uri import append_to_uri_path
 
 _METRIC = {"run_uuid", "key", "value", "timestamp", "step", "is_nan"}
-_KNOWN = {
-    "runs": {
+_KNOWN: dict[sqlalchemy.Table, set[str]] = {
+    models.SqlRun.__table__: {
         "run_uuid", "name", "source_type", "source_name", "entry_point_name", "user_id", "status", "start_time",
         "end_time", "deleted_time", "source_version", "lifecycle_stage", "artifact_uri", "experiment_id",
     },
-    "tags": {"run_uuid", "key", "value"},
-    "params": {"run_uuid", "key", "value"},
-    "metrics": _METRIC,
-    "latest_metrics": _METRIC,
+    models.SqlTag.__table__: {"run_uuid", "key", "value"},
+    models.SqlParam.__table__: {"run_uuid", "key", "value"},
+    models.SqlMetric.__table__: _METRIC,
+    models.SqlLatestMetric.__table__: _METRIC,
 }  # fmt: skip
 """Columns by table, those that other tables refer to first."""
 
-_MODELS = (models.SqlRun, models.SqlTag, models.SqlParam, models.SqlMetric, models.SqlLatestMetric)
-_LARGEST = 1.7976931348623157e308  # MLflow's way to store what is infinite
+_LARGEST = sys.float_info.max  # MLflow's way to store what is infinite
 
 Row = dict[str, Any]
 
@@ -74,7 +75,8 @@ class Tables:
         engine = create_sqlalchemy_engine_with_retry(uri)
         there = sqlalchemy.inspect(engine)
         for table, columns in _KNOWN.items():
-            if not there.has_table(table) or {column["name"] for column in there.get_columns(table)} != columns:
+            name = table.name
+            if not there.has_table(name) or {column["name"] for column in there.get_columns(name)} != columns:
                 return None
         return cls(uri, engine, experiment, artifacts)
 
@@ -87,22 +89,18 @@ class Tables:
         places = [append_to_uri_path(self._artifacts, run_id, "artifacts") for run_id in ids]
         for place, run in zip(places, runs, strict=True):
             self._store(place, run.texts)
-        rows: dict[str, list[Row]] = {table: [] for table in _KNOWN}
-        for run_id, place, run in zip(ids, places, runs, strict=True):
-            for table, some in self._rows(run_id, place, run).items():
-                rows[table] += some
+        parts = [self._rows(*one) for one in zip(ids, places, runs, strict=True)]
         with self._engine.begin() as connection:
-            for model in _MODELS:
-                if some := rows[model.__tablename__]:
-                    connection.execute(sqlalchemy.insert(model.__table__), some)
+            for table in _KNOWN:
+                if rows := [row for part in parts for row in part[table.name]]:
+                    connection.execute(sqlalchemy.insert(table), rows)
         return ids
 
     def _store(self, place: str, texts: Mapping[str, str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             for name, text in texts.items():
-                path = Path(folder, name)
-                path.write_bytes(text.encode())
-                get_artifact_repository(place, tracking_uri=self._uri).log_artifact(str(path))
+                Path(folder, name).write_bytes(text.encode())
+            get_artifact_repository(place, tracking_uri=self._uri).log_artifacts(folder)
 
     def _rows(self, run_id: str, place: str, run: WholeRun) -> dict[str, list[Row]]:
         """What MLflow's client would write, see `mlflow.store.tracking.sqlalchemy_store`."""
@@ -138,7 +136,7 @@ class Tables:
 
 
 def _point(run_id: str, metric: Metric) -> Row:
-    missing = metric.value != metric.value
+    missing = math.isnan(metric.value)
     value = 0.0 if missing else max(-_LARGEST, min(_LARGEST, metric.value))
     return {
         "run_uuid": run_id,

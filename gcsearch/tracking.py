@@ -204,7 +204,8 @@ class Tracker:
 
         Where the store is a database those that it has nothing of come in one transaction, see `gcsearch.bulk`.
         """
-        new = {_key(record): (record, ended) for record, ended in records if _key(record) not in self._children}
+        keyed = [(_key(one[0]), one) for one in records]
+        new = {key: one for key, one in keyed if self._tables and key not in self._children}
         if self._tables and new:
             runs = [self._whole_run(*one) for one in new.values()]
             with _speaking_of(self.uri):
@@ -212,7 +213,7 @@ class Tracker:
             for key, run_id, run in zip(new, ids, runs, strict=True):
                 self._children[key] = _Child(run_id, run.tags["gcsearch.record"], run.status, run.began)
             self.written += len(new)
-        return [self.log_record(*one) for one in records]
+        return [self._children[key].run_id if key in new else self.log_record(*one) for key, one in keyed]
 
     def _find_tables(self) -> Tables | None:
         from gcsearch.bulk import Tables  # brings SQLAlchemy, of which a server's client needs nothing

@@ -22,6 +22,7 @@ from gcsearch.surroundings import explore
 from gcsearch.sweep import load_parameters, seen_from_each
 from gcsearch.worker import PackRunner
 from tests.test_cli import gcsearch
+from tests.test_halving import Killed
 
 SETS = ("shapes-sketch", "shapes-night")
 
@@ -143,10 +144,6 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
         seen = [seen_from(one, task.dataset, SETS) for one in measured(whole)]
         assert [one.metrics for one in seen] == [one.metrics for one in measured(task)]
         assert [one.curve for one in seen] == [one.curve for one in measured(task)]
-
-
-class Killed(BaseException):
-    pass
 
 
 @pytest.mark.parametrize(("dies_after", "trained_again"), [(3, [SETS[0]] + [SETS[1]] * 4), (6, [SETS[1]] * 2)])

@@ -15,7 +15,8 @@ from gcsearch.mirror import Mirror, lines_synced
 from gcsearch.schema import Outcome, Pipeline
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
-from tests.test_tracking import a_record, free_port
+from tests.servers import free_port
+from tests.test_tracking import a_record
 
 
 @pytest.fixture(scope="module")

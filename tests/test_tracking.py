@@ -7,7 +7,6 @@ import json
 import math
 import os
 import shutil
-import socket
 import sqlite3
 import subprocess
 import time
@@ -21,7 +20,7 @@ from gcsearch.addresses import check_uri
 from gcsearch.errors import InputError, RunError
 from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
 from gcsearch.tracking import Tracker, read_records, run_name, ui_command
-from tests.servers import has_postgres, postgres
+from tests.servers import free_port, has_postgres, postgres
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
@@ -460,12 +459,6 @@ def test_no_global_state_of_mlflow_is_touched(tracker):
     assert mlflow.active_run() is None
     assert mlflow.get_tracking_uri() != tracker.uri
     assert "MLFLOW_TRACKING_URI" not in os.environ
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def wait_for(url: str, process: subprocess.Popen, seconds: float = 90.0) -> bytes:
