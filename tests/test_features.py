@@ -8,6 +8,7 @@ import signal
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -212,13 +213,13 @@ def test_killed_at_any_moment_the_same_call_goes_on_to_the_same_bytes(
     drawn(whole, tiny_dataset, tiny_dataset.train, **wanted)
     before, encode = encoded(), FeatureCache._encode
 
-    def work():
-        """Goes on for five parts, so that it cannot come to the end before it is killed."""
+    def work(parts):
+        """Goes on for `parts` parts, and one that may have been lost: it cannot end before it is killed."""
         calls = []
 
         def stall(self, pixels):
             calls.append(len(pixels))
-            time.sleep(60 if len(calls) > 5 else 0)
+            time.sleep(60 if len(calls) > parts + 1 else 0)
             return encode(self, pixels)
 
         FeatureCache._encode = stall
@@ -227,7 +228,7 @@ def test_killed_at_any_moment_the_same_call_goes_on_to_the_same_bytes(
     written = lambda: sum(file.stat().st_size for file in cache.folder.glob("*.rows"))  # noqa: E731
     for parts in (1, 3, 2):
         there = written()
-        child = forked(work)
+        child = forked(partial(work, parts))
         until = time.monotonic() + 100
         while written() < there + parts * features.PART * 64:
             assert time.monotonic() < until
@@ -240,7 +241,7 @@ def test_killed_at_any_moment_the_same_call_goes_on_to_the_same_bytes(
         file.write(b"torn")
     told = []
     drawn(cache, tiny_dataset, tiny_dataset.train, **wanted, progress=lambda done, total: told.append(done))
-    assert told[0] >= 6 * features.PART
+    assert told[0] >= 5 * features.PART  # six were written; the last may have been killed before its sum was
     assert encoded() - before <= 2880 + 3 * features.PART  # at most the part in work was lost each time
     assert entries(cache)[0].read_bytes() == entries(whole)[0].read_bytes()
     assert [path.suffix for path in cache.folder.iterdir() if path.is_file()] == [".arrow"]
