@@ -288,7 +288,7 @@ def test_without_network_the_error_names_the_file_and_its_place(hub, monkeypatch
     begin = time.monotonic()
     with pytest.raises(InputError) as caught:
         backbones.load("Small-16", "someones")
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 30  # nothing is asked of the network again and again
     text = str(caught.value)
     assert ("HF_HUB_OFFLINE" in text) is offline
     for part in ("someone/small", 'pretrained = "/path/to/open_clip_model.safetensors"', hub.name, str(hub.parent)):
@@ -304,11 +304,10 @@ def test_openais_tag_switches_to_quickgelu():
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "coca_ViT-B-32", "roberta-ViT-B-32"])
-def test_models_with_other_text_towers_are_refused_before_anything_is_built(name):
-    begin = time.monotonic()
+def test_models_with_other_text_towers_are_refused_before_anything_is_built(name, monkeypatch):
+    monkeypatch.setattr(backbones, "_build", None)
     with pytest.raises(InputError, match=rf"causal, pooled at the end token.*got {name}"):
         backbones.load(name, os.devnull)
-    assert time.monotonic() - begin < 1
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -96,15 +95,12 @@ WRONG = {
 def test_wrong_input_ends_with_2_in_words_before_anything_starts(tmp_path, case):
     content, words = WRONG[case]
     (tmp_path / "mine.toml").write_text('version = 1\nname = "mine"\n' + content)
-    began = time.monotonic()
     done = gcsearch("run", "mine.toml", cwd=tmp_path)
-    seconds = time.monotonic() - began
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert all(word in done.stderr for word in (".toml", *words)), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "gcsearch-store").exists()
-    assert seconds < 6  # 3 s on a machine that does nothing else
 
 
 def test_wrong_search_spaces_end_with_2_as_well(tmp_path):

@@ -156,10 +156,7 @@ def test_a_driver_killed_again_and_again_and_a_full_disk_lose_nothing(undisturbe
         assert gcsearch("sync", "smoke", store=store).stdout == "wrote 0 runs; MLflow has all of smoke\n"
         assert journal.read_bytes() == lines
         # Ray's agents try for over a minute to report the death of their parent, and then end.
-        deadline = time.monotonic() + 180
-        while any(map(left_behind, dead)) and time.monotonic() < deadline:
-            time.sleep(0.5)
-        assert [left_behind(pid) for pid in dead] == [[]] * len(dead)
+        assert [left_behind(pid, seconds=180) for pid in dead] == [[]] * len(dead)
 
 
 def stopped_by_a_full_disk(store, journal, ballast):
@@ -235,8 +232,8 @@ def test_stop_and_cancel_reach_a_running_sweep_from_outside(undisturbed, tmp_pat
         assert f":{process.pid} to end smoke now" in gcsearch("cancel", "smoke", store=store).stdout
         began = time.monotonic()
         assert process.wait(PATIENCE) == 130
-        assert time.monotonic() - began < 30
-    assert left_behind(process.pid) == []
+        assert time.monotonic() - began < 120
+    assert left_behind(process.pid, seconds=60) == []
     assert "gcsearch resume smoke" in gcsearch("run", path, store=store, code=2).stderr
     gcsearch("resume", "smoke", store=store)
     assert_same(open_sweep("smoke", store), undisturbed)

@@ -113,14 +113,14 @@ def test_a_driver_on_another_host_that_beats_is_left_alone(path):
     with pytest.raises(InputError, match=r"got node7:1, which drives it since"):
         take(path)
     heart.join()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < STALE / 2
     assert look(path).holder.process.host == "node7"
 
 
 def test_the_clock_is_that_of_the_file_system(path, monkeypatch):
     left_by(path, host="node7", machine="another")
     monkeypatch.setattr(time, "time", lambda: 1e12)
-    assert look(path).age < 5
+    assert look(path).age < STALE
 
 
 def test_of_many_that_take_over_at_once_one_does(path):
@@ -156,10 +156,10 @@ def test_a_guard_that_a_killed_successor_left_is_removed(path):
 def test_a_driver_beats(path):
     with driving(path, "the sweep demo"):
         os.utime(path, (1, 1))
-        deadline = time.monotonic() + 5
-        while look(path).age > 5 and time.monotonic() < deadline:
+        deadline = time.monotonic() + 60
+        while look(path).age > STALE and time.monotonic() < deadline:
             time.sleep(0.02)
-        assert look(path).age < 5
+        assert look(path).age < STALE
     assert files(path) == []
 
 
@@ -173,7 +173,7 @@ def test_a_driver_that_was_replaced_is_interrupted(path):
     rival = threading.Timer(0.2, replace)
     with pytest.raises(RunError, match="Another driver has taken over the sweep demo"), driving(path, "the sweep demo"):
         rival.start()
-        time.sleep(10)
+        time.sleep(60)
     rival.join()
     winners[0].check()  # the loser left the winner's file alone
     winners[0].release()
@@ -195,7 +195,7 @@ def test_a_stop_is_heard_and_interrupts_nothing(path):
     with driving(path, "the sweep demo") as driver:
         assert not driver.stopping()
         assert ask(path, Wish.STOP).holder == driver.lease.holder
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while not driver.stopping() and time.monotonic() < deadline:
             time.sleep(0.02)
         assert driver.stopping()
@@ -210,8 +210,8 @@ def test_a_cancel_ends_what_the_driver_waits_for(path):
         driving(path, "the sweep demo") as driver,
     ):
         ask(path, Wish.CANCEL)
-        time.sleep(30)
-    assert time.monotonic() - began < 5
+        time.sleep(60)
+    assert time.monotonic() - began < 30
     assert (caught.value.exit_code, driver.wish) == (130, Wish.CANCEL)
     assert files(path) == []
 
@@ -232,7 +232,7 @@ def test_a_driver_outside_the_main_thread_ends_where_it_looks(path):
     thread.start()
     while not (path.exists() and ask(path, Wish.CANCEL)):
         time.sleep(0.02)
-    thread.join(10)
+    thread.join(60)
     assert len(ended) == 1
 
 

@@ -82,7 +82,7 @@ def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_a
     assert len(set.union(*map(workers, whole.values()))) == 1, "one process serves them all"
 
     ended = interrupt(file, tmp_path / "again", tmp_path / "first", signal.SIGTERM, NAMES[0], 143)
-    assert left_behind(ended) == []
+    assert left_behind(ended, seconds=60) == []
     interrupt(file, tmp_path / "again", tmp_path / "second", signal.SIGKILL, NAMES[2], -signal.SIGKILL)
     again, said = compared(file, tmp_path / "again")
     assert again == table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -84,7 +85,7 @@ def test_a_driver_that_is_not_heard_of_is_dead_and_why(sweep, lease):
     found = stand(sweep)
     assert (found.state, found.seconds_left) == ("dead", None)
     assert found.why.startswith("the process node7:")
-    assert "has not been heard of for 6" in dict(found.lines())["sweep"]
+    assert re.search(r"has not been heard of for \d\d", dict(found.lines())["sweep"])
 
 
 def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
