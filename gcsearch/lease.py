@@ -314,12 +314,27 @@ def driving(path: Path, what: str, say: Callable[[str], None] = lambda text: Non
     """
     driver = Driver(Lease.take(path, what, say))
     try:
-        yield driver
+        with _interruptible():
+            yield driver
     except KeyboardInterrupt:
         driver.check()
         raise
     finally:
         driver.end()
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGINT interrupts the block also where it is ignored, as in what a script has sent to the background."""
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if not ignored or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _now() -> str:

@@ -216,6 +216,18 @@ def test_a_cancel_ends_what_the_driver_waits_for(path):
     assert files(path) == []
 
 
+def test_a_cancel_is_heard_in_the_background_of_a_script_where_sigint_is_ignored(path):
+    code = (
+        "import time\nfrom pathlib import Path\nfrom gcsearch.lease import Wish, ask, driving\n"
+        f"path = Path({str(path)!r})\n"
+        "with driving(path, 'the sweep demo'):\n    ask(path, Wish.CANCEL)\n    time.sleep(60)\n"
+    )
+    words = ["sh", "-c", '"$@" & wait $!', "sh", sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
+    assert "Interrupted: the sweep demo was cancelled" in done.stderr
+    assert files(path) == []
+
+
 def test_a_driver_outside_the_main_thread_ends_where_it_looks(path):
     ended = []
 
