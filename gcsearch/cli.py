@@ -37,8 +37,6 @@ from gcsearch.tables import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gcsearch.beside import Beside
-    from gcsearch.comparison import Finished, Group
     from gcsearch.matrix import Ended, Matrix
     from gcsearch.progress import ProgressWatcher
     from gcsearch.schema import Pipeline
@@ -126,14 +124,14 @@ def main() -> NoReturn:
         # Typer replaces stdout and ends with 1 where the reader has gone (`| head`), which is no failure.
         sys.exit(end.code if sys.stdout is stdout else 0)
     except GcsearchError as error:
-        print(f"gcsearch: {error}", file=sys.stderr)
+        _say(str(error))
         sys.exit(error.exit_code)
     except BrokenPipeError:
         # Whoever read us has seen enough (`| head`); what is still to be flushed goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except OSError as error:
-        print(f"gcsearch: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
+        _say(f"{error.filename or ''}: {error.strerror or error}")
         sys.exit(1)
     except KeyboardInterrupt:
         _interrupted(130)
@@ -150,8 +148,13 @@ def _terminate(number: int, frame: object) -> NoReturn:
     raise _TerminatedError
 
 
+def _say(text: str) -> None:
+    """Words on stderr, from gcsearch."""
+    print(f"gcsearch: {text}", file=sys.stderr)
+
+
 def _interrupted(code: int) -> NoReturn:
-    print("gcsearch: interrupted; the same command goes on where it stopped", file=sys.stderr)
+    _say("interrupted; the same command goes on where it stopped")
     sys.exit(code)
 
 
@@ -199,7 +202,7 @@ def run(
         sys.exit(_exit_code(ended))
     (chosen,) = made.pipelines
     if not fresh and pipelines.is_finished(chosen, store):
-        print(f"gcsearch: the sweep {chosen.name} is finished; --fresh runs it anew", file=sys.stderr)
+        _say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
     with _watch(chosen.search.ranking_metric, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
     _print_end(sweep, store)
@@ -231,13 +234,13 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, s
             print_finals(ended.sweep)
             print(f"\nreport  {near(ended.sweep.folder / 'report.html')}\n", flush=True)
         if ended.error:
-            print(f"gcsearch: {ended.name}: {_words(ended.error)}", file=sys.stderr)
+            _say(f"{ended.name}: {_words(ended.error)}")
 
     ended = matrices.run_matrix(made, store=store, fresh=fresh, watch=watch, on_end=on_end)
     failed = [one for one in ended if one.error]
     if failed:
         names = ", ".join(one.name for one in failed)
-        print(f"gcsearch: {len(failed)} of {len(ended)} sweeps failed: {names}; the others are kept", file=sys.stderr)
+        _say(f"{len(failed)} of {len(ended)} sweeps failed: {names}; the others are kept")
     return ended
 
 
@@ -249,7 +252,7 @@ def _exit_code(ended: Sequence[Ended]) -> int:
 def _announce(made: Matrix, pipeline: Pipeline, more: str = "") -> None:
     """Say which sweep of a matrix begins."""
     number = made.pipelines.index(pipeline) + 1
-    print(f"gcsearch: sweep {number} of {len(made.pipelines)}: {pipeline.name}{more}", file=sys.stderr)
+    _say(f"sweep {number} of {len(made.pipelines)}: {pipeline.name}{more}")
 
 
 def _words(error: Exception) -> str:
@@ -271,7 +274,7 @@ def resume(
 
     found = open_sweep(sweep, store)
     if over(found.journal):
-        print(f"gcsearch: the sweep {sweep} is finished: there is nothing to go on with", file=sys.stderr)
+        _say(f"the sweep {sweep} is finished: there is nothing to go on with")
         return
     with _watch(found.pipeline.search.ranking_metric, quiet=quiet) as watcher:
         done = pipelines.resume(sweep, store=store, watcher=watcher)
@@ -287,21 +290,19 @@ def status(
     as_json: Json = False,
 ) -> None:
     """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still."""
+    from gcsearch import gathering
     from gcsearch.standing import stand
     from gcsearch.store import Store as Folder
-    from gcsearch.sweep import open_sweep
 
-    begun = Folder.locate(store).sweeps()
-    names = [name for name in _parts(sweep, store) if name in begun or name == sweep] if sweep else begun
-    standings = [stand(open_sweep(name, store)) for name in names]
+    standings = [stand(one) for one in gathering.journalled(sweep, store)]
     if as_json:
         print_json([one.to_dict() for one in standings])
         return
     for index, one in enumerate(standings):
         print("\n" * (index > 0), end="")
         print_pairs(one.lines())
-    if not names:
-        print(f"gcsearch: no sweep in {Folder.locate(store).root}", file=sys.stderr)
+    if not standings:
+        _say(f"no sweep in {Folder.locate(store).root}")
 
 
 @app.command(epilog="Example: gcsearch stop demo")
@@ -314,7 +315,7 @@ def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")],
     if asked:
         print(f"asked {asked.holder.process} to stop {sweep}; it ends once the settings that run have ended")
     else:
-        print(f"gcsearch: nobody drives {sweep}: there is nothing to stop", file=sys.stderr)
+        _say(f"nobody drives {sweep}: there is nothing to stop")
 
 
 @app.command(epilog="Example: gcsearch cancel demo")
@@ -431,7 +432,7 @@ def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None
     else:
         print_results([record.model_copy(update={"label": title})], file.task)
     if record.outcome.value != "complete":
-        print(f"gcsearch: {record.outcome.value}: {record.reason}", file=sys.stderr)
+        _say(f"{record.outcome.value}: {record.reason}")
         sys.exit(1)
 
 
@@ -536,13 +537,14 @@ def _print_comparison(
     published: bool = False,
 ) -> None:
     """The table of finished sweeps and matrices, its rows compared with the one called `row`."""
-    from gcsearch import comparison
+    from gcsearch import comparison, gathering
     from gcsearch.averages import averages
+    from gcsearch.beside import beside
 
-    groups = comparison.compare([one for name in sweeps for one in _all_finished(name, store)])
+    groups = comparison.compare([one for name in sweeps for one in gathering.finished(name, store, _say)])
     groups = comparison.against(groups, row) if row else groups
     means = averages(groups)
-    found = _beside(groups) if published else None
+    found = list(map(beside, groups)) if published else None
     if form == "json":
         documents = [group.to_dict() for group in groups]
         if found:
@@ -551,7 +553,7 @@ def _print_comparison(
     elif form == "csv":
         print_csv(groups, found)
         for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
-            print(f"gcsearch: not beside published numbers: {difference}", file=sys.stderr)
+            _say(f"not beside published numbers: {difference}")
     else:
         for index, group in enumerate(groups):
             print("\n" * (index > 0), end="")
@@ -561,57 +563,6 @@ def _print_comparison(
         for table in means:
             print()
             print_averages(table, form=form)
-
-
-def _beside(groups: list[Group]) -> list[Beside]:
-    """What was published for each group."""
-    from gcsearch.beside import beside
-
-    return [beside(group) for group in groups]
-
-
-def _all_finished(name: str, store: Path | None) -> list[Finished]:
-    """The sweep `name`, or those of the matrix `name` that are finished; stderr says why others are left out."""
-    from gcsearch.errors import InputError
-    from gcsearch.store import Store as Folder
-
-    parts = _parts(name, store)
-    if parts == [name]:
-        return _finished(name, store)
-    found = []
-    for part in parts:
-        try:
-            found += _finished(part, store)
-        except InputError as error:
-            print(f"gcsearch: left out: {str(error).splitlines()[0]}", file=sys.stderr)
-    if not found:
-        rule = f"only finished sweeps can be compared, and none of the matrix {name} is"
-        raise InputError(rule, file=Folder.locate(store).root, remedy="Run its pipeline file again; it goes on.")
-    return found
-
-
-def _parts(name: str, store: Path | None) -> list[str]:
-    """The sweeps of the matrix `name`; where there is no such matrix, the name itself."""
-    from gcsearch.store import Store as Folder
-
-    return Folder.locate(store).matrix(name) or [name]
-
-
-def _finished(name: str, store: Path | None) -> list[Finished]:
-    """What the sweep `name` brings to a comparison, for each data set. InputError before its champion is confirmed."""
-    from gcsearch.errors import InputError
-    from gcsearch.sweep import open_sweep, seen_from_each
-
-    sweep = open_sweep(name, store)
-    found = seen_from_each(sweep)
-    if not found:
-        command = ["gcsearch", "resume", name, "--store", near(sweep.store.root)]
-        raise InputError(
-            f"only finished sweeps can be compared, and {name} is not",
-            file=sweep.folder,
-            remedy=f"It goes on where it stopped: {shlex.join(command)}",
-        )
-    return found
 
 
 @app.command(epilog="Example: gcsearch export demo --out best --register")
@@ -687,9 +638,10 @@ def report(
     store: Store = None,
 ) -> None:
     """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun."""
+    from gcsearch import gathering
     from gcsearch.sweep import open_sweep
 
-    parts = _parts(sweep, store)
+    parts = gathering.parts(sweep, store)
     if parts == [sweep]:
         found = open_sweep(sweep, store)
         if out:
@@ -698,21 +650,8 @@ def report(
         return
     if out:
         _check_file(out / "report.html")
-    for found in _begun(parts, store):
+    for found in gathering.begun(parts, store, _say):
         print(near(found.report(out / f"{found.name}.html" if out else None)), flush=True)
-
-
-def _begun(names: list[str], store: Path | None) -> list[Sweep]:
-    """Those of the sweeps that have a trial to show; stderr names the others."""
-    from gcsearch.store import Store as Folder
-    from gcsearch.sweep import Sweep
-
-    located = Folder.locate(store)
-    sweeps = [Sweep(name, located, located.sweep(name)) for name in names]
-    idle = [sweep.name for sweep in sweeps if not sweep.journal.records()]
-    if idle:
-        print(f"gcsearch: no trial has ended yet, so left out: {', '.join(idle)}", file=sys.stderr)
-    return [sweep for sweep in sweeps if sweep.name not in idle]
 
 
 def _check_file(out: Path) -> None:
