@@ -25,6 +25,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _workers_as_important_as_tests():
+    """Ray's workers give way to all else: on a busy machine the tests beside them would halt them for minutes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_worker_niceness", "0")
+        yield
+
+
 def random_clip(width: int, layers: int, embed: int, seed: int = 0):
     """A randomly initialised CLIP of OpenAI's architecture and open_clip's own class."""
     from importlib import import_module
