@@ -17,13 +17,15 @@ from gcsearch.provenance import process_name
 from gcsearch.schema import (
     Pipeline,
     Proposal,
+    Resources,
     Stage,
+    Tracking,
     TrialFile,
     TrialRecord,
     bytes_of,
 )
 from gcsearch.spaces import SearchSpace
-from gcsearch.stages import Session, guarded, over
+from gcsearch.stages import Session, guarded, judge, over
 from gcsearch.store import Store, cache_address, cache_folder, cache_place
 from gcsearch.sweep import Sweep, open_sweep
 from gcsearch.watcher import Watcher
@@ -68,13 +70,19 @@ def run(
             _check_same(pipeline, located, texts)
             _check_not_cancelled(pipeline.name, located)
             if is_finished(pipeline, store):
-                return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+                return _judged(Sweep(pipeline.name, located, located.sweep(pipeline.name)), pipeline)
         known = Sweep(pipeline.name, located, located.sweep(pipeline.name))
         added = () if fresh else _added_seeds(known)
         _drive(
             driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener, added
         )
     return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+
+
+def _judged(sweep: Sweep, pipeline: Pipeline) -> Sweep:
+    """The finished sweep. It ends as it did before: whoever repeats a failed job must not take it for a success."""
+    judge(sweep, pipeline.search.max_failed)
+    return sweep
 
 
 def _drive(
@@ -109,7 +117,7 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
     """
     found, listener = open_sweep(name, store), watcher or Watcher()
     if over(found.journal):
-        return found
+        return _judged(found, found.pipeline)
     pipeline = found.as_begun
     try:
         space = check(pipeline)
@@ -242,8 +250,13 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
 
 
 def _anywhere(pipeline: Pipeline) -> Pipeline:
-    """The pipeline without the cluster that it runs on: a sweep may go on elsewhere."""
-    return pipeline.model_copy(update={"resources": pipeline.resources.model_copy(update={"address": None})})
+    """The pipeline without what changes no number: a sweep may go on elsewhere, with other room and other failures.
+
+    The threads of a worker stay, because the last digits depend on them.
+    """
+    search = pipeline.search.model_copy(update={"max_failed": 0})
+    resources = Resources(threads=pipeline.resources.threads)
+    return pipeline.model_copy(update={"search": search, "resources": resources, "tracking": Tracking()})
 
 
 def cache(
@@ -317,7 +330,7 @@ def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], f
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
     for name, text in texts.items():
-        if not (folder / name).exists() or (folder / name).read_text() != text:  # it may go on at another address
+        if not (folder / name).exists() or (folder / name).read_text() != text:  # it may go on elsewhere
             files.write_whole(folder / name, text)
     return Sweep(pipeline.name, store, folder)
 

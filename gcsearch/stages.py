@@ -46,9 +46,9 @@ def over(journal: Journal) -> bool:
 
 
 def _confirmed(journal: Journal) -> bool:
-    """Whether the confirm stage is over, and nothing has been asked for since."""
+    """Whether the confirm stage is over, nothing has been asked for since, and no setting of it failed."""
     kinds = [event["kind"] for _, _, event in journal.since() if event["kind"] in ("final", *REOPENING)]
-    return bool(kinds) and kinds[-1] == "final"
+    return bool(kinds) and kinds[-1] == "final" and not any(map(_failed, journal.final()))
 
 
 def guarded(sweep: Sweep, driver: Driver) -> Journal:
@@ -88,6 +88,7 @@ class Session:
                     self._confirm(placement)
             self.journal.append("artifact", file=self.sweep.report().name)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self._check_confirmed()
             why = "FINISHED"
         except (Interrupted, KeyboardInterrupt) as error:
             asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
@@ -102,7 +103,15 @@ class Session:
         finally:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
             self._close(why, mirror)
-        judge(self.sweep)
+        judge(self.sweep, self.pipeline.search.max_failed)
+
+    def _check_confirmed(self) -> None:
+        """RunError where a setting failed in the confirm stage: whoever goes on measures it again."""
+        if failed := next(filter(_failed, self.journal.final()), None):
+            raise RunError(
+                f"{failed.label} could not be confirmed: {failed.reason}\n"
+                f"All other results are kept. `gcsearch resume {self.sweep.name}` tries it again."
+            )
 
     def _check_wishes(self) -> None:
         """Interrupted, or RunError, where somebody asked for the end or has taken over."""
@@ -286,17 +295,17 @@ def _limit(pipeline: Pipeline, where: Where) -> int | None:
     return memory.share_of_free(where.share, device)
 
 
-def judge(sweep: Sweep) -> None:
+def judge(sweep: Sweep, allowed: int) -> None:
     """Raise what a finished sweep has to be blamed for; its results are kept all the same.
 
     Raises:
         RunError: the champion or a reference could not be confirmed.
-        TooManyFailures: more trials failed than `search.max_failed`.
+        TooManyFailures: more trials failed than the `allowed` of `search.max_failed`.
     """
     broken = [record for record in sweep.finals if record.outcome is not Outcome.COMPLETE]
     if broken:
         raise RunError(f"{broken[0].label} could not be confirmed: {broken[0].reason}")
-    failed, allowed = [record for record in sweep.records if _failed(record)], sweep.pipeline.search.max_failed
+    failed = list(filter(_failed, sweep.records))
     if len(failed) > allowed:
         raise TooManyFailures(
             f"{len(failed)} of {len(sweep.records)} trials failed, {allowed} are allowed (search.max_failed). "

@@ -195,6 +195,13 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             file=sweep.folder,
             remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
         )
+    if record.outcome is not Outcome.COMPLETE:
+        raise InputError(
+            f"only a confirmed champion can be exported, and this one {record.outcome.value}: {record.reason}",
+            file=sweep.folder,
+            remedy=f"`gcsearch resume {sweep.name}` measures again what failed; where that does not help, try more "
+            f"settings with `gcsearch extend {sweep.name}`.",
+        )
     whole = sweep.pipeline.task
     references = [other for other in sweep.finals if other.label != CHAMPION]
     row = next(row for row in sweep.ranking if row.record.number == record.number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import gcsearch
-from gcsearch import datasets, files, laboratory, open_sweep
+from gcsearch import datasets, files, laboratory, open_sweep, searcher
 from gcsearch import pipeline as pipelines
 from gcsearch import plan as plans
 from gcsearch.errors import InputError, RunError, TooManyFailures
@@ -197,8 +198,6 @@ def test_an_export_never_writes_over_something_else(sweep, exported, tmp_path):
 
 
 def test_fresh_keeps_the_former_sweep(sweep, store, tmp_path):
-    import shutil
-
     copy = tmp_path / "store"
     shutil.copytree(store, copy)
     small = {**SMOKE, "search": {"space": "zeroshot"}, "confirm": {"top": 1, "seeds": [4], "references": []}}
@@ -249,20 +248,54 @@ def test_sizes_that_the_data_set_does_not_have_are_refused(sweep, change, messag
 
 
 def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_path):
-    import shutil
-
     copy = Sweep("smoke", Store(tmp_path), tmp_path / "sweeps" / "smoke")
     shutil.copytree(sweep.folder, copy.folder)
-    judge(copy)
+    judge(copy, 0)
     failed = sweep.records[3].model_copy(update={"outcome": Outcome.FAILED, "reason": "out of memory"})
     copy.journal.append("record", record=failed)
     with pytest.raises(TooManyFailures, match=r"1 of 6 trials failed, 0 are allowed.*out of memory") as caught:
-        judge(Sweep("smoke", copy.store, copy.folder))
+        judge(Sweep("smoke", copy.store, copy.folder), 0)
     assert caught.value.exit_code == 3
+    with pytest.raises(TooManyFailures):  # nor is it a success when the same job is handed in again
+        pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
+    allowed = {**SMOKE, "search": {**SMOKE["search"], "max_failed": 1}}
+    assert pipelines.run(Pipeline.from_dict(allowed), store=tmp_path).champion
     final = [*sweep.finals[:-1], sweep.finals[-1].model_copy(update={"outcome": Outcome.DIVERGED, "reason": "nan"})]
     copy.journal.append("final", records=final, threads=1)
     with pytest.raises(RunError, match="champion could not be confirmed: nan"):
-        judge(Sweep("smoke", copy.store, copy.folder))
+        judge(Sweep("smoke", copy.store, copy.folder), 1)
+    with pytest.raises(InputError, match="only a confirmed champion can be exported, and this one diverged: nan"):
+        Sweep("smoke", copy.store, copy.folder).export(tmp_path / "out")
+
+
+def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_goes_on(sweep, tmp_path, monkeypatch):
+    from gcsearch import search
+
+    copy = Sweep("smoke", Store(tmp_path), tmp_path / "sweeps" / "smoke")
+    shutil.copytree(sweep.folder, copy.folder)
+    lines = copy.journal.path.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not any(f'"kind":"{kind}"' in line for kind in ("confirmed", "final", "close"))]
+    copy.journal.path.write_text("".join(kept))
+    run = search.run_settings
+
+    def short_of_memory(proposals, placement, evaluate, *, stage, on_record, stopping):
+        last = proposals[-1:] if stage == "test" else []
+        run([one for one in proposals if one not in last], placement, evaluate, stage=stage, on_record=on_record)
+        for proposal in last:
+            on_record(searcher.failed(proposal, "out of memory", stage))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(search, "run_settings", short_of_memory)
+        with pytest.raises(RunError, match=r"champion could not be confirmed: out of memory\n.*gcsearch resume smoke"):
+            pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
+    assert copy.journal.ended() == "FAILED"
+    with pytest.raises(InputError, match=r"this one failed: out of memory.\n`gcsearch resume smoke`"):
+        Sweep("smoke", copy.store, copy.folder).export(tmp_path / "out")
+    elsewhere = {**SMOKE, "resources": {"workers": 1, "memory": "2 GiB"}, "tracking": {"experiment": "other"}}
+    done = pipelines.run(Pipeline.from_dict(elsewhere), store=tmp_path)
+    assert [(r.label, r.metrics) for r in done.finals] == [(r.label, r.metrics) for r in sweep.finals]
+    assert len(done.journal.events("confirmed")) == len(sweep.journal.events("confirmed")) + 1
+    assert (done.journal.ended(), done.pipeline.resources.memory) == ("FINISHED", "2 GiB")
 
 
 def start(words, log):
@@ -415,8 +448,6 @@ print(json.dumps({"whole": whole.to_dict("list"), "few": few.to_dict("list")}))
 
 @pytest.mark.slow
 def test_train_predict_registry_and_features_agree_in_new_processes_without_the_sweep(sweep, store, tmp_path):
-    import shutil
-
     kept, best = tmp_path / "store", tmp_path / "best"
     shutil.copytree(store, kept)
     (tmp_path / "names.txt").write_text("owl\nred car\n")
