@@ -66,12 +66,17 @@ def _differences(task: Task, seeds: Sequence[int]) -> list[str]:
     notes = ["Prompts are float32 in gcsearch: PREC is fp32 here, and fp16 by their default."]
     if task.dataset not in _DATASETS:
         notes.append(f"It has no data set {task.dataset}: DATASET stands for the file of one that you add.")
-    if task.backbone not in _BACKBONES or task.pretrained != "openai":
+    if _backbone(task) is None or task.pretrained != "openai":
         weights = f"{task.backbone} {task.pretrained or ''}".rstrip()
         notes.append(f"It loads OpenAI's weights alone, and these results are from {weights}.")
     if 0 in seeds:
         notes.append("It takes seeds above 0 only: seed 0 is left out.")
     return notes
+
+
+def _backbone(task: Task) -> str | None:
+    """Their name of the backbone; open_clip's names with QuickGELU are of the same models, as OpenAI trained them."""
+    return _BACKBONES.get(task.backbone.removesuffix("-quickgelu"))
 
 
 def _flat(method: Trained, task: Task) -> dict[str, Any]:
@@ -110,8 +115,8 @@ def _tree(method: Trained, config: TrialConfig, task: Task) -> dict[str, Any]:
         "TRAINER.COOP.CTX_INIT": bool(method.ctx_init),
         "TRAINER.COOP.PREC": "fp32",
     }
-    if task.backbone in _BACKBONES:
-        flat["MODEL.BACKBONE.NAME"] = _BACKBONES[task.backbone]
+    if name := _backbone(task):
+        flat["MODEL.BACKBONE.NAME"] = name
     tree: dict[str, Any] = {}
     for key, value in (flat | _flat(method, task)).items():
         *path, last = key.split(".")

@@ -41,6 +41,18 @@ REOPENING = ("extend", "seeds")
 """Kinds of lines after which a finished sweep has something to do again."""
 
 
+RunKey = tuple[int, str, str]
+
+
+def run_key(event: Event) -> RunKey:
+    """Which record a line about an MLflow run is of: number, stage, label.
+
+    Where the objective is an oracle the search measures in the stage `test` too, and only the label tells its record
+    from the confirmed one.
+    """
+    return int(event["number"]), str(event["stage"]), str(event.get("label", ""))
+
+
 class Journal:
     """The file at `path`; it is made by the first `append`. One process at a time may append, from any thread.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from gcsearch import files
 from gcsearch.addresses import is_server, shown
 from gcsearch.errors import GcsearchError
-from gcsearch.journal import Event, Journal
+from gcsearch.journal import Event, Journal, RunKey, run_key
 from gcsearch.schema import CHAMPION, SHORTLISTED, TrialRecord
 from gcsearch.store import locked
 from gcsearch.sweep import Sweep
@@ -64,7 +64,7 @@ class Mirror:
         self._say, self._mended = say, mended
         self._tracker: Tracker | None = None
         self._byte = self._line = 0  # up to where MLflow has the journal
-        self._run_ids: dict[tuple[int, str], str] = {}
+        self._run_ids: dict[RunKey, str] = {}
         self._beat_at = 0.0
         self._error = ""
         self._closing = threading.Event()
@@ -191,7 +191,7 @@ class Mirror:
                 case "artifact":
                     latest["artifact", event["file"]] = start
                 case "run":
-                    self._run_ids[event["number"], event["stage"]] = event["run_id"]
+                    self._run_ids[run_key(event)] = event["run_id"]
         return sorted(latest.values()), end, lines
 
     def _write(self, tracker: Tracker, places: Sequence[int]) -> None:
@@ -212,9 +212,10 @@ class Mirror:
     def _log(self, tracker: Tracker, ended: Sequence[tuple[TrialRecord, float]]) -> None:
         """Write records, and the ids of their runs to the journal."""
         for (record, _), run_id in zip(ended, tracker.log_records(ended), strict=True):
-            if self._run_ids.get((record.number, record.stage)) != run_id:
-                self.journal.append("run", number=record.number, stage=record.stage, run_id=run_id)
-                self._run_ids[record.number, record.stage] = run_id
+            which = {"number": record.number, "stage": record.stage, "label": record.label}
+            if self._run_ids.get(run_key(which)) != run_id:
+                self.journal.append("run", **which, run_id=run_id)
+                self._run_ids[run_key(which)] = run_id
 
     def _end(self) -> Tracker:
         """End the parent run as the last session ended; one that left no word was killed."""

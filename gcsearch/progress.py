@@ -20,7 +20,7 @@ from rich.progress import (
 )
 
 from gcsearch.methods import build
-from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord, is_oracle
 from gcsearch.watcher import Watcher
 
 TITLES = {
@@ -109,7 +109,8 @@ class ProgressWatcher(Watcher):
         value = record.mean(self.objective)
         if self.name == "search" and record.outcome is Outcome.COMPLETE and value > self.best:
             self.best = value
-            self.note = f"best {self.objective} {value:.2f} (t{record.number:04d})"
+            oracle = ", oracle" if is_oracle(self.objective) else ""
+            self.note = f"best {self.objective} {value:.2f} (t{record.number:04d}{oracle})"
         self._show_settings()
 
     def cluster(self, description: str) -> None:

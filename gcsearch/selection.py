@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gcsearch import documents
+from gcsearch import documents, methods
 from gcsearch.documents import Numbers, Objective, facts
 from gcsearch.errors import RunError
 from gcsearch.evidence import paired
@@ -109,10 +109,10 @@ def rank(
 
 
 def _effort(record: TrialRecord) -> tuple[float, float, int]:
-    """What breaks ties: epochs, rho, number."""
-    rho = record.config.hyperparameters.get("rho", 0.0)
-    epochs = record.config.hyperparameters.get("epochs", record.epochs)
-    return float(epochs), float(rho), record.number
+    """What breaks ties: steps, rho, number. Steps are counted for one image, SubPT's probe included: a task has N."""
+    values = methods.complete(record.config).hyperparameters
+    epochs = float(values.get("epochs", record.epochs)) + float(values.get("probe_epochs", 0))
+    return epochs / float(values.get("batch_size", 1)), float(values.get("rho", 0.0)), record.number
 
 
 def _measured(record: TrialRecord, objective: str) -> bool:

@@ -12,7 +12,7 @@ from gcsearch import selection
 from gcsearch.journal import REOPENING, Event
 from gcsearch.lease import Seen, look, request_path
 from gcsearch.mirror import lines_synced
-from gcsearch.schema import Outcome, TrialRecord
+from gcsearch.schema import Outcome, TrialRecord, is_oracle
 from gcsearch.sweep import Sweep
 
 _STATES = {"FINISHED": "finished", "FAILED": "failed", "STOPPED": "stopped", "CANCELLED": "cancelled"}
@@ -55,7 +55,10 @@ class Standing:
 
     def lines(self) -> list[tuple[str, str]]:
         """For people."""
-        best = f"{self.objective} {self.best:.2f} (t{self.best_number:04d})" if self.best is not None else "none yet"
+        oracle = ", oracle: it looks at test images" if is_oracle(self.objective) else ""
+        best = "none yet"
+        if self.best is not None:
+            best = f"{self.objective} {self.best:.2f} (t{self.best_number:04d}{oracle})"
         behind = self.journal_lines - self.mlflow_lines
         rows = [
             ("sweep", f"{self.sweep}: {self.state}{f', {self.why}' if self.why else ''}"),

@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,8 +35,21 @@ class Store:
 
     @classmethod
     def locate(cls, folder: str | Path | None = None) -> Store:
-        """`folder`, else $GCSEARCH_STORE, else ./gcsearch-store (made when first written to)."""
-        return cls(Path(folder or os.environ.get("GCSEARCH_STORE") or "gcsearch-store").absolute())
+        """`folder`, else $GCSEARCH_STORE, else ./gcsearch-store (made when first written to).
+
+        Raises:
+            InputError: an address and no folder.
+        """
+        found = str(folder or os.environ.get("GCSEARCH_STORE") or "gcsearch-store")
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", found):  # a Path has lost one of the two strokes of an address
+            raise InputError(
+                "the store is a folder: its journal and its lease need the locks and flushes of a file system",
+                key="--store" if folder else "GCSEARCH_STORE",
+                received=found,
+                remedy="Name a folder, for a cluster on a shared disk. Encoded images may lie at an address, "
+                "see GCSEARCH_CACHE.",
+            )
+        return cls(Path(found).absolute())
 
     @property
     def mlflow_uri(self) -> str:

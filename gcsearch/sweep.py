@@ -13,9 +13,9 @@ from gcsearch import files, selection
 from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
 from gcsearch.joint import seen_from, worst_regrets
-from gcsearch.journal import Journal
+from gcsearch.journal import Journal, run_key
 from gcsearch.provenance import environment
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Stage, Task, TrialRecord, plain_name
+from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord, plain_name
 from gcsearch.store import Store
 
 if TYPE_CHECKING:
@@ -95,17 +95,18 @@ class Sweep:
     def records(self) -> list[TrialRecord]:
         """The search's records by number, the last of each, with their MLflow runs."""
         latest = {record.number: record for record in self.journal.records()}
-        runs = self._runs("search")
-        return [record.model_copy(update={"run_id": runs.get(number, "")}) for number, record in sorted(latest.items())]
+        return self._with_runs([record for _, record in sorted(latest.items())])
 
     @cached_property
     def finals(self) -> list[TrialRecord]:
         """The confirmed settings (stage `test`): references first, the champion last. Empty before."""
-        runs = self._runs("test")
-        return [record.model_copy(update={"run_id": runs.get(record.number, "")}) for record in self.journal.final()]
+        return self._with_runs(self.journal.final())
 
-    def _runs(self, stage: Stage) -> dict[int, str]:
-        return {e["number"]: e["run_id"] for e in self.journal.events("run") if e["stage"] == stage}
+    def _with_runs(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """The records with the ids of their MLflow runs, as far as there are any."""
+        ids = {run_key(event): str(event["run_id"]) for event in self.journal.events("run")}
+        keys = [run_key({"number": one.number, "stage": one.stage, "label": one.label}) for one in records]
+        return [one.model_copy(update={"run_id": ids.get(key, "")}) for one, key in zip(records, keys, strict=True)]
 
     @property
     def ranking(self) -> list[selection.Ranked]:

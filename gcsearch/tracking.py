@@ -160,7 +160,7 @@ class Tracker:
                 self.parent = self._create(name, described, began or time.time())
                 self._batches(self.parent, _pipeline_params(pipeline), [])
                 self.client.log_inputs(self.parent, [_dataset_input(pipeline), *_target_inputs(pipeline)])
-            self._sweep = name
+            self._sweep, self._selection = name, described["gcsearch.selection"]
             trials = [run for run in runs if run.data.tags.get("gcsearch.kind") == "trial"]
             self._children = {_key_of(run): _Child.of(run) for run in trials}
             self._put(self.parent, "environment.json", json.dumps(about, indent=2))
@@ -284,6 +284,7 @@ class Tracker:
             "gcsearch.sweep": self._sweep,
             "gcsearch.trial": str(record.number),
             "gcsearch.stage": record.stage,
+            "gcsearch.selection": self._selection,
             "gcsearch.outcome": record.outcome.value,
             "gcsearch.reason": record.reason,
             "gcsearch.config": record.config.digest,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gcsearch import earlier
 from gcsearch.errors import InputError
-from gcsearch.schema import Pipeline, TrialRecord
+from gcsearch.schema import CHAMPION, SHORTLISTED, Pipeline, TrialRecord
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
@@ -43,4 +43,6 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
         every = read_records(pipeline.tracking.uri or store.mlflow_uri, name)
     except InputError as error:
         raise InputError(error.rule, key=key, received=name, remedy=error.remedy) from None
-    return [record for record in every if record.stage == "search"]
+    # Not by the stage: an oracle searches in that of the confirmation.
+    confirmed = (CHAMPION, SHORTLISTED)
+    return [record for record in every if record.number >= 0 and not record.label.startswith(confirmed)]

@@ -137,6 +137,7 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["landscape", "missing", "--out", "loss.pdf"], "a picture is a .html or a .png file"),
         (["compare", "a", "--json", "--csv"], "one output has one form"),
         (["ui"], "no MLflow store here yet"),
+        (["status", "--store", "s3://bucket/store"], "--store: the store is a folder"),
         (["data", "write", "shapes-foto", "--root", "."], "Did you mean 'shapes-photo'"),
         (["data", "check", "."], "no data set of the table lies below the root"),
         (["data", "check", ".", "--dataset", "OxfordPet"], "Did you mean 'OxfordPets'"),

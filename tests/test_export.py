@@ -258,6 +258,9 @@ def test_a_setting_is_written_in_the_authors_names():
     assert first[first.index("--dataset-config-file") + 1] == "configs/datasets/oxford_pets.yaml"
     pairs = dict(zip(first[-16::2], first[-15::2], strict=True))
     assert pairs["OPTIM.RHO"] == "0.2" and pairs["OPTIM.LOWBOUND"] == "0.4" and pairs["OPTIM.UPBOUND"] == "0.7"
+    quick = Task(dataset="OxfordPets", backbone="ViT-B-16-quickgelu", pretrained="openai")  # the papers' model
+    assert yaml.safe_load(options("gcscoop", quick).file)["MODEL"]["BACKBONE"]["NAME"] == "ViT-B/16"
+    assert "OpenAI's weights alone" not in options("gcscoop", quick).file
     # What is given twice is given alike.
     for key, value in pairs.items():
         place = tree

@@ -131,6 +131,22 @@ def test_writing_again_from_the_first_line_changes_nothing(sweep):
     assert parent(sweep).info.status == "KILLED"
 
 
+def test_an_oracles_search_and_confirmation_have_runs_of_their_own(sweep):
+    """Both are measured in the stage `test`."""
+    searched, chosen = a_record(0, stage="test"), a_record(0, stage="test", label="champion")
+    sweep.journal.append("record", record=searched)
+    sweep.journal.append("final", records=[chosen])
+    sweep.journal.append("close", why="FINISHED")
+    assert Following(sweep).mirror.sync() == 2
+    read = Sweep(sweep.name, sweep.store, sweep.folder)
+    ids = {run.info.run_id for run in runs(sweep)} - {parent(sweep).info.run_id}
+    assert {read.records[0].run_id, read.finals[0].run_id} == ids
+    assert len(ids) == 2
+    lines = sweep.journal.path.read_text()
+    assert Following(sweep).mirror.sync() == 0
+    assert sweep.journal.path.read_text() == lines
+
+
 @pytest.mark.parametrize(
     ("why", "status"), [("FINISHED", "FINISHED"), ("FAILED", "FAILED"), ("CANCELLED", "KILLED"), (None, "KILLED")]
 )

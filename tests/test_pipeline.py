@@ -628,3 +628,7 @@ def test_an_oracle_is_called_so_wherever_it_shows(tmp_path):
     client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], "tags.`gcsearch.kind` = 'sweep'")
     assert [run.data.tags["gcsearch.selection"] for run in runs] == ["oracle"]
+    assert all(client.get_run(record.run_id) for record in (*found.records, *found.finals))
+    assert client.get_run(found.records[0].run_id).data.tags["gcsearch.selection"] == "oracle"
+    status = subprocess.run(command("status", "oracle", store=tmp_path), capture_output=True, text=True).stdout
+    assert "oracle: it looks at test images)" in status

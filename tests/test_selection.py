@@ -48,6 +48,20 @@ def test_ties_go_to_fewer_epochs_then_smaller_rho_then_the_earlier():
         assert numbers(rank(shuffled, "val_h")) == expected
 
 
+def test_steps_count_and_not_epochs_alone():
+    def of(number, method, **values):
+        config = TrialConfig(method=method, hyperparameters=values)
+        return record(number).model_copy(update={"config": config})
+
+    records = [
+        of(0, "subpt", epochs=60, probe_epochs=50),  # 110 epochs of work
+        of(1, "subpt", epochs=70, probe_epochs=20),
+        of(2, "cocoop", epochs=10),  # one image a step: 320 epochs of batches of 32
+        of(3, "coop", epochs=50, batch_size=16),
+    ]
+    assert numbers(rank(records, "val_h")) == [1, 3, 0, 2]
+
+
 def test_only_completed_trials_have_a_rank():
     rows = rank(
         [

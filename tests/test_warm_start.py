@@ -7,7 +7,7 @@ import math
 import pytest
 from bowl import SETTINGS, SPACE, Bowl, Curved, configs, search
 
-from gcsearch import earlier, files, warmstart
+from gcsearch import earlier, files, tracking, warmstart
 from gcsearch.errors import InputError
 from gcsearch.schema import Outcome, Pipeline, TrialConfig
 from gcsearch.searcher import PackSearcher
@@ -101,6 +101,23 @@ def test_records_are_gathered_from_journals_and_counted_where_they_do_not_fit(tm
     assert configs(fit) == [*configs(EARLIER), other.config.digest]
     assert all(record.curve == () for record in fit)
     assert skipped == 1
+
+
+def test_an_oracle_that_only_mlflow_has_teaches_what_it_searched(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    tracker = tracking.Tracker(uri, "earlier", tmp_path / "artifacts")
+    tracker.start_sweep("oracle-1", pipeline=Pipeline.from_dict({"name": "oracle", "search": {"objective": "test_h"}}))
+    searched = [
+        record.model_copy(update={"stage": "test", "curve": (), "metrics": {"test_h": record.metrics["val_h"]}})
+        for record in EARLIER[:3]
+    ]
+    confirmed = searched[0].model_copy(update={"label": "champion", "seeds": (4,), "metrics": {"test_h": (1.0,)}})
+    tracker.log_records([(record, 0.0) for record in (*searched, confirmed)])
+    chosen = Pipeline.from_dict(
+        {"name": "new", "search": {"objective": "test_h", "warm_start": ["oracle-1"]}, "tracking": {"uri": uri}}
+    )
+    fit, skipped = warmstart.gather(chosen, SPACE, Store(tmp_path))
+    assert ([record.metrics for record in fit], skipped) == ([record.metrics for record in searched], 0)
 
 
 def test_sweeps_of_other_tasks_and_unknown_ones_are_refused(tmp_path):
