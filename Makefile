@@ -14,8 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(READY)   ## from image files to the best configuration and a report, offline
-	$(BIN)/gcsearch run demo
-	$(BIN)/gcsearch export demo --out best --force
+	$(BIN)/gcsearch run demo --export best
 
 test: $(READY)   ## the tests that take seconds each
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile

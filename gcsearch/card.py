@@ -20,6 +20,7 @@ def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], lef
     task, title = trial.task, with_tags(facts.champion.name, facts.champion.tags)
     sections = {
         "Numbers": _numbers(facts, trial),
+        "Verdict": [*facts.verdict, "", _PAIRED] if facts.verdict else [],
         "How it was chosen": _chosen(facts),
         "Protocol": [
             f"{_protocol(trial)} Measured after the last epoch, with seeds {', '.join(map(str, trial.seeds))}; a seed "
@@ -34,8 +35,15 @@ def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], lef
     }
     lines = [f"# {title} on {task.dataset}, {task.backbone}", "", _summary(facts, trial)]
     for heading, body in sections.items():
-        lines += ["", f"## {heading}", "", *body]
+        if body:
+            lines += ["", f"## {heading}", "", *body]
     return "\n".join(lines).rstrip() + "\n"
+
+
+_PAIRED = (
+    "Differences are paired by seed. Intervals: studentised bootstrap from five seeds on, Student's t below. "
+    "Wilcoxon's p cannot fall below 2 / 2^n for n seeds, so the verdict follows the interval."
+)
 
 
 def _summary(facts: Exported, trial: TrialFile) -> str:

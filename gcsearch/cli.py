@@ -183,6 +183,9 @@ def run(
     quick: Quick = False,
     store: Store = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew; a former sweep of this name is kept as NAME.1.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Also export the champion to this folder; an earlier export there is replaced.")
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Search, choose, confirm on test images, report. An interrupted sweep goes on.
@@ -192,8 +195,13 @@ def run(
     """
     from gcsearch import matrix as matrices
     from gcsearch import pipeline as pipelines
+    from gcsearch.errors import InputError
+    from gcsearch.sweep import check_free
 
     made = matrices.load(pipeline, _overrides(sets), quick=quick)
+    if export and not made.single:
+        remedy = "Run it without, then `gcsearch export SWEEP --out FOLDER` for the sweeps that you want."
+        raise InputError("a matrix has a champion for each sweep", key="--export", received=str(export), remedy=remedy)
     if not made.single:
         ended = _run_matrix(made, store, fresh=fresh, quiet=quiet)
         if any(one.sweep for one in ended):
@@ -201,17 +209,24 @@ def run(
             print(f"\nnext    gcsearch compare {made.name}{_elsewhere(store)}")
         sys.exit(_exit_code(ended))
     (chosen,) = made.pipelines
+    if export:
+        check_free(export, chosen.task, force=True)  # before the search, and not after it
     if not fresh and pipelines.is_finished(chosen, store):
         _say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
     with _watch(chosen.search.ranking_metric, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
-    _print_end(sweep, store)
+    _print_end(sweep, store, export)
 
 
-def _print_end(sweep: Sweep, store: Path | None) -> None:
+def _print_end(sweep: Sweep, store: Path | None, export: Path | None = None) -> None:
+    """The numbers, and where there is more; with `export` the champion is exported there first."""
+    folder = sweep.export(export, force=True) if export else None
     print_finals(sweep)
     print(f"\nreport  {near(sweep.folder / 'report.html')}")
-    print(f"next    gcsearch export {sweep.name} --out best{_elsewhere(store)}")
+    if folder:
+        print(f"export  {near(folder)}")
+    else:
+        print(f"next    gcsearch export {sweep.name} --out best{_elsewhere(store)}")
 
 
 def _elsewhere(store: Path | None) -> str:

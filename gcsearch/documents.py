@@ -226,6 +226,10 @@ class Exported(Document):
     champion: Measured
     references: tuple[Measured, ...]
     chosen: Chosen
+    verdict: tuple[str, ...] = ()
+    """What the numbers allow to say of the champion beside the references, in sentences."""
+    leads: tuple[Against, ...] = ()
+    """The champion minus each reference, paired by seed; those that have no seed in common are left out."""
     classes: Classes
     data: Data
     model: Frozen

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from gcsearch import authors, card, documents, methods, words
-from gcsearch.documents import Chosen, Classes, Data, Exported, Frozen, Measured, Origin, facts
+from gcsearch.documents import Against, Chosen, Classes, Data, Exported, Frozen, Measured, Origin, facts
 from gcsearch.errors import InputError
 from gcsearch.files import to_toml, write_tensors, write_whole
 from gcsearch.laboratory import Laboratory
@@ -77,6 +77,10 @@ class Champion:
     """The MLflow store, without a password."""
     criterion: str = ""
     """What chose it, where that is more than the pipeline's criterion."""
+    verdict: Sequence[str] = ()
+    """What its numbers allow to say, in sentences."""
+    leads: Sequence[Against] = ()
+    """The champion minus each reference, paired by seed."""
 
     @property
     def trial(self) -> TrialFile:
@@ -201,6 +205,8 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
             trials=champion.trials,
             row=champion.chosen,
         ),
+        verdict=tuple(champion.verdict),
+        leads=tuple(champion.leads),
         classes=classes,
         data=Data(
             dataset=task.dataset,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gcsearch import files, selection
 from gcsearch.errors import InputError
@@ -184,6 +184,14 @@ def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
     return Sweep(name, located, located.existing_sweep(name))
 
 
+def check_free(folder: Path, whole: Task, *, force: bool) -> None:
+    """InputError where the exports of a sweep may not be written to `folder`: of several data sets all or none."""
+    from gcsearch import export
+
+    for task in whole.each:
+        export.check_free(kept_of(folder, whole, task), force=force)
+
+
 def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:
     """Write the confirmed champion of `sweep` to `folder`, with text features of the `given` names too."""
     from gcsearch import export, laboratory
@@ -223,13 +231,28 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             trials=len(sweep.records),
             tracking=shown(sweep.mlflow_uri),
             criterion=criterion,
+            **_findings(sweep, task, seen),
         )
 
-    for task in whole.each:  # before anything is written: the exports of several data sets are there together
-        export.check_free(kept_of(folder, whole, task), force=force)
+    check_free(folder, whole, force=force)
     for task in whole.each:
         export.write(kept_of(folder, whole, task), champion(task), laboratory.of(task), given=given, force=force)
     return folder.resolve()
+
+
+def _findings(sweep: Sweep, task: Task, seen: Callable[[TrialRecord], TrialRecord]) -> dict[str, Any]:
+    """What the confirmed numbers on one data set say of the champion: sentences, and differences to the references."""
+    from gcsearch.documents import Against
+    from gcsearch.report import findings
+
+    finals = [seen(record) for record in sweep.finals]
+    pipeline = sweep.pipeline.model_copy(update={"task": task})
+    metric = findings.deciding(finals, task)
+    rows = findings.render_table(finals, task)
+    return {
+        "verdict": findings.headline(pipeline, sweep.records, finals, sweep.champion.number),
+        "leads": [Against(name=row.name, metric=metric, **row.lead.to_dict()) for row in rows if row.lead],
+    }
 
 
 def seen_from_each(sweep: Sweep) -> list[Finished]:

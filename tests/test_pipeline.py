@@ -187,6 +187,14 @@ def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
     assert base == pytest.approx(sweep.finals[-1].metrics["test_base_acc"][0])
 
 
+def test_an_export_says_what_its_numbers_allow_to_say(exported):
+    numbers = json.loads((exported / "metrics.json").read_text())
+    assert [lead["name"] for lead in numbers["leads"]] == [row["label"] for row in numbers["references"]]
+    assert {(lead["n"], lead["metric"]) for lead in numbers["leads"]} == {(2, "test_h")}
+    assert "zero-shot CLIP" in numbers["verdict"][1]
+    assert all(sentence in (exported / "card.md").read_text() for sentence in numbers["verdict"])
+
+
 def test_an_export_never_writes_over_something_else(sweep, exported, tmp_path):
     with pytest.raises(InputError, match="an earlier export already"):
         sweep.export(exported)
@@ -566,8 +574,7 @@ def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_
     package = Path(gcsearch.__file__).parent.parent
     store = ["--store", str(tmp_path / "store")]
     for words in (
-        ["run", "local.toml", *store],
-        ["export", "local", "--out", "best", *store],
+        ["run", "local.toml", "--export", "best", *store],
         ["train", "best/config.toml", "--json", "--quiet"],
     ):
         command = [sys.executable, "-m", "gcsearch", *words]

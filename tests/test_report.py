@@ -108,7 +108,10 @@ def test_the_headline_claims_what_the_interval_allows():
     sentences = findings.headline(PIPELINE, a_sweep(), FINALS, 10)
     assert "reaches H = 81.0 ± 1.0 on test images" in sentences[0]
     assert "3 seeds" in sentences[0]
-    assert sentences[1] == "That is 11.0 points above zero-shot CLIP (95 % interval +8.5 to +13.5, 3 paired seeds)."
+    assert (
+        sentences[1]
+        == "That is 11.0 points above zero-shot CLIP (95 % interval +8.5 to +13.5, 3 paired seeds, Wilcoxon p = 0.25)."
+    )
     assert sentences[2].startswith("It is not distinguishable from GCSCoOp, literature: +0.8 points of H")
     assert len(sentences) == 3
 

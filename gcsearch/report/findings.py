@@ -151,7 +151,9 @@ def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None, 
         return f"It is the same setting as {row.name}: the search found nothing better."
     if lead.n == 1:
         return f"Against {row.name} it is {signed(lead.mean)} points of {words} on one seed, which says little."
-    interval = f"95 % interval {signed(lead.low)} to {signed(lead.high)}, {lead.n} paired seeds"
+    interval = (
+        f"95 % interval {signed(lead.low)} to {signed(lead.high)}, {lead.n} paired seeds, Wilcoxon p = {lead.p:.2g}"
+    )
     if not lead.distinguishable:
         return f"It is not distinguishable from {row.name}: {signed(lead.mean)} points of {words} ({interval})."
     side = "above" if lead.mean > 0 else "below"
