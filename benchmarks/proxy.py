@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from common import Hardware, add_flags, print_table
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from gcsearch import files, laboratory, spaces
 from gcsearch.episodes import Episode, Half
@@ -187,14 +187,15 @@ def judge(out: Path, sets: Sequence[str], variants: Sequence[str], count: int, r
         seen = [objectives(read(out / dataset / name, count)) for dataset in sets]
         for objective in seen[0]:
             table[f"{objective}, {name}"] = chosen([one[objective] for one in seen], reached, repeats)
-    gains = {key: picks - reached[:, :1] for key, (picks, _) in table.items()}  # [sets, repeats]
+    gains = {key: picks - reached[:, :1] for key, (picks, *_) in table.items()}  # [sets, repeats]
     ordered = sorted(table, key=lambda key: -float(gains[key].mean()))
-    accuracies = {key.split(", ")[1]: picks for key, (picks, _) in table.items() if key.startswith("base accuracy,")}
-    lead = {key: picks - accuracies[key.split(", ")[1]] for key, (picks, _) in table.items()}
+    accuracies = {key.split(", ")[1]: picks for key, (picks, *_) in table.items() if key.startswith("base accuracy,")}
+    lead = {key: picks - accuracies[key.split(", ")[1]] for key, (picks, *_) in table.items()}
     print_table(
         [
             "objective",
             "rank correlation",
+            "of 24 drawn",
             "test H",
             "over the literature",
             "over base accuracy",
@@ -204,6 +205,7 @@ def judge(out: Path, sets: Sequence[str], variants: Sequence[str], count: int, r
             (
                 key,
                 f"{table[key][1].mean():.2f} ({', '.join(f'{one:.2f}' for one in table[key][1])})",
+                _interval(table[key][2].mean(0)),
                 f"{table[key][0].mean():.2f}",
                 _interval(gains[key].mean(0)),
                 _interval(lead[key].mean(0)),
@@ -224,14 +226,27 @@ def _draws(count: int, repeats: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         yield np.concatenate([[0], others]), generator.integers(0, len(SEARCH_SEEDS), len(SEARCH_SEEDS))
 
 
-def chosen(values: Sequence[np.ndarray], reached: np.ndarray, repeats: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test H [sets, repeats] of what the objective chooses, and its rank correlation [sets] with it."""
-    picks = np.empty((len(values), repeats))
-    for repeat, (settings, seeds) in enumerate(_draws(reached.shape[1], repeats)):
-        for row, value in enumerate(values):
-            picks[row, repeat] = reached[row, settings[np.argmax(value[settings][:, seeds].mean(1))]]
-    ranks = [spearmanr(value.mean(1), row).statistic for value, row in zip(values, reached, strict=True)]
-    return picks, np.array(ranks)
+def chosen(
+    values: Sequence[np.ndarray], reached: np.ndarray, repeats: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Test H [sets, repeats] of what the objective chooses, and its rank correlation with test H.
+
+    The correlation [sets] over all settings and seeds, and [sets, repeats] over those that were drawn.
+    """
+    settings, seeds = map(np.stack, zip(*_draws(reached.shape[1], repeats), strict=True))
+    picks, correlations = [], []
+    for value, row in zip(values, reached, strict=True):
+        drawn = value[settings[:, :, None], seeds[:, None, :]].mean(2)  # [repeats, settings]
+        picks.append(row[settings[np.arange(repeats), drawn.argmax(1)]])
+        correlations.append(_rank_correlation(drawn, row[settings]))
+    whole = [_rank_correlation(value.mean(1)[None], row[None])[0] for value, row in zip(values, reached, strict=True)]
+    return np.stack(picks), np.array(whole), np.stack(correlations)
+
+
+def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Spearman's, row by row of [N, M]; 0 where all are equal, which ranks nothing."""
+    a, b = (rankdata(one, axis=1) - (one.shape[1] + 1) / 2 for one in (a, b))
+    return (a * b).sum(1) / np.maximum(np.sqrt((a * a).sum(1) * (b * b).sum(1)), 1e-12)
 
 
 def best_drawn(reached: np.ndarray, repeats: int) -> np.ndarray:

@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="ignored: this uses one")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds, one per repeat")
     parser.add_argument("--table", type=Path, default=TABLE)
     args = parser.parse_args()
     repeats, budgets = (2, BUDGETS[:3]) if args.quick else (args.repeats, BUDGETS)
@@ -142,7 +143,7 @@ def main() -> None:
     print(f"{len(rows)} measured settings, {repeats} repeats; best {OBJECTIVE}: median (quartiles)")
     with ProcessPoolExecutor(args.processes) as pool:
         waiting = {
-            name: [pool.submit(search, curves, arm, seed, budgets[-1] + 16) for seed in range(repeats)]
+            name: [pool.submit(search, curves, arm, args.first + k, budgets[-1] + 16) for k in range(repeats)]
             for name, arm in ARMS.items()
         }
         paths = {name: [one.result() for one in found] for name, found in waiting.items()}
@@ -154,7 +155,7 @@ def main() -> None:
         ["cost, settings of mean length", *map(str, budgets)],
         [(name, *(f"{m:.2f} ({low:.2f}, {high:.2f})" for low, m, high in row)) for name, row in table.items()],
     )
-    if not args.quick:
+    if not args.quick and not args.first:
         draw(table, budgets)
 
 

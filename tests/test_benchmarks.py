@@ -121,7 +121,8 @@ def test_the_benchmarks_of_the_search_run_in_their_quick_form():
 
 @pytest.mark.slow
 def test_the_objectives_are_judged_by_what_their_choices_reach():
-    name, correlation, reached, *_ = quick("proxy.py")
+    name, correlation, of_drawn, reached, *_ = quick("proxy.py")
     assert name.endswith(", folds2")
     assert -1 <= float(correlation.split()[0]) <= 1
+    assert -1 <= float(of_drawn.split()[0]) <= 1
     assert 0 < float(reached) <= 100
