@@ -20,7 +20,7 @@ test: $(READY)   ## the tests that take seconds each
 	$(BIN)/python -m pytest -m 'not slow' --numprocesses 2 --dist loadfile
 
 slow: $(READY)   ## the tests that take a minute or more
-	$(BIN)/python -m pytest -m slow --timeout 900
+	$(BIN)/python -m pytest -m slow --timeout 2400
 
 check: $(READY)  ## linters, formatter, types, import rules
 	$(BIN)/ruff check .

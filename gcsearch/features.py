@@ -209,13 +209,15 @@ class FeatureCache:
         """Hold the entry's lock; while another process has it, show how far that one is."""
         lock = self.folder / ".locks" / entry.path.stem
         row = 2 * entry.stated["shape"][2]
+        most = 0  # what another process has done must not seem undone while its parts become the entry
         with ExitStack() as stack:
             while True:
                 try:
                     stack.enter_context(locked(lock, wait=False))
                     break
                 except BlockingIOError:
-                    show(entry.partial.bytes_there() // row)
+                    most = max(most, entry.partial.bytes_there() // row)
+                    show(most)
                     time.sleep(POLL)
             yield
 

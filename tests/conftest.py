@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,17 +21,19 @@ from gcsearch.schema import Task
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")
 
 
+def pytest_configure() -> None:
+    """How Ray is on a busy machine, before any module imports it."""
+    for name, value in {
+        "RAY_worker_niceness": "0",  # workers give way to all else by default: tests beside them would halt them
+        "RAY_agent_register_timeout_ms": "300000",  # a node ends itself where its agents start late
+        "RAY_timeout_ms_task_wait_for_death_info": "60000",  # "died", and not "unavailable", also when news are slow
+    }.items():
+        os.environ.setdefault(name, value)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _workers_as_important_as_tests():
-    """Ray's workers give way to all else: on a busy machine the tests beside them would halt them for minutes."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_worker_niceness", "0")
-        yield
 
 
 def random_clip(width: int, layers: int, embed: int, seed: int = 0):

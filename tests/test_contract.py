@@ -64,7 +64,7 @@ def test_every_method_with_every_rule(laboratory, episodes, name):
     for one, other in zip(curve, curves[1], strict=True):
         assert not one.diverged
         # A cosine near 0 shows their rounding most: 1.2e-4 was seen.
-        assert other.metrics == pytest.approx(one.metrics, rel=1e-3, abs=20 * apart)
+        assert other.metrics == pytest.approx(one.metrics, rel=1e-3, abs=100 * apart)
     assert not torch.equal(ended[0], alone)
     assert [len(one) for one in curves] == [3, 3, 4]
 

@@ -84,6 +84,7 @@ STANDINS = {
     "ray": 'echo "$@" >> "$LOG"; while [ "$1" != -- ]; do shift; done; shift; "$@"; code=$?; exit $((code ? 1 : 0))',
     "scontrol": 'if [ "$1" = show ]; then printf "first\\nsecond\\n"; else echo "$@" >> "$LOG"; fi',
     "gcsearch": "trap 'echo ended >> \"$LOG\"; exit 143' TERM\n"
+    'until [ -s "$notes/pid" ]; do sleep 0.05; done\n'
     'echo "gcsearch $* at $RAY_ADDRESS token ${#RAY_AUTH_TOKEN}" >> "$LOG"\n'
     'while [ ! -e "$LOG.go" ]; do sleep 0.05; done; exit 3',
 }

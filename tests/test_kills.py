@@ -18,26 +18,33 @@ from mlflow import MlflowClient
 from gcsearch import open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch.files import to_toml
-from gcsearch.schema import Pipeline
 from tests.servers import MlflowServer, has_postgres, postgres
-from tests.test_pipeline import SMOKE, _cache, command, journal_has, left_behind, start  # noqa: F401
+from tests.test_pipeline import SMOKE, _cache, command, journal_has, left_behind, long_space, start  # noqa: F401
 
 pytestmark = pytest.mark.slow
 
 # One worker: each more is another process to start in each of some ten sessions.
-PIPELINE = {**SMOKE, "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]}, "resources": {"workers": 1}}
+# A hundred epochs: or all settings would have ended within a quarter of a second, before anything can be done to them.
+PIPELINE = {
+    **SMOKE,
+    "evaluate_every": 100,
+    "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]},
+    "resources": {"workers": 1},
+}
 PATIENCE = 600
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, _cache):  # noqa: F811
     """What a sweep that nobody disturbs comes to."""
-    return pipelines.run(Pipeline.from_dict(PIPELINE), store=tmp_path_factory.mktemp("undisturbed"))
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return pipelines.run(written(folder), store=folder)
 
 
 def written(folder: Path, **changes) -> Path:
     path = folder / "smoke.toml"
-    path.write_text(to_toml(PIPELINE | changes))
+    search = {**SMOKE["search"], "space": long_space(folder, epochs=100)}
+    path.write_text(to_toml({**PIPELINE, "search": search, **changes}))
     return path
 
 
@@ -233,7 +240,7 @@ def test_stop_and_cancel_reach_a_running_sweep_from_outside(undisturbed, tmp_pat
         began = time.monotonic()
         assert process.wait(PATIENCE) == 130
         assert time.monotonic() - began < 120
-    assert left_behind(process.pid, seconds=60) == []
+    assert left_behind(process.pid, seconds=180) == []
     assert "gcsearch resume smoke" in gcsearch("run", path, store=store, code=2).stderr
     gcsearch("resume", "smoke", store=store)
     assert_same(open_sweep("smoke", store), undisturbed)

@@ -79,10 +79,10 @@ def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_a
     assert titles == ["zero-shot CLIP", "SAM", "CoOp"] * 3, "two data sets and their average"
     assert "sweep 4 of 4: two-quick-shapes-neon-coop\n" in said
     whole = {name: open_sweep(name, tmp_path / "whole") for name in NAMES}
-    assert len(set.union(*map(workers, whole.values()))) == 1, "one process serves them all"
+    assert len(set.union(*map(workers, whole.values()))) <= 2, "processes that wait serve the next sweep"
 
     ended = interrupt(file, tmp_path / "again", tmp_path / "first", signal.SIGTERM, NAMES[0], 143)
-    assert left_behind(ended, seconds=60) == []
+    assert left_behind(ended, seconds=180) == []
     interrupt(file, tmp_path / "again", tmp_path / "second", signal.SIGKILL, NAMES[2], -signal.SIGKILL)
     again, said = compared(file, tmp_path / "again")
     assert again == table

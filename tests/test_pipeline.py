@@ -299,23 +299,35 @@ def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_
     assert copy.journal.ended() == "FAILED"
     with pytest.raises(InputError, match=r"this one failed: out of memory.\n`gcsearch resume smoke`"):
         Sweep("smoke", copy.store, copy.folder).export(tmp_path / "out")
-    elsewhere = {**SMOKE, "resources": {"workers": 1, "memory": "2 GiB"}, "tracking": {"experiment": "other"}}
+    elsewhere = {**SMOKE, "resources": {"memory": "16 GiB"}, "tracking": {"experiment": "other"}}
     done = pipelines.run(Pipeline.from_dict(elsewhere), store=tmp_path)
     assert [(r.label, r.metrics) for r in done.finals] == [(r.label, r.metrics) for r in sweep.finals]
     assert len(done.journal.events("confirmed")) == len(sweep.journal.events("confirmed")) + 1
-    assert (done.journal.ended(), done.pipeline.resources.memory) == ("FINISHED", "2 GiB")
+    assert (done.journal.ended(), done.pipeline.resources.memory) == ("FINISHED", "16 GiB")
 
 
 def start(words, log):
     return subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
-def journal_has(path, kind, count=1, seconds=180):
+def long_space(folder, epochs):
+    """A search space whose settings take a while; its path."""
+    path = folder / "long.toml"
+    short = (Path(gcsearch.__file__).parent.parent / "search_spaces" / "gcscoop-smoke.toml").read_text()
+    long = short.replace("low = 2\nhigh = 6\ninteger = true", f"value = {epochs}").replace(
+        "epochs = 4", f"epochs = {epochs}"
+    )
+    assert long.count(str(epochs)) >= 2
+    path.write_text(long)
+    return str(path)
+
+
+def journal_has(path, kind, count=1, seconds=500):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if path.exists() and path.read_text().count(f'"kind":"{kind}"') >= count:
             return
-        time.sleep(0.2)
+        time.sleep(0.02)
     raise AssertionError(f"no {kind} in {path} after {seconds} s")
 
 
@@ -354,8 +366,8 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
         process = start(command("run", path, store=store), log)
         journal_has(store / "sweeps" / "smoke" / "journal.jsonl", "record", 2)
         process.send_signal(number)
-        assert process.wait(120) == code, (tmp_path / "log").read_text()
-    assert left_behind(process.pid, seconds=60) == []
+        assert process.wait(300) == code, (tmp_path / "log").read_text()
+    assert left_behind(process.pid, seconds=180) == []
     before = len(open_sweep("smoke", store).records)
     assert before >= 2
     done = pipelines.run(path, store=store)

@@ -112,7 +112,7 @@ def test_accidents_cost_no_more_than_what_they_hit(local_ray, tmp_path, caplog):
     assert [record.outcome for record in records] == ["complete", "failed", "complete", "failed", "complete"]
     assert records[1].reason.startswith("ValueError: no such thing\n")
     assert "in __call__" in records[1].reason
-    assert records[3].reason.startswith("the worker process ended (tries: 3): The actor died unexpectedly")
+    assert records[3].reason.startswith("the worker process ended (tries: 3): The actor ")
     assert [len((tmp_path / str(n)).read_text()) for n in range(5)] == [1, 1, 2, 3, 1]
     warnings = [entry for entry in caplog.records if entry.name == "gcsearch.searcher"]
     assert [entry.levelname for entry in warnings] == ["WARNING"] * 4
@@ -258,7 +258,7 @@ def test_an_interrupt_ends_everything_soon(tmp_path, number, group, name):
     assert seen == (f"{name} False\n", "")
     assert driver.returncode == 0
     assert took < 40  # about 2 s on a free machine
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (left := marked_processes(mark)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert left == []

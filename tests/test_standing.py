@@ -40,6 +40,7 @@ def lease(sweep):
 def searched(sweep, count, **changes):
     for number in range(count):
         sweep.journal.append("proposal", number=number)
+        time.sleep(0.002)  # or all lines have one time where nothing has to reach a disk
         sweep.journal.append("record", record=a_record(number, **changes))
 
 

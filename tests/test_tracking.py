@@ -461,7 +461,7 @@ def test_no_global_state_of_mlflow_is_touched(tracker):
     assert "MLFLOW_TRACKING_URI" not in os.environ
 
 
-def wait_for(url: str, process: subprocess.Popen, seconds: float = 90.0) -> bytes:
+def wait_for(url: str, process: subprocess.Popen, seconds: float = 300.0) -> bytes:
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -490,4 +490,4 @@ def test_the_browser_serves_and_a_sweep_can_be_written_through_it(tracker, store
             ui_command(address, None, port)
     finally:
         server.terminate()
-        server.wait(20)
+        server.wait(120)
