@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import ray
 from bowl import SETTINGS, SPACE, Bowl, search
+from mlflow import MlflowClient
 
 from gcsearch import cluster as clusters
 from gcsearch import pipeline as pipelines
@@ -28,7 +29,7 @@ from gcsearch.schema import Pipeline, Resources
 from gcsearch.search import run_search
 from gcsearch.where import Where
 from tests.servers import free_port
-from tests.test_pipeline import long_space
+from tests.test_pipeline import journal_has, long_space
 
 # Worker processes do not have this folder on their path: send what is defined here along with the objects.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -374,14 +375,21 @@ class Watching(pipelines.Watcher):
         self.told.append(description)
 
 
-@pytest.mark.slow
-def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_nodes, tmp_path, monkeypatch):
-    monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
+@pytest.fixture(scope="module")
+def on_three_nodes(three_nodes, tmp_path_factory):
+    """A sweep on all nodes, in the folder of its store, and what its watcher was told."""
+    folder, watcher = tmp_path_factory.mktemp("whole"), Watching()
     # Settings that take longer than a node's process needs to start: or a quick node does the work of all.
-    small = {**SMALL, "evaluate_every": 300, "search": {**SMALL["search"], "space": long_space(tmp_path, epochs=300)}}
-    pipeline = Pipeline.from_dict({**small, "resources": {"address": three_nodes.address}})
-    watcher = Watching()
-    sweep = pipelines.run(pipeline, store=tmp_path / "store", watcher=watcher)
+    search = {**SMALL["search"], "space": long_space(folder, epochs=300)}
+    content = {**SMALL, "evaluate_every": 300, "search": search, "resources": {"address": three_nodes.address}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GCSEARCH_CACHE", str(folder / "cache"))
+        yield pipelines.run(Pipeline.from_dict(content), store=folder / "store", watcher=watcher), watcher.told
+
+
+@pytest.mark.slow
+def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_nodes, on_three_nodes):
+    sweep, told = on_three_nodes
     head = three_nodes.head_node.node_id[:8]
     workers = {one.node_id[:8] for one in three_nodes.worker_nodes}
     assert nodes_of(sweep.records) == workers
@@ -389,12 +397,45 @@ def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_n
     assert nodes_of(sweep.finals) <= workers
     assert len(sweep.records) == 6
     joined = f"{three_nodes.address}: 4 nodes, 3 CPUs, 0 GPUs"
-    assert watcher.told[:5] == [joined, "nodes", "data", "features", "search"]
-    assert not list(tmp_path.rglob(".probe-*"))
+    assert told[:5] == [joined, "nodes", "data", "features", "search"]
+    assert not list(sweep.store.root.parent.rglob(".probe-*"))
     assert not ray.is_initialized()
     # The same job handed in again has nothing to do and joins no cluster; another address is no other sweep.
-    again = Pipeline.from_dict({**small, "resources": {"address": "10.255.255.1:6379"}})
-    assert pipelines.run(again, store=tmp_path / "store").records == sweep.records
+    again = sweep.pipeline.model_copy(update={"resources": Resources(address="10.255.255.1:6379")})
+    assert pipelines.run(again, store=sweep.store.root).records == sweep.records
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.3, 1.7])
+def test_a_sweep_that_loses_a_node_comes_to_the_same(three_nodes, on_three_nodes, tmp_path, moment):
+    whole, _ = on_three_nodes
+    store, lost = tmp_path / "store", []
+
+    def remove_one():
+        journal_has(store / "sweeps" / "small" / "journal.jsonl", "proposal", 3)
+        time.sleep(moment)
+        victim = max(three_nodes.worker_nodes, key=lambda one: one.node_id)
+        lost.append(victim.node_id[:8])
+        three_nodes.remove_node(victim, allow_graceful=False)
+
+    thread = threading.Thread(target=remove_one)
+    thread.start()
+    try:
+        sweep = pipelines.run(whole.pipeline, store=store)
+    finally:
+        thread.join(600)
+        three_nodes.add_node(num_cpus=1, object_store_memory=STORE_MEMORY, wait=False)
+    assert len(lost) == 1
+    for ours, theirs in ((sweep.records, whole.records), (sweep.finals, whole.finals)):
+        assert [(r.config, r.outcome, r.metrics) for r in ours] == [(r.config, r.outcome, r.metrics) for r in theirs]
+    numbers = [event["record"]["number"] for event in sweep.journal.events("record")]
+    assert sorted(numbers) == list(range(6))  # none twice
+    client = MlflowClient(sweep.mlflow_uri)
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
+    assert [run.info.status for run in runs] == ["FINISHED"] * (1 + 6 + len(sweep.finals))
+    lines = sweep.journal.path.read_text()
+    assert pipelines.resume("small", store=store).records == sweep.records
+    assert sweep.journal.path.read_text() == lines
 
 
 class Marking(Bowl):
