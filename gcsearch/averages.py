@@ -9,16 +9,18 @@ that their spread over seeds is that of the whole benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from gcsearch import documents
 from gcsearch.comparison import Group, Row
 from gcsearch.documents import Numbers
+from gcsearch.methods import with_tags
 from gcsearch.metrics import harmonic_mean
 from gcsearch.protocol import Column
+from gcsearch.schema import Outcome
 
 H_OF_MEANS = Column("h_of_means", "H of means", "")
 
@@ -27,11 +29,22 @@ _DATA_SET = frozenset({"dataset", "root", "template"})
 
 @dataclass(frozen=True)
 class Average:
-    """One method over all data sets of a table, per seed."""
+    """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each."""
 
-    name: str
-    seeds: tuple[int, ...]
+    title: str
+    tags: tuple[str, ...]
+    rows: tuple[Row, ...]
     values: dict[str, tuple[float, ...]]
+
+    @property
+    def name(self) -> str:
+        """The title with its tags."""
+        return with_tags(self.title, self.tags)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Those that the rows have, all the same."""
+        return self.rows[0].record.seeds
 
     def document(self) -> documents.Average:
         """As `gcsearch compare --json` prints it."""
@@ -42,11 +55,15 @@ class Average:
 
 @dataclass(frozen=True)
 class Averages:
-    """The methods that were measured on each of several data sets, under one protocol, model and number of shots."""
+    """The methods that were measured on each of several data sets, under one protocol, model and number of shots.
+
+    `left_out` says of those that are no part of it why not, in words.
+    """
 
     datasets: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Average, ...]
+    left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -57,8 +74,9 @@ class Averages:
 def averages(groups: Sequence[Group]) -> list[Averages]:
     """One table for all groups whose tasks differ in the data set alone; none where there is but one data set.
 
-    A method is in it if each group has one row of its name, all with the same seeds: the champions of several searches
-    are one method with one setting per data set, as the published tables have them.
+    References are averaged by their titles, champions by their methods: those of several searches are one method with
+    one setting per data set, as the published tables have them. A champion that is a reference counts as both. Either
+    is in the table if each group has one row of it with the same seeds.
     """
     alike: dict[str, list[Group]] = {}
     for group in groups:
@@ -67,23 +85,81 @@ def averages(groups: Sequence[Group]) -> list[Averages]:
     return [_table(some) for some in alike.values() if len({group.task["dataset"] for group in some}) > 1]
 
 
+class _Entry(NamedTuple):
+    """What has an average: a reference or what searches have chosen, by its title, tags and seeds."""
+
+    searched: bool
+    title: str
+    tags: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    @classmethod
+    def each(cls, row: Row) -> Iterator[_Entry]:
+        """What the row is a part of: two entries for a champion that is a reference."""
+        if row.reference:
+            yield cls(False, row.title, row.tags, row.record.seeds)
+        if row.sweeps:
+            yield cls(True, row.method, row.tags, row.record.seeds)
+
+
 def _table(groups: Sequence[Group]) -> Averages:
-    columns = groups[0].columns
+    columns, found = groups[0].columns, _found(groups)
     both = (H_OF_MEANS,) if any(column.key == "h" for column in columns) else ()
-    rows = []
-    for name in dict.fromkeys(row.name for row in groups[0].rows):
-        found = [[row for row in group.rows if row.name == name] for group in groups]
-        if all(len(some) == 1 for some in found) and len({some[0].record.seeds for some in found}) == 1:
-            rows.append(_average(name, [some[0] for some in found], columns))
-    return Averages(tuple(group.task["dataset"] for group in groups), (*columns, *both), tuple(rows))
+    references = {entry[1:3] for entry in found if not entry.searched}
+    rows, left_out = [], dict[str, list[str]]()
+    for entry, parts in found.items():
+        title = f"{entry.title}, searched" if entry.searched and entry[1:3] in references else entry.title
+        why = _why_not(parts, groups)
+        if why:
+            left_out.setdefault(why, []).append(with_tags(title, entry.tags))
+        else:
+            rows.append(_average(title, entry.tags, [row for (row,) in parts], columns))
+    sentences = (f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in left_out.items())
+    return Averages(tuple(_places(groups)), (*columns, *both), tuple(rows), tuple(sentences))
 
 
-def _average(name: str, rows: Sequence[Row], columns: Sequence[Column]) -> Average:
+def _found(groups: Sequence[Group]) -> dict[_Entry, list[list[Row]]]:
+    """The rows of each group by what they are a part of, references first.
+
+    A champion that everywhere is the reference of its own name, such as zero-shot CLIP, is that reference.
+    """
+    found: dict[_Entry, list[list[Row]]] = {}
+    for index, group in enumerate(groups):
+        for row in group.rows:
+            for entry in _Entry.each(row):
+                found.setdefault(entry, [[] for _ in groups])[index].append(row)
+    ordered = sorted(found, key=lambda entry: entry.searched)
+    twice = [one for one in ordered if one.searched and found[one] == found.get(one._replace(searched=False))]
+    return {entry: found[entry] for entry in ordered if entry not in twice}
+
+
+def _why_not(parts: Sequence[Sequence[Row]], groups: Sequence[Group]) -> str:
+    """What keeps rows from having an average, in words; empty where nothing does."""
+    by_place = list(zip(_places(groups), parts, strict=True))
+    lacking = [place for place, rows in by_place if not rows]
+    if lacking:
+        seeds = next(row.record.seeds for rows in parts for row in rows)
+        differ = any(other != seeds for group in groups for other in group.seeds)
+        return f"not on {', '.join(lacking)}" + (f" with seeds {', '.join(map(str, seeds))}" if differ else "")
+    several = [(place, rows) for place, rows in by_place if len(rows) > 1]
+    if several:
+        sweeps = [name for _, rows in several for row in rows for name in row.sweeps]
+        searched = f", searched in {', '.join(sweeps)}" if sweeps else ""
+        return f"several on {', '.join(place for place, _ in several)}{searched}"
+    ends = [(place, row.record.outcome) for place, (row,) in by_place]
+    return ", ".join(f"{end.value} on {place}" for place, end in ends if end is not Outcome.COMPLETE)
+
+
+def _places(groups: Sequence[Group]) -> list[str]:
+    return [str(group.task["dataset"]) for group in groups]
+
+
+def _average(title: str, tags: tuple[str, ...], rows: Sequence[Row], columns: Sequence[Column]) -> Average:
     values = {column.key: _means([row.per_seed(column.key) for row in rows]) for column in columns}
     if "h" in values:
         pairs = zip(values["base"], values["new"], strict=False)
         values[H_OF_MEANS.key] = tuple(harmonic_mean(base, new) for base, new in pairs) if values["h"] else ()
-    return Average(name, rows[0].record.seeds, values)
+    return Average(title, tags, tuple(rows), values)
 
 
 def _means(per_set: Sequence[tuple[float, ...]]) -> tuple[float, ...]:

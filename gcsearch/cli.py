@@ -559,6 +559,8 @@ def _print_comparison(
     groups = comparison.compare([one for name in sweeps for one in gathering.finished(name, store, _say)])
     groups = comparison.against(groups, row) if row else groups
     means = averages(groups)
+    for why in dict.fromkeys(why for table in means for why in table.left_out):
+        _say(f"left out of the averages: {why}")
     found = list(map(beside, groups)) if published else None
     if form == "json":
         documents = [group.to_dict() for group in groups]
@@ -575,7 +577,7 @@ def _print_comparison(
             print_group(group, groups, form=form)
             if found:
                 print_beside(found[index], form=form)
-        for table in means:
+        for table in (table for table in means if table.rows):
             print()
             print_averages(table, form=form)
 

@@ -61,6 +61,7 @@ class Against(NamedTuple):
 class Row:
     """One confirmed setting. `sweeps` are those whose search chose it; `best` its columns without a better row.
 
+    `reference` says whether it was confirmed beside a champion; a row can be both, and then has the reference's title.
     `against` is how it does beside the row that all are compared with; None for that one, and where none was asked for.
     """
 
@@ -68,6 +69,7 @@ class Row:
     tags: tuple[str, ...]
     record: TrialRecord
     sweeps: tuple[str, ...] = ()
+    reference: bool = False
     best: frozenset[str] = frozenset()
     against: Against | None = None
     columns: tuple[Column, ...] = BASE_TO_NEW
@@ -77,6 +79,11 @@ class Row:
         """The title with its tags, and with how the setting ended where that was not well."""
         broken = self.record.outcome is not Outcome.COMPLETE
         return with_tags(self.title, self.tags) + (f" ({self.record.outcome.value})" if broken else "")
+
+    @property
+    def method(self) -> str:
+        """The title of its method: what a champion is called, whatever title the row has as a reference."""
+        return title_and_tags(self.record.config)[0]
 
     def per_seed(self, column: str) -> tuple[float, ...]:
         """Test accuracies in per cent in the order of the record's seeds; empty where it has none."""
@@ -154,7 +161,8 @@ def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chose
     known = rows.get(key) or Row(title, tags, record, columns=protocol.columns(sweep.task))
     better = known.record.outcome is not Outcome.COMPLETE and record.outcome is Outcome.COMPLETE
     chosen_by = (*known.sweeps, sweep.name) if chosen and sweep.name not in known.sweeps else known.sweeps
-    rows[key] = replace(known, record=record if better else known.record, sweeps=chosen_by)
+    named = known.reference or not chosen
+    rows[key] = replace(known, record=record if better else known.record, sweeps=chosen_by, reference=named)
 
 
 def _identity(config: TrialConfig) -> str:

@@ -196,19 +196,23 @@ def _beside_another(row: Row) -> list[str]:
 
 
 def print_averages(table: Averages, *, form: Form = "text") -> None:
-    """Each method over all data sets."""
+    """Each method over all data sets. Where the methods differ in their seeds, each shows its own."""
     title = f"mean over {len(table.datasets)} data sets ({', '.join(table.datasets)}), mean ± sd over seeds"
-    rows = [[row.name, *(_plus_minus(row.values.get(c.key, ())) for c in table.columns)] for row in table.rows]
+    words = ["", "seeds"] if len({row.seeds for row in table.rows}) > 1 else [""]
+    rows = [
+        [row.name, _commas(row.seeds)][: len(words)] + [_plus_minus(row.values.get(c.key, ())) for c in table.columns]
+        for row in table.rows
+    ]
     top = {
         c.key: max((_rounded_mean(row.values.get(c.key, ())) for row in table.rows), default=0) for c in table.columns
     }
-    keys = ["", *(column.key for column in table.columns)]
+    keys = [*words, *(column.key for column in table.columns)]
 
     def strong(line: int, i: int) -> bool:
         values = table.rows[line].values.get(keys[i], ())
         return bool(values) and _rounded_mean(values) == top[keys[i]]
 
-    _DRAW[form](title, ["", *(column.title for column in table.columns)], rows, strong)
+    _DRAW[form](title, [*words, *(column.title for column in table.columns)], rows, strong)
 
 
 def _rounded_mean(values: tuple[float, ...]) -> float:

@@ -260,6 +260,20 @@ def test_compare_keeps_tasks_apart_and_shows_other_seeds(store):
     assert ["SAM", "later", "7,", "8"] in [line.split()[:4] for line in done.stdout.splitlines()]
 
 
+def test_compare_says_what_has_no_average_and_why(store):
+    more = {"stage": "test", "seeds": (4, 5, 9), "metrics": {"test_base_acc": (80.0, 82.0, 84.0)}}
+    champion = a_record("kgcoop", "champion", kg_lambda=1.0, **more)
+    a_sweep(store, "night", [a_record("kgcoop")], [ZEROSHOT, champion], task={"dataset": "shapes-night"})
+    done = gcsearch("compare", "kg", "night", "--store", store)
+    assert done.returncode == 0, done.stderr
+    (average,) = done.stdout.split("mean over 2 data sets")[1:]
+    assert "zero-shot CLIP" in average and "KgCoOp" not in average
+    assert done.stderr.splitlines() == [
+        "gcsearch: left out of the averages: KgCoOp (not on shapes-night with seeds 4, 5)",
+        "gcsearch: left out of the averages: KgCoOp (not on shapes-sketch with seeds 4, 5, 9)",
+    ]
+
+
 @pytest.fixture
 def pets(store):
     """A sweep on the field's data set, backbone and shots."""

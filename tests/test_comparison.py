@@ -6,6 +6,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -295,6 +296,83 @@ def test_methods_that_a_data_set_lacks_or_has_with_other_seeds_are_in_no_average
     (table,) = averages(compare(sweeps))
     assert [row.name for row in table.rows] == ["zero-shot CLIP"]
     assert averages(compare(sweeps[:1])) == []
+
+
+LITERATURE = a_final("gcscoop", 90.0, 60.0, label="GCSCoOp, literature")
+
+
+def means(table):
+    """Base accuracy of each average, and the sentences about what has none."""
+    return {row.name: round(sum(row.values["base"]) / 2, 2) for row in table.rows}, list(table.left_out)
+
+
+def test_a_champion_that_is_a_reference_counts_as_both():
+    sweeps = [
+        a_sweep("a", a_final("gcscoop", 90.0, 60.0), [ZEROSHOT, LITERATURE]),
+        a_sweep("b", a_final("gcscoop", 94.0, 60.0, rho=0.2), [ZEROSHOT, LITERATURE], task=NIGHT),
+    ]
+    assert [row.title for row in compare(sweeps)[0].rows] == ["zero-shot CLIP", "GCSCoOp, literature"]
+    (table,) = averages(compare(sweeps))
+    assert means(table) == ({"zero-shot CLIP": 71.0, "GCSCoOp, literature": 91.0, "GCSCoOp": 93.0}, [])
+
+
+def test_what_was_searched_is_told_from_a_reference_of_the_same_name():
+    sweeps = [a_sweep("a", COOP), a_sweep("b", a_final("coop", 94.0, 60.0, lr=0.1), task=NIGHT)]
+    (table,) = averages(compare(sweeps))
+    assert means(table) == ({"zero-shot CLIP": 71.0, "CoOp": 91.0, "CoOp, searched": 93.0}, [])
+    (table,) = averages(compare([a_sweep("a", ZEROSHOT), a_sweep("b", ZEROSHOT, task=NIGHT)]))
+    assert means(table) == ({"zero-shot CLIP": 71.0, "CoOp": 91.0}, [])
+
+
+def test_two_champions_of_one_method_on_a_data_set_have_no_average_and_it_is_said():
+    sweeps = [
+        a_sweep("one", a_final("gcscoop", 90.0, 60.0), [ZEROSHOT, LITERATURE]),
+        a_sweep("two", a_final("gcscoop", 92.0, 60.0, rho=0.3), [ZEROSHOT, LITERATURE]),
+        a_sweep("night", a_final("gcscoop", 94.0, 60.0, rho=0.2), [ZEROSHOT, LITERATURE], task=NIGHT),
+    ]
+    (table,) = averages(compare(sweeps))
+    why = "GCSCoOp (several on shapes-sketch, searched in one, two)"
+    assert means(table) == ({"zero-shot CLIP": 71.0, "GCSCoOp, literature": 91.0}, [why])
+    again = [replace(sweep, champion=LITERATURE) if sweep.name == "two" else sweep for sweep in sweeps]
+    assert means(averages(compare(again))[0])[0]["GCSCoOp"] == 93.0, "both have chosen the same setting"
+
+
+def with_seeds(record, *seeds):
+    """The record with more seeds, the further ones as good as the first."""
+    metrics = {name: (*values, *values[:1] * (len(seeds) - 2)) for name, values in record.metrics.items()}
+    return record.model_copy(update={"seeds": seeds, "metrics": metrics})
+
+
+def test_other_seeds_on_one_data_set_leave_no_average_and_the_words_why():
+    more = [with_seeds(record, 4, 5, 9) for record in (a_final("gcscoop"), ZEROSHOT, COOP)]
+    sweeps = [a_sweep("a", more[0], more[1:]), a_sweep("b", a_final("gcscoop", rho=0.2), task=NIGHT)]
+    (table,) = averages(compare(sweeps))
+    assert table.rows == ()
+    assert table.left_out == (
+        "zero-shot CLIP, CoOp, GCSCoOp (not on shapes-night with seeds 4, 5, 9)",
+        "zero-shot CLIP, CoOp, GCSCoOp (not on shapes-sketch with seeds 4, 5)",
+    )
+
+
+def test_averages_of_other_seeds_stand_in_one_table_that_names_them(capsys):
+    more = with_seeds(a_final("sam"), 4, 5, 9)
+    tasks = (SKETCH, NIGHT)
+    sweeps = [a_sweep(f"{t.dataset}-{r.config.method}", r, task=t) for t in tasks for r in (a_final("gcscoop"), more)]
+    (table,) = averages(compare(sweeps))
+    tables.print_averages(table, form="markdown")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "|  | seeds | base | new | H | H of means |"
+    assert [line.split("|")[1:3] for line in lines[6:]] == [[" GCSCoOp ", " 4, 5 "], [" SAM ", " 4, 5, 9 "]]
+
+
+def test_a_setting_that_broke_on_one_data_set_has_no_average():
+    sweeps = [
+        a_sweep("a", a_final("sam", outcome=Outcome.DIVERGED), []),
+        a_sweep("b", a_final("sam"), [], task=NIGHT),
+        a_sweep("c", a_final("kgcoop"), [], task=NIGHT),
+    ]
+    (table,) = averages(compare(sweeps))
+    assert means(table) == ({}, ["SAM (diverged on shapes-sketch)", "KgCoOp (not on shapes-sketch)"])
 
 
 def test_latex_is_safe_and_bold_where_it_should_be(capsys):
