@@ -10,15 +10,15 @@ that their spread over seeds is that of the whole benchmark.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from gcsearch import documents
-from gcsearch.comparison import Group, Row
+from gcsearch.comparison import ORACLE, Group, Row, leaders
 from gcsearch.documents import Numbers
 from gcsearch.methods import with_tags
-from gcsearch.metrics import harmonic_mean
+from gcsearch.metrics import harmonic_mean, spread
 from gcsearch.protocol import Column
 from gcsearch.schema import Outcome
 
@@ -29,12 +29,16 @@ _DATA_SET = frozenset({"dataset", "root", "template"})
 
 @dataclass(frozen=True)
 class Average:
-    """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each."""
+    """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each.
+
+    `best` are the columns without a better average.
+    """
 
     title: str
     tags: tuple[str, ...]
     rows: tuple[Row, ...]
     values: dict[str, tuple[float, ...]]
+    best: frozenset[str] = frozenset()
 
     @property
     def name(self) -> str:
@@ -48,9 +52,8 @@ class Average:
 
     def document(self) -> documents.Average:
         """As `gcsearch compare --json` prints it."""
-        return documents.Average(
-            name=self.name, **{key: Numbers.of(self.seeds, values) for key, values in self.values.items()}
-        )
+        numbers = {key: Numbers.of(self.seeds, values) for key, values in self.values.items()}
+        return documents.Average(name=self.name, oracle=ORACLE in self.tags, **numbers)
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def _table(groups: Sequence[Group]) -> Averages:
         else:
             rows.append(_average(title, entry.tags, [row for (row,) in parts], columns))
     sentences = (f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in left_out.items())
-    return Averages(tuple(_places(groups)), (*columns, *both), tuple(rows), tuple(sentences))
+    return Averages(tuple(_places(groups)), (*columns, *both), _marked(rows), tuple(sentences))
 
 
 def _found(groups: Sequence[Group]) -> dict[_Entry, list[list[Row]]]:
@@ -160,6 +163,12 @@ def _average(title: str, tags: tuple[str, ...], rows: Sequence[Row], columns: Se
         pairs = zip(values["base"], values["new"], strict=False)
         values[H_OF_MEANS.key] = tuple(harmonic_mean(base, new) for base, new in pairs) if values["h"] else ()
     return Average(title, tags, tuple(rows), values)
+
+
+def _marked(rows: Sequence[Average]) -> tuple[Average, ...]:
+    means = [{key: spread(values).mean for key, values in row.values.items()} for row in rows]
+    best = leaders(means, [row.tags for row in rows])
+    return tuple(replace(row, best=columns) for row, columns in zip(rows, best, strict=True))
 
 
 def _means(per_set: Sequence[tuple[float, ...]]) -> tuple[float, ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from gcsearch import published as numbers
-from gcsearch.comparison import Group, Row
+from gcsearch.comparison import ORACLE, Group, Row
 from gcsearch.metrics import finite, spread
 from gcsearch.published import COLUMNS, Cell, Published, Result
 
@@ -73,7 +73,8 @@ class Beside:
 def beside(group: Group, published: Published | None = None) -> Beside:
     """The published results that fit the task of `group`, each once per row of ours of the same method.
 
-    Rows with a tag (an ensemble, class-specific vectors) are something else than what was published.
+    Rows with a tag (an ensemble, class-specific vectors) are something else than what was published, but for those that
+    an oracle has chosen: that is what the field mostly does.
     """
     library = published or numbers.load()
     found = numbers.match(group.task, library)
@@ -81,7 +82,7 @@ def beside(group: Group, published: Published | None = None) -> Beside:
     for result in found.results:
         cells = result.cells(group.task["dataset"])
         line = Line(result, library.source(result), cells)
-        rows = [row for row in group.rows if row.record.config.method == result.method and not row.tags]
+        rows = [row for row in group.rows if row.record.config.method == result.method and set(row.tags) <= {ORACLE}]
         lines += [replace(line, row=row) for row in rows] or [line]
     caution = _caution(group.task) if lines else ""
     return Beside(COLUMNS[numbers.protocol_of(group.task)], tuple(lines), found.difference, caution)

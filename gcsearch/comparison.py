@@ -24,21 +24,30 @@ from gcsearch.schema import Outcome, Task, TrialConfig, TrialRecord
 BASE_TO_NEW = protocol.columns(Task())
 """The columns of the usual protocol: base, new, H."""
 
-_TRANSDUCTIVE = "transductive"
+ORACLE = "oracle"
+"""The tag of a champion whose search looked at test images."""
+
+_APART = ("transductive", ORACLE)
+"""Tags of rows that have seen what others have not: the names of the new classes, or test images."""
+
 _NOT_SHARED = frozenset({"val_shots", "folds", "seeds", "other_names"})
 """Keys of the task that decide what a sweep chooses, not what test images say of it, and one that is NFL's alone."""
 
-_Key = tuple[str, tuple[int, ...], str | None]
+_Key = tuple[str, tuple[int, ...], str | None, bool]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """What a finished sweep brings to the table: its champion and the settings confirmed beside it."""
+    """What a finished sweep brings to the table: its champion and the settings confirmed beside it.
+
+    `oracle` says that the champion was chosen by test images; what stands beside it was not.
+    """
 
     name: str
     task: Task
     champion: TrialRecord
     references: Sequence[TrialRecord]
+    oracle: bool = False
 
 
 class Against(NamedTuple):
@@ -81,6 +90,11 @@ class Row:
         return with_tags(self.title, self.tags) + (f" ({self.record.outcome.value})" if broken else "")
 
     @property
+    def oracle(self) -> bool:
+        """Whether the search that chose it looked at test images."""
+        return ORACLE in self.tags
+
+    @property
     def method(self) -> str:
         """The title of its method: what a champion is called, whatever title the row has as a reference."""
         return title_and_tags(self.record.config)[0]
@@ -103,6 +117,7 @@ class Row:
         return documents.Compared(
             **facts(self.record) | {"name": self.title, "tags": self.tags},
             sweeps=self.sweeps,
+            oracle=self.oracle,
             **{one.key: Numbers.of(self.record.seeds, self.per_seed(one.key)) for one in self.columns},
             best=tuple(one.key for one in self.columns if one.key in self.best),
             against=self.against.document() if self.against else None,
@@ -133,7 +148,7 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
     """One group per task, in the order of the sweeps; in it the references first, then the champions.
 
     The same setting with the same seeds is one row, however many sweeps confirmed it: under a reference's
-    title where one named it so, with the names of all sweeps that chose it.
+    title where one named it so, with the names of all sweeps that chose it. What an oracle chose is a row apart.
     """
     tasks: dict[str, dict[str, Any]] = {}
     shown: dict[str, tuple[tuple[Column, ...], str]] = {}
@@ -153,10 +168,13 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
 def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
     """Add the record, or to the row of the same setting and seeds the sweep that chose it."""
     names = sweep.task.other_names if "nfl" in record.config.method.split("+") else None
-    key = (_identity(record.config), record.seeds, names)
+    oracle = chosen and sweep.oracle
+    key = (_identity(record.config), record.seeds, names, oracle)
     title, tags = title_and_tags(record.config)
     if names:
         tags = (*tags, f"names of {Path(names).name}")
+    if oracle:
+        tags = (*tags, ORACLE)
     title = title if chosen else record.label or title
     known = rows.get(key) or Row(title, tags, record, columns=protocol.columns(sweep.task))
     better = known.record.outcome is not Outcome.COMPLETE and record.outcome is Outcome.COMPLETE
@@ -174,25 +192,29 @@ def _identity(config: TrialConfig) -> str:
 
 
 def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
-    """The rows with the best of each column noted, equals in the second decimal all alike.
+    """The rows with the best of each column noted."""
+    means = [{column.key: row.values(column.key).mean for column in row.columns} for row in rows]
+    best = leaders(means, [row.tags for row in rows])
+    return tuple(replace(row, best=columns) for row, columns in zip(rows, best, strict=True))
 
-    A transductive row, which has seen the names of the new classes, competes only where all have.
+
+def leaders(means: Sequence[Mapping[str, float]], tags: Sequence[Sequence[str]]) -> list[frozenset[str]]:
+    """Of each row the columns in which none is better, equals in the second decimal all alike.
+
+    A row that has seen what others have not, by its tags, competes only where all have.
     """
-    unfair = [_TRANSDUCTIVE in row.tags and not all(_TRANSDUCTIVE in other.tags for other in rows) for row in rows]
-    best: list[set[str]] = [set() for _ in rows]
-    for column in [column.key for row in rows[:1] for column in row.columns]:
-        means = [math.nan if out else row.values(column).mean for row, out in zip(rows, unfair, strict=True)]
-        top = max((round(mean, 2) for mean in means if math.isfinite(mean)), default=math.inf)
-        for index, mean in enumerate(means):
-            if math.isfinite(mean) and round(mean, 2) == top:
-                best[index].add(column)
-    return tuple(replace(row, best=frozenset(columns)) for row, columns in zip(rows, best, strict=True))
+    apart = [tag for tag in _APART if not all(tag in own for own in tags)]
+    fair = [{} if set(apart) & set(own) else row for row, own in zip(means, tags, strict=True)]
+    finite = [{key: round(mean, 2) for key, mean in row.items() if math.isfinite(mean)} for row in fair]
+    top = {key: max(row[key] for row in finite if key in row) for row in finite for key in row}
+    return [frozenset(key for key, mean in row.items() if mean == top[key]) for row in finite]
 
 
 def against(groups: Sequence[Group], name: str) -> list[Group]:
     """The groups with every row compared, seed by seed, with the one called `name`.
 
-    `name` is a row's title, its method (`coop`), or the sweep that chose it. A group without such a row stays as it is.
+    `name` is a row's name or the sweep that chose it, else its title without tags, else its method (`coop`). A group
+    without such a row stays as it is.
 
     Raises:
         InputError: no group has such a row, or one has several.
@@ -211,7 +233,8 @@ def against(groups: Sequence[Group], name: str) -> list[Group]:
 
 def _compared(group: Group, name: str) -> Group:
     plain = name.casefold()
-    chosen = [row for row in group.rows if plain in (row.title.casefold(), row.name.casefold(), *row.sweeps)]
+    chosen = [row for row in group.rows if plain in (row.name.casefold(), *row.sweeps)]
+    chosen = chosen or [row for row in group.rows if plain == row.title.casefold()]
     chosen = chosen or [row for row in group.rows if plain == row.record.config.method]
     if len(chosen) > 1:
         names = ", ".join(dict.fromkeys(row.name for row in chosen))

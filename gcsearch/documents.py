@@ -102,6 +102,7 @@ class Ranked(Measured):
 class Compared(Measured):
     """A row of `compare --json`; `name` is the title in tables, `sweeps` those that chose the setting.
 
+    `oracle` says that they looked at test images to choose it; it is then one of the `tags` too.
     Each column of the table (`base`, `new`, `h`) is a key of its own with its `Numbers`; `best` names those in which no
     row is better.
     """
@@ -111,6 +112,7 @@ class Compared(Measured):
 
     sweeps: tuple[str, ...]
     best: tuple[str, ...]
+    oracle: bool = False
     against: Against | None = None
 
 
@@ -132,12 +134,13 @@ class Against(Document):
 
 
 class Average(Document):
-    """A method over all data sets of a table; each column is a key with its `Numbers`."""
+    """A method over all data sets of a table; each column is a key with its `Numbers`. `oracle` as in `Compared`."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Numbers]
 
     name: str
+    oracle: bool = False
 
 
 class Averages(Document):

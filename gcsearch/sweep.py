@@ -259,12 +259,12 @@ def seen_from_each(sweep: Sweep) -> list[Finished]:
     """What a finished sweep brings to a comparison on each of its data sets; nothing before its confirmation."""
     from gcsearch.comparison import Finished
 
-    champion, whole = sweep.confirmed, sweep.pipeline.task
+    champion, whole, oracle = sweep.confirmed, sweep.pipeline.task, sweep.pipeline.search.oracle
     if champion is None:
         return []
     references = [record for record in sweep.finals if record.number < 0]
     views = [(task, _view(whole, task)) for task in whole.each]
-    return [Finished(sweep.name, task, seen(champion), list(map(seen, references))) for task, seen in views]
+    return [Finished(sweep.name, task, seen(champion), list(map(seen, references)), oracle) for task, seen in views]
 
 
 def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:

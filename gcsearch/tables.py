@@ -203,20 +203,9 @@ def print_averages(table: Averages, *, form: Form = "text") -> None:
         [row.name, _commas(row.seeds)][: len(words)] + [_plus_minus(row.values.get(c.key, ())) for c in table.columns]
         for row in table.rows
     ]
-    top = {
-        c.key: max((_rounded_mean(row.values.get(c.key, ())) for row in table.rows), default=0) for c in table.columns
-    }
     keys = [*words, *(column.key for column in table.columns)]
-
-    def strong(line: int, i: int) -> bool:
-        values = table.rows[line].values.get(keys[i], ())
-        return bool(values) and _rounded_mean(values) == top[keys[i]]
-
-    _DRAW[form](title, [*words, *(column.title for column in table.columns)], rows, strong)
-
-
-def _rounded_mean(values: tuple[float, ...]) -> float:
-    return round(sum(values) / len(values), 2) if values else float("-inf")
+    titles = [*words, *(column.title for column in table.columns)]
+    _DRAW[form](title, titles, rows, lambda line, i: keys[i] in table.rows[line].best)
 
 
 def print_plans(plans: list[Plan]) -> None:

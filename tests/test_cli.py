@@ -238,6 +238,23 @@ def test_compare_writes_markdown_json_and_csv(store):
     assert (rows[2]["tags"], rows[2]["seeds"], rows[2]["dataset"]) == ("class-specific", "4;5", "shapes-sketch")
 
 
+def test_compare_calls_an_oracle_so_in_every_form(store):
+    final = {"stage": "test", "seeds": (4, 5), "rho": 0.2}
+    search = {"objective": "test_h", "space": "sam"}
+    a_sweep(store, "peek", [a_record("sam", **final)], [ZEROSHOT, a_record("sam", "champion", **final)], search=search)
+
+    def shown(*form):
+        return gcsearch("compare", "kg", "peek", "--store", store, *form).stdout
+
+    assert "SAM [oracle] peek 81.00 ± 1.41" in " ".join(shown().split())
+    assert "| SAM [oracle] | peek | 81.00 ± 1.41 |" in shown("--markdown")
+    assert r"SAM [oracle] & peek & 81.00 $\pm$ 1.41" in shown("--latex")
+    rows = list(csv.DictReader(shown("--csv").splitlines()))
+    assert [(row["name"], row["tags"]) for row in rows[1:]] == [("KgCoOp", ""), ("SAM", "oracle")]
+    (group,) = json.loads(shown("--json"))
+    assert [(row["name"], row["oracle"]) for row in group["rows"][1:]] == [("KgCoOp", False), ("SAM", True)]
+
+
 def test_on_a_terminal_the_best_of_each_column_is_bold(store):
     shown = gcsearch("compare", "kg", "csc", "--store", store, FORCE_COLOR="1", COLUMNS="120").stdout
     assert "\x1b[1m88.50 ± 0.71" in shown

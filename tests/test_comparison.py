@@ -196,6 +196,37 @@ def test_who_saw_the_new_names_does_not_compete_with_who_did_not():
     assert group.rows[0].best == {"base", "new", "h"}
 
 
+def test_what_an_oracle_chose_is_a_row_apart_that_says_so_and_does_not_compete():
+    literature = a_final("gcscoop", 99.0, 60.0, label="GCSCoOp, literature")
+    champion = a_final("gcscoop", 99.0, 60.0)
+    sweeps = [
+        a_sweep("clean", champion, [COOP, literature]),
+        replace(a_sweep("peek", champion, [COOP, literature]), oracle=True),
+        replace(a_sweep("again", champion, [COOP]), oracle=True),
+        replace(a_sweep("sam", a_final("sam", 99.5, 72.0), [COOP]), oracle=True),
+    ]
+    (group,) = compare(sweeps)
+    assert shown(group) == [
+        ("CoOp", ()),
+        ("GCSCoOp, literature", ("clean",)),
+        ("GCSCoOp [oracle]", ("peek", "again")),
+        ("SAM [oracle]", ("sam",)),
+    ]
+    assert [sorted(row.best) for row in group.rows] == [["h", "new"], ["base"], [], []]
+    document = group.to_dict()["rows"]
+    assert [(row["oracle"], row["tags"]) for row in document[1:3]] == [(False, []), (True, ["oracle"])]
+    (alone,) = compare([replace(a_sweep("peek", champion, []), oracle=True)])
+    assert alone.rows[0].best == {"base", "new", "h"}
+
+
+def test_the_clean_and_the_oracle_row_of_a_method_are_told_apart_by_name():
+    clean, peek = a_final("gcscoop"), a_final("gcscoop", 85.0, 65.0, rho=0.3)
+    groups = compare([a_sweep("a", clean), replace(a_sweep("b", peek), oracle=True)])
+    for name, other in (("gcscoop", "GCSCoOp"), ("GCSCoOp [oracle]", "GCSCoOp [oracle]"), ("b", "GCSCoOp [oracle]")):
+        (group,) = against(groups, name)
+        assert {row.against.name for row in group.rows if row.against} == {other}
+
+
 def test_a_setting_that_broke_says_so_until_another_sweep_has_its_numbers():
     broken = a_final("sam", outcome=Outcome.DIVERGED)
     (group,) = compare([a_sweep("one", broken, [])])
@@ -363,6 +394,23 @@ def test_averages_of_other_seeds_stand_in_one_table_that_names_them(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "|  | seeds | base | new | H | H of means |"
     assert [line.split("|")[1:3] for line in lines[6:]] == [[" GCSCoOp ", " 4, 5 "], [" SAM ", " 4, 5, 9 "]]
+
+
+def test_an_oracle_has_an_average_of_its_own_and_does_not_compete_there(capsys):
+    both = [a_sweep(task.dataset, a_final("sam", 99.0, 60.0), task=task) for task in (SKETCH, NIGHT)]
+    peeks = [replace(sweep, name=f"{sweep.name}-peek", oracle=True) for sweep in both]
+    (table,) = averages(compare([*both, *peeks]))
+    assert [(row.name, sorted(row.best)) for row in table.rows] == [
+        ("zero-shot CLIP", ["h", "new"]),
+        ("CoOp", []),
+        ("SAM", ["base", "h_of_means"]),
+        ("SAM [oracle]", []),
+    ]
+    assert [row["oracle"] for row in table.to_dict()["rows"]] == [False, False, False, True]
+    tables.print_averages(table, form="markdown")
+    assert "| SAM [oracle] | 100.00 ± 1.41 |" in capsys.readouterr().out
+    (table,) = averages(compare([both[0], peeks[1]]))
+    assert table.left_out == ("SAM (not on shapes-night)", "SAM [oracle] (not on shapes-sketch)")
 
 
 def test_a_setting_that_broke_on_one_data_set_has_no_average():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -134,6 +135,13 @@ def test_each_published_result_stands_beside_each_of_our_rows_of_its_method():
     assert champion.to_dict()["base"] == {"value": 94.65, "certainty": "read"}
     assert champion.to_dict()["ours"] == {"name": "KgCoOp", "base": 96.0, "new": 98.0, "h": 104.0}
     assert (found.difference, found.caution) == ("", "")
+
+
+def test_an_oracle_stands_beside_published_results_under_its_name():
+    sweep = a_sweep("pets", a_final("kgcoop", 95.0, 97.0, kg_lambda=2.0), [], task=PETS_TASK)
+    (group,) = compare([replace(sweep, oracle=True)])
+    (line,) = [line for line in beside(group).lines if line.row]
+    assert line.to_dict()["ours"]["name"] == "KgCoOp [oracle]"
 
 
 def test_another_template_than_the_fields_is_said():
