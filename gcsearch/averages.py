@@ -9,7 +9,7 @@ that their spread over seeds is that of the whole benchmark.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -31,13 +31,15 @@ _DATA_SET = frozenset({"dataset", "root", "template"})
 class Average:
     """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each.
 
-    `best` are the columns without a better average.
+    `sweeps` are those whose searches chose the settings, none for a reference; `best` the columns without a better
+    average.
     """
 
     title: str
     tags: tuple[str, ...]
     rows: tuple[Row, ...]
     values: dict[str, tuple[float, ...]]
+    sweeps: tuple[str, ...] = ()
     best: frozenset[str] = frozenset()
 
     @property
@@ -60,9 +62,11 @@ class Average:
 class Averages:
     """The methods that were measured on each of several data sets, under one protocol, model and number of shots.
 
-    `left_out` says of those that are no part of it why not, in words.
+    `task` holds what the tasks of all data sets have in common. `left_out` says of those that are no part of the table
+    why not, in words.
     """
 
+    task: Mapping[str, Any]
     datasets: tuple[str, ...]
     columns: tuple[Column, ...]
     rows: tuple[Average, ...]
@@ -116,9 +120,10 @@ def _table(groups: Sequence[Group]) -> Averages:
         if why:
             left_out.setdefault(why, []).append(with_tags(title, entry.tags))
         else:
-            rows.append(_average(title, entry.tags, [row for (row,) in parts], columns))
+            rows.append(_average(entry._replace(title=title), [row for (row,) in parts], columns))
     sentences = (f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in left_out.items())
-    return Averages(tuple(_places(groups)), (*columns, *both), _marked(rows), tuple(sentences))
+    task = {key: value for key, value in groups[0].task.items() if all(one.task.get(key) == value for one in groups)}
+    return Averages(task, tuple(_places(groups)), (*columns, *both), _marked(rows), tuple(sentences))
 
 
 def _found(groups: Sequence[Group]) -> dict[_Entry, list[list[Row]]]:
@@ -157,12 +162,13 @@ def _places(groups: Sequence[Group]) -> list[str]:
     return [str(group.task["dataset"]) for group in groups]
 
 
-def _average(title: str, tags: tuple[str, ...], rows: Sequence[Row], columns: Sequence[Column]) -> Average:
+def _average(entry: _Entry, rows: Sequence[Row], columns: Sequence[Column]) -> Average:
     values = {column.key: _means([row.per_seed(column.key) for row in rows]) for column in columns}
     if "h" in values:
         pairs = zip(values["base"], values["new"], strict=False)
         values[H_OF_MEANS.key] = tuple(harmonic_mean(base, new) for base, new in pairs) if values["h"] else ()
-    return Average(title, tags, tuple(rows), values)
+    sweeps = dict.fromkeys(name for row in rows for name in row.sweeps) if entry.searched else ()
+    return Average(entry.title, entry.tags, tuple(rows), values, tuple(sweeps))
 
 
 def _marked(rows: Sequence[Average]) -> tuple[Average, ...]:

@@ -568,7 +568,7 @@ def _print_comparison(
             documents = [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)]
         print_json([*documents, *(table.to_dict() for table in means)])
     elif form == "csv":
-        print_csv(groups, found)
+        print_csv(groups, found, means)
         for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
             _say(f"not beside published numbers: {difference}")
     else:

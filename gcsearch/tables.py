@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from gcsearch.averages import Averages
+    from gcsearch.averages import Average, Averages
     from gcsearch.beside import Beside, Line
     from gcsearch.comparison import Group, Row
     from gcsearch.documents import Predictions, Sharpnesses
@@ -293,43 +293,78 @@ Form = Literal["text", "markdown", "latex"]
 _DRAW = {"text": _table, "markdown": _print_markdown, "latex": _print_latex}
 
 
-def print_csv(groups: list[Group], published: list[Beside] | None = None) -> None:
+def print_csv(groups: list[Group], published: list[Beside] | None = None, means: Sequence[Averages] = ()) -> None:
     """One line per row, with its task; an empty field where there is no number.
 
     With `published`, one per group, their lines follow those of the group; two further columns say where a number
-    was published and which of its numbers are only recalled.
+    was published and which of its numbers are only recalled. The averages `means` come last, each a line like those of
+    a data set called "mean of 7 data sets".
     """
     import csv
 
     keys = list(dict.fromkeys(key for group in groups for key in group.task))
-    columns = list(dict.fromkeys(column.key for group in groups for column in group.columns))
-    writer = csv.writer(sys.stdout, lineterminator="\n")
+    averaged = [table for table in means if table.rows]
+    shown = [*(group.columns for group in groups), *(table.columns for table in averaged)]
+    columns = list(dict.fromkeys(column.key for some in shown for column in some))
     numbers = [f"{column}_{part}" for column in columns for part in ("mean", "sd")]
     compared = any(row.against for group in groups for row in group.rows)
     beside = [f"against_{part}" for part in ("name", "metric", "mean", "low", "high", "p")] if compared else []
     further = [] if published is None else ["published_in", "recalled"]
     header = [*keys, "name", "tags", "searched_in", "seeds", "outcome", "configuration", *numbers, *beside, *further]
-    writer.writerow(header)
+    # Of a published result the header lacks what no row of ours has.
+    writer = csv.DictWriter(sys.stdout, header, restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
     for index, group in enumerate(groups):
-        for row in group.rows:
-            words = [row.title, ";".join(row.tags), ";".join(row.sweeps), ";".join(map(str, row.record.seeds))]
-            words += [row.record.outcome.value, row.record.config.describe()]
-            fields = [*(_cell(group.task.get(key, "")) for key in keys), *words, *_mean_and_sd(row, columns)]
-            writer.writerow([*fields, *_against_fields(row)[: len(beside)], *("" for _ in further)])
-        for line in published[index].once if published else ():
-            known = _published_fields(group, line)
-            writer.writerow([known.get(name, "") for name in header])
+        writer.writerows(_row_fields(group, row) for row in group.rows)
+        writer.writerows(_published_fields(group, line) for line in (published[index].once if published else ()))
+    for table in averaged:
+        writer.writerows(_average_fields(table, row) for row in table.rows)
 
 
-def _against_fields(row: Row) -> list[str]:
+def _row_fields(group: Group, row: Row) -> dict[str, str]:
+    """A row as fields of the CSV."""
+    return {
+        **{key: _cell(value) for key, value in group.task.items()},
+        "name": row.title,
+        "tags": ";".join(row.tags),
+        "searched_in": ";".join(row.sweeps),
+        "seeds": ";".join(map(str, row.record.seeds)),
+        "outcome": row.record.outcome.value,
+        "configuration": row.record.config.describe(),
+        **_mean_and_sd({column.key: row.per_seed(column.key) for column in row.columns}),
+        **_against_fields(row),
+    }
+
+
+def _average_fields(table: Averages, row: Average) -> dict[str, str]:
+    """An average as fields of the CSV: of the task and the setting what is the same on every data set."""
+    first, *others = (one.record for one in row.rows)
+    same = all(one.config == first.config for one in others)
+    return {
+        **{key: _cell(value) for key, value in table.task.items()},
+        "dataset": f"mean of {len(table.datasets)} data sets",
+        "name": row.title,
+        "tags": ";".join(row.tags),
+        "searched_in": ";".join(row.sweeps),
+        "seeds": ";".join(map(str, row.seeds)),
+        "outcome": first.outcome.value,
+        "configuration": first.config.describe() if same else "",
+        **_mean_and_sd(row.values),
+    }
+
+
+def _against_fields(row: Row) -> dict[str, str]:
     import math
 
     if row.against is None or row.against.lead is None:
-        return [""] * 6
+        return {}
     lead = row.against.lead
-    numbers = (lead.mean, lead.low, lead.high, lead.p)
-    words = [row.against.name, row.against.column.metric]
-    return words + ["" if math.isnan(number) else f"{number:.4f}" for number in numbers]
+    numbers = {"mean": lead.mean, "low": lead.low, "high": lead.high, "p": lead.p}
+    return {
+        "against_name": row.against.name,
+        "against_metric": row.against.column.metric,
+        **{f"against_{part}": f"{number:.4f}" for part, number in numbers.items() if not math.isnan(number)},
+    }
 
 
 def _published_fields(group: Group, line: Line) -> dict[str, object]:
@@ -349,12 +384,18 @@ def _cell(value: object) -> str:
     return ";".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _mean_and_sd(row: Row, columns: list[str]) -> list[str]:
+def _mean_and_sd(values: Mapping[str, tuple[float, ...]]) -> dict[str, str]:
     import math
 
-    own = {column.key for column in row.columns}
-    pairs = [row.values(column)[:2] if column in own else (math.nan, math.nan) for column in columns]
-    return ["" if math.isnan(value) else f"{value:.4f}" for pair in pairs for value in pair]
+    from gcsearch.metrics import spread
+
+    pairs = {column: spread(one)[:2] for column, one in values.items()}
+    parts = {
+        f"{column}_{part}": value
+        for column, pair in pairs.items()
+        for part, value in zip(("mean", "sd"), pair, strict=True)
+    }
+    return {name: f"{value:.4f}" for name, value in parts.items() if not math.isnan(value)}
 
 
 def print_predictions(found: Predictions) -> None:

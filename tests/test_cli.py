@@ -285,6 +285,8 @@ def test_compare_says_what_has_no_average_and_why(store):
     assert done.returncode == 0, done.stderr
     (average,) = done.stdout.split("mean over 2 data sets")[1:]
     assert "zero-shot CLIP" in average and "KgCoOp" not in average
+    rows = list(csv.DictReader(gcsearch("compare", "kg", "night", "--store", store, "--csv").stdout.splitlines()))
+    assert [(row["dataset"], row["name"]) for row in rows[4:]] == [("mean of 2 data sets", "zero-shot CLIP")]
     assert done.stderr.splitlines() == [
         "gcsearch: left out of the averages: KgCoOp (not on shapes-night with seeds 4, 5)",
         "gcsearch: left out of the averages: KgCoOp (not on shapes-sketch with seeds 4, 5, 9)",

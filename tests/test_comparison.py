@@ -396,6 +396,27 @@ def test_averages_of_other_seeds_stand_in_one_table_that_names_them(capsys):
     assert [line.split("|")[1:3] for line in lines[6:]] == [[" GCSCoOp ", " 4, 5 "], [" SAM ", " 4, 5, 9 "]]
 
 
+def test_the_csv_ends_with_the_averages_as_lines_of_the_same_columns(capsys):
+    sweeps = [
+        a_sweep("a", a_final("gcscoop", 80.0, 60.0, rho=0.1)),
+        a_sweep("b", a_final("gcscoop", 90.0, 50.0, rho=0.2), task=NIGHT),
+    ]
+    groups = compare(sweeps)
+    tables.print_csv(groups, None, averages(groups))
+    lines = capsys.readouterr().out.splitlines()
+    assert {len(line) for line in csv.reader(lines)} == {len(lines[0].split(","))}
+    rows = list(csv.DictReader(lines))
+    places = ("shapes-sketch", "shapes-night", "mean of 2 data sets")
+    assert [row["dataset"] for row in rows] == [place for place in places for _ in range(3)]
+    zeroshot, _, gcscoop = rows[6:]
+    assert (gcscoop["name"], gcscoop["searched_in"], gcscoop["seeds"]) == ("GCSCoOp", "a;b", "4;5")
+    assert (gcscoop["backbone"], gcscoop["shots"], gcscoop["outcome"]) == ("mini", "16", "complete")
+    assert (gcscoop["base_mean"], gcscoop["h_mean"], gcscoop["h_of_means_mean"]) == ("86.0000", "62.0000", "67.8304")
+    assert rows[0]["h_of_means_mean"] == "", "of one data set the two conventions are the same number"
+    assert (zeroshot["searched_in"], zeroshot["configuration"]) == ("", rows[0]["configuration"])
+    assert gcscoop["configuration"] == "", "each data set has its own"
+
+
 def test_an_oracle_has_an_average_of_its_own_and_does_not_compete_there(capsys):
     both = [a_sweep(task.dataset, a_final("sam", 99.0, 60.0), task=task) for task in (SKETCH, NIGHT)]
     peeks = [replace(sweep, name=f"{sweep.name}-peek", oracle=True) for sweep in both]
