@@ -15,12 +15,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from gcsearch import documents
-from gcsearch.comparison import ORACLE, Group, Row, leaders
+from gcsearch.comparison import ORACLE, Against, Group, Row, leaders
 from gcsearch.documents import Numbers
+from gcsearch.evidence import by_seed, verdict_of
 from gcsearch.methods import with_tags
 from gcsearch.metrics import harmonic_mean, spread
 from gcsearch.protocol import Column
-from gcsearch.schema import Outcome
+from gcsearch.schema import Outcome, TrialRecord
 
 H_OF_MEANS = Column("h_of_means", "H of means", "")
 
@@ -32,7 +33,7 @@ class Average:
     """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each.
 
     `sweeps` are those whose searches chose the settings, none for a reference; `best` the columns without a better
-    average.
+    average; `against` how it does beside the average of the rows that those of the single tables are compared with.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Average:
     values: dict[str, tuple[float, ...]]
     sweeps: tuple[str, ...] = ()
     best: frozenset[str] = frozenset()
+    against: Against | None = None
 
     @property
     def name(self) -> str:
@@ -52,10 +54,20 @@ class Average:
         """Those that the rows have, all the same."""
         return self.rows[0].record.seeds
 
+    @property
+    def records(self) -> list[TrialRecord]:
+        """What it is the average of, data set by data set."""
+        return [row.record for row in self.rows]
+
+    def by_seed(self, column: Column) -> dict[int, float]:
+        """The averages in a column by their seeds; empty where it has none."""
+        return dict(zip(self.seeds, self.values[column.key], strict=False))
+
     def document(self) -> documents.Average:
         """As `gcsearch compare --json` prints it."""
         numbers = {key: Numbers.of(self.seeds, values) for key, values in self.values.items()}
-        return documents.Average(name=self.name, oracle=ORACLE in self.tags, **numbers)
+        against = self.against.document() if self.against else None
+        return documents.Average(name=self.name, oracle=ORACLE in self.tags, against=against, **numbers)
 
 
 @dataclass(frozen=True)
@@ -123,7 +135,7 @@ def _table(groups: Sequence[Group]) -> Averages:
             rows.append(_average(entry._replace(title=title), [row for (row,) in parts], columns))
     sentences = (f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in left_out.items())
     task = {key: value for key, value in groups[0].task.items() if all(one.task.get(key) == value for one in groups)}
-    return Averages(task, tuple(_places(groups)), (*columns, *both), _marked(rows), tuple(sentences))
+    return Averages(task, tuple(_places(groups)), (*columns, *both), _compared(_marked(rows), groups), tuple(sentences))
 
 
 def _found(groups: Sequence[Group]) -> dict[_Entry, list[list[Row]]]:
@@ -175,6 +187,24 @@ def _marked(rows: Sequence[Average]) -> tuple[Average, ...]:
     means = [{key: spread(values).mean for key, values in row.values.items()} for row in rows]
     best = leaders(means, [row.tags for row in rows])
     return tuple(replace(row, best=columns) for row, columns in zip(rows, best, strict=True))
+
+
+def _compared(rows: Sequence[Average], groups: Sequence[Group]) -> tuple[Average, ...]:
+    """The averages beside that of the rows which those of each group are compared with; as they are without one."""
+    others = tuple(group.other for group in groups)
+    other = next((row for row in rows if row.rows == others), None)
+    if other is None:
+        return tuple(rows)
+    column = next(one for one in groups[0].columns if one.metric == groups[0].deciding)
+
+    def compared(row: Average) -> Average:
+        if row is other:
+            return row
+        lead = by_seed(row.by_seed(column), other.by_seed(column))
+        sure = verdict_of(row.records, other.records, lead)
+        return replace(row, against=Against(other.name, column, lead, sure))
+
+    return tuple(map(compared, rows))
 
 
 def _means(per_set: Sequence[tuple[float, ...]]) -> tuple[float, ...]:

@@ -126,13 +126,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """All rows of one task. `task` holds the keys that test numbers depend on."""
+    """All rows of one task. `task` holds the keys that test numbers depend on.
+
+    `other` is the row that all are compared with; None where none was asked for, or the task has no such row.
+    """
 
     task: Mapping[str, Any]
     rows: tuple[Row, ...]
     columns: tuple[Column, ...] = BASE_TO_NEW
     deciding: str = "test_h"
     """The metric that settings are compared by."""
+    other: Row | None = None
 
     @property
     def seeds(self) -> list[tuple[int, ...]]:
@@ -253,7 +257,7 @@ def _compared(group: Group, name: str) -> Group:
         sure = verdict(row.record, other.record, lead)
         return replace(row, against=Against(other.name, column, lead, sure))
 
-    return replace(group, rows=tuple(map(compared, group.rows)))
+    return replace(group, rows=tuple(map(compared, group.rows)), other=other)
 
 
 # --- Names ----------------------------------------------------------------------------------------------

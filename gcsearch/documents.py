@@ -134,13 +134,17 @@ class Against(Document):
 
 
 class Average(Document):
-    """A method over all data sets of a table; each column is a key with its `Numbers`. `oracle` as in `Compared`."""
+    """A method over all data sets of a table; each column is a key with its `Numbers`.
+
+    `oracle` and `against` are as in `Compared`; the differences are those of the averages, seed by seed.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, Numbers]
 
     name: str
     oracle: bool = False
+    against: Against | None = None
 
 
 class Averages(Document):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -80,7 +80,13 @@ def paired(ours: TrialRecord, theirs: TrialRecord, metric: str) -> Difference | 
     that of the test images.
     """
     a, b = (dict(zip(one.seeds, one.metrics.get(metric, ()), strict=False)) for one in (ours, theirs))
-    values = [a[seed] - b[seed] for seed in a if seed in b and math.isfinite(a[seed] - b[seed])]
+    return by_seed(a, b)
+
+
+def by_seed(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """`paired` for numbers by their seeds."""
+    both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+    values = [value for value in both if math.isfinite(value)]
     return difference(values) if values else None
 
 
@@ -140,7 +146,12 @@ def _wilcoxon(values: Sequence[float]) -> float:
 
 def verdict(ours: TrialRecord, theirs: TrialRecord, lead: Difference | None) -> Verdict:
     """What is known about `ours` beside `theirs` by their common seeds: `lead` is what `paired` gave for them."""
-    if ours.config.digest == theirs.config.digest:
+    return verdict_of([ours], [theirs], lead)
+
+
+def verdict_of(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], lead: Difference | None) -> Verdict:
+    """`verdict` for averages: `ours` and `theirs` are what they are of, data set by data set."""
+    if [one.config.digest for one in ours] == [one.config.digest for one in theirs]:
         return Verdict.SAME
     return Verdict.UNKNOWN if lead is None or lead.n == 1 else lead.verdict
 

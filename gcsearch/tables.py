@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from gcsearch.entries import Found
     from gcsearch.inventory import Finding
     from gcsearch.plan import Plan
+    from gcsearch.protocol import Column
     from gcsearch.schema import Task, TrialRecord
     from gcsearch.selection import Ranked
     from gcsearch.sweep import Sweep
@@ -170,17 +171,29 @@ def print_group(group: Group, groups: list[Group], *, form: Form = "text") -> No
         + [_plus_minus(row.per_seed(column.key)) for column in group.columns]
         for row in group.rows
     ]
-    keys = [*words, *(column.key for column in group.columns)]
-    titles = [*words, *(column.title for column in group.columns)]
-    other = next((row.against for row in group.rows if row.against), None)
+    _draw_compared(title, words, group.columns, rows, group.rows, form)
+
+
+def _draw_compared(
+    title: str,
+    words: list[str],
+    columns: Sequence[Column],
+    cells: list[list[str]],
+    rows: Sequence[Row | Average],
+    form: Form,
+) -> None:
+    """Draw `rows` from their `cells`, the best of each column bold, behind it the differences where rows have any."""
+    keys = [*words, *(column.key for column in columns)]
+    titles = [*words, *(column.title for column in columns)]
+    other = next((row.against for row in rows if row.against), None)
     if other:
         titles += [f"{other.column.title} beside {other.name}", "p"]
-        rows = [[*cells, *_beside_another(row)] for cells, row in zip(rows, group.rows, strict=True)]
+        cells = [[*line, *_beside_another(row)] for line, row in zip(cells, rows, strict=True)]
         keys += ["", ""]
-    _DRAW[form](title, titles, rows, lambda line, i: keys[i] in group.rows[line].best)
+    _DRAW[form](title, titles, cells, lambda line, i: keys[i] in rows[line].best)
 
 
-def _beside_another(row: Row) -> list[str]:
+def _beside_another(row: Row | Average) -> list[str]:
     """The paired difference with its 95 % interval, marked where that leaves out zero, and Wilcoxon's p."""
     import math
 
@@ -203,9 +216,7 @@ def print_averages(table: Averages, *, form: Form = "text") -> None:
         [row.name, _commas(row.seeds)][: len(words)] + [_plus_minus(row.values.get(c.key, ())) for c in table.columns]
         for row in table.rows
     ]
-    keys = [*words, *(column.key for column in table.columns)]
-    titles = [*words, *(column.title for column in table.columns)]
-    _DRAW[form](title, titles, rows, lambda line, i: keys[i] in table.rows[line].best)
+    _draw_compared(title, words, table.columns, rows, table.rows, form)
 
 
 def print_plans(plans: list[Plan]) -> None:
@@ -338,7 +349,7 @@ def _row_fields(group: Group, row: Row) -> dict[str, str]:
 
 def _average_fields(table: Averages, row: Average) -> dict[str, str]:
     """An average as fields of the CSV: of the task and the setting what is the same on every data set."""
-    first, *others = (one.record for one in row.rows)
+    first, *others = row.records
     same = all(one.config == first.config for one in others)
     return {
         **{key: _cell(value) for key, value in table.task.items()},
@@ -350,10 +361,11 @@ def _average_fields(table: Averages, row: Average) -> dict[str, str]:
         "outcome": first.outcome.value,
         "configuration": first.config.describe() if same else "",
         **_mean_and_sd(row.values),
+        **_against_fields(row),
     }
 
 
-def _against_fields(row: Row) -> dict[str, str]:
+def _against_fields(row: Row | Average) -> dict[str, str]:
     import math
 
     if row.against is None or row.against.lead is None:

@@ -396,6 +396,50 @@ def test_averages_of_other_seeds_stand_in_one_table_that_names_them(capsys):
     assert [line.split("|")[1:3] for line in lines[6:]] == [[" GCSCoOp ", " 4, 5 "], [" SAM ", " 4, 5, 9 "]]
 
 
+def test_averages_are_compared_by_seed_as_the_rows_are(capsys):
+    sweeps = [
+        a_sweep("a", a_final("gcscoop", 80.0, 60.0), [ZEROSHOT, COOP, a_final("gcscoop", label="GCSCoOp, literature")]),
+        a_sweep("b", a_final("gcscoop", 90.0, 69.0, rho=0.2), task=NIGHT),
+        a_sweep("c", with_seeds(a_final("sam", 90.0, 62.0), 4, 5, 9)),
+        a_sweep("d", with_seeds(a_final("sam", 90.0, 61.0), 4, 5, 9), task=NIGHT),
+    ]
+    groups = against(compare(sweeps), "coop")
+    (table,) = averages(groups)
+    by_name = {row.name: row.against for row in table.rows}
+    assert by_name["CoOp"] is None
+    found = by_name["GCSCoOp"]
+    assert (found.name, found.column.metric, found.lead.values) == ("CoOp", "test_h", (3.5, 3.5))
+    assert found.verdict is Verdict.BETTER
+    assert by_name["SAM"].lead.values == (0.5, 0.5), "over the seeds that both have"
+    tables.print_averages(table, form="markdown")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].endswith("| H | H of means | H beside CoOp | p |")
+    assert lines[-2].startswith("| GCSCoOp |") and lines[-2].endswith("| +3.50 [+3.50, +3.50]* | 0.500 |")
+    tables.print_csv(groups, None, [table])
+    last = [row for row in csv.DictReader(capsys.readouterr().out.splitlines()) if row["dataset"].startswith("mean")]
+    assert [(row["against_name"], row["against_mean"]) for row in last[1:3]] == [("", ""), ("CoOp", "3.5000")]
+    rows = {row["name"]: row["against"] for row in table.to_dict()["rows"]}
+    assert rows["CoOp"] is None
+    assert (rows["GCSCoOp"]["name"], rows["GCSCoOp"]["mean"], rows["GCSCoOp"]["verdict"]) == ("CoOp", 3.5, "better")
+
+
+def test_averages_are_compared_with_what_the_rows_are_and_with_nothing_where_a_data_set_lacks_it():
+    references = [ZEROSHOT, LITERATURE]
+    sweeps = [
+        a_sweep("a", LITERATURE, references),
+        a_sweep("b", a_final("gcscoop", 94.0, 66.0, rho=0.2), references, task=NIGHT),
+    ]
+    (table,) = averages(against(compare(sweeps), "gcscoop"))
+    verdicts = {row.name: row.against and row.against.verdict for row in table.rows}
+    assert verdicts == {
+        "zero-shot CLIP": Verdict.BETTER,
+        "GCSCoOp, literature": Verdict.WORSE,
+        "GCSCoOp": None,
+    }
+    (table,) = averages(against(compare(sweeps), "b"))
+    assert [row.against for row in table.rows] == [None] * 3
+
+
 def test_the_csv_ends_with_the_averages_as_lines_of_the_same_columns(capsys):
     sweeps = [
         a_sweep("a", a_final("gcscoop", 80.0, 60.0, rho=0.1)),
@@ -450,8 +494,10 @@ def test_latex_is_safe_and_bold_where_it_should_be(capsys):
     tables.print_group(groups[0], groups, form="latex")
     (table,) = averages(groups)
     tables.print_averages(table, form="latex")
+    assert table.rows[-1].against.name == "CoOp"
     out = capsys.readouterr().out
     assert out.count(r"\toprule") == out.count(r"\bottomrule") == 2
     assert r"GCSCoOp & a\_b & 81.00 $\pm$ 1.41" in out
     assert r"\textbf{91.00 $\pm$ 1.41}" in out
     assert r"in \%, mean $\pm$ sd" in out
+    assert out.count("H beside CoOp & p") == 2, "of the data set and of the average"

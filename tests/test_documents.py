@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 
 from gcsearch import documents
-from gcsearch.comparison import Finished, compare
+from gcsearch.averages import averages
+from gcsearch.comparison import Finished, against, compare
 from gcsearch.documents import Measured, Numbers, facts
 from gcsearch.schema import Task
 from gcsearch.selection import rank
@@ -48,6 +49,21 @@ def test_rows_of_best_and_of_compare_share_the_facts_of_a_setting():
         row = json.loads(json.dumps(row))
         assert {key: row[key] for key in shared} == shared
     assert ranked[0]["objective"]["mean"] == compared[0]["rows"][0]["h"]["mean"] == shared["metrics"]["test_h"]["mean"]
+
+
+def test_averages_are_the_last_entry_and_say_what_they_are_compared_with():
+    references = [a_final("coop", label="CoOp")]
+    both = [
+        Finished(name, Task(dataset=name), a_final("gcscoop"), references, oracle=True)
+        for name in ("shapes-sketch", "shapes-night")
+    ]
+    groups = against(compare(both), "coop")
+    (table,) = averages(groups)
+    document = json.loads(json.dumps(table.to_dict()))
+    check([*(group.to_dict() for group in groups), document], "gcsearch compare --json")
+    coop, peek = document["rows"]
+    assert (coop["name"], coop["oracle"], coop["against"]) == ("CoOp", False, None)
+    assert (peek["name"], peek["oracle"], peek["against"]["name"]) == ("GCSCoOp [oracle]", True, "CoOp")
 
 
 @pytest.mark.parametrize("broken", [{"mean": "80"}, {"mean": None, "extra": 1}])
