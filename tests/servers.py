@@ -21,9 +21,12 @@ POSTGRES = Path("/usr/lib/postgresql/15/bin")
 
 
 def free_port() -> int:
-    """A free port below those that the system gives to whoever asks for any: nobody else gets it before it is used."""
+    """A free port that nobody else gets before it is used.
+
+    Between those of Ray's workers, which no head may have, and those that the system gives to whoever asks for any.
+    """
     while True:
-        port = random.SystemRandom().randrange(15_000, 30_000)
+        port = random.SystemRandom().randrange(20_000, 30_000)
         with socket.socket() as one, contextlib.suppress(OSError):
             one.bind(("", port))
             return port
