@@ -25,10 +25,10 @@ from tests.test_pipeline import SMOKE, _cache, command, journal_has, left_behind
 pytestmark = pytest.mark.slow
 
 # One worker: each more is another process to start in each of some ten sessions.
-# A hundred epochs: or all settings would have ended within a quarter of a second, before anything can be done to them.
+# Twenty epochs: or all settings would have ended within a quarter of a second, before anything can be done to them.
 PIPELINE = {
     **SMOKE,
-    "evaluate_every": 100,
+    "evaluate_every": 20,
     "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]},
     "resources": {"workers": 1},
 }
@@ -44,7 +44,7 @@ def undisturbed(tmp_path_factory, _cache):  # noqa: F811
 
 def written(folder: Path, **changes) -> Path:
     path = folder / "smoke.toml"
-    search = {**SMOKE["search"], "space": long_space(folder, epochs=100)}
+    search = {**SMOKE["search"], "space": long_space(folder, epochs=20)}
     path.write_text(to_toml({**PIPELINE, "search": search, **changes}))
     return path
 
