@@ -25,12 +25,12 @@ from tests.test_pipeline import SMOKE, _cache, command, journal_has, left_behind
 pytestmark = pytest.mark.slow
 
 # One worker: each more is another process to start in each of some ten sessions.
-# Twenty epochs: or all settings would have ended within a quarter of a second, before anything can be done to them.
+# A hundred epochs, or all settings would have ended within a quarter of a second, before anything can be done to them.
 PIPELINE = {
     **SMOKE,
-    "evaluate_every": 20,
+    "evaluate_every": 100,
     "confirm": {"top": 1, "seeds": [4], "references": ["zeroshot"]},
-    "resources": {"workers": 1},
+    "resources": {"workers": 1, "threads": 1},  # two that wait for each other take minutes on a busy machine
 }
 PATIENCE = 600
 
@@ -44,7 +44,7 @@ def undisturbed(tmp_path_factory, _cache):  # noqa: F811
 
 def written(folder: Path, **changes) -> Path:
     path = folder / "smoke.toml"
-    search = {**SMOKE["search"], "space": long_space(folder, epochs=20)}
+    search = {**SMOKE["search"], "space": long_space(folder, epochs=100)}
     path.write_text(to_toml({**PIPELINE, "search": search, **changes}))
     return path
 
