@@ -34,6 +34,7 @@ LOG_LEVELS = {
     "ray": logging.WARNING,  # "started a local instance", "wrote the latest version of all result files"
     "ray.tune.analysis.experiment_analysis": logging.ERROR,  # misses result files that nobody asked for
     "ray.tune.utils.util": logging.ERROR,  # "may be a performance bottleneck": the journal waits for a busy disk
+    "ray.tune.execution.experiment_state": logging.CRITICAL,  # a full disk, which the journal says in words
     "ray.tune.tune": logging.CRITICAL,  # "trials did not complete": their records say so, and why
 }
 """Loggers that say in normal operation what gcsearch says itself or what is no news."""
