@@ -53,6 +53,11 @@ def run_key(event: Event) -> RunKey:
     return int(event["number"]), str(event["stage"]), str(event.get("label", ""))
 
 
+def run_of(record: TrialRecord) -> dict[str, Any]:
+    """What a line about the record's MLflow run says of the record."""
+    return {"number": record.number, "stage": record.stage, "label": record.label}
+
+
 class Journal:
     """The file at `path`; it is made by the first `append`. One process at a time may append, from any thread.
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from gcsearch import files
 from gcsearch.addresses import is_server, shown
 from gcsearch.errors import GcsearchError
-from gcsearch.journal import Event, Journal, RunKey, run_key
+from gcsearch.journal import Event, Journal, RunKey, run_key, run_of
 from gcsearch.schema import CHAMPION, SHORTLISTED, TrialRecord
 from gcsearch.store import locked
 from gcsearch.sweep import Sweep
@@ -212,7 +212,7 @@ class Mirror:
     def _log(self, tracker: Tracker, ended: Sequence[tuple[TrialRecord, float]]) -> None:
         """Write records, and the ids of their runs to the journal."""
         for (record, _), run_id in zip(ended, tracker.log_records(ended), strict=True):
-            which = {"number": record.number, "stage": record.stage, "label": record.label}
+            which = run_of(record)
             if self._run_ids.get(run_key(which)) != run_id:
                 self.journal.append("run", **which, run_id=run_id)
                 self._run_ids[run_key(which)] = run_id

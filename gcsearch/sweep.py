@@ -13,7 +13,7 @@ from gcsearch import files, selection
 from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
 from gcsearch.joint import seen_from, worst_regrets
-from gcsearch.journal import Journal, run_key
+from gcsearch.journal import Journal, run_key, run_of
 from gcsearch.provenance import environment
 from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord, plain_name
 from gcsearch.store import Store
@@ -105,8 +105,7 @@ class Sweep:
     def _with_runs(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
         """The records with the ids of their MLflow runs, as far as there are any."""
         ids = {run_key(event): str(event["run_id"]) for event in self.journal.events("run")}
-        keys = [run_key({"number": one.number, "stage": one.stage, "label": one.label}) for one in records]
-        return [one.model_copy(update={"run_id": ids.get(key, "")}) for one, key in zip(records, keys, strict=True)]
+        return [one.model_copy(update={"run_id": ids.get(run_key(run_of(one)), "")}) for one in records]
 
     @property
     def ranking(self) -> list[selection.Ranked]:
