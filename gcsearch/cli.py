@@ -210,7 +210,7 @@ def run(
         sys.exit(_exit_code(ended))
     (chosen,) = made.pipelines
     if export:
-        check_free(export, chosen.task, force=True)  # before the search, and not after it
+        check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
     if not fresh and pipelines.is_finished(chosen, store):
         _say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
     with _watch(chosen.search.ranking_metric, quiet=quiet) as watcher:
@@ -290,6 +290,7 @@ def resume(
     found = open_sweep(sweep, store)
     if over(found.journal):
         _say(f"the sweep {sweep} is finished: there is nothing to go on with")
+        pipelines.resume(sweep, store=store)  # ends as it did before
         return
     with _watch(found.pipeline.search.ranking_metric, quiet=quiet) as watcher:
         done = pipelines.resume(sweep, store=store, watcher=watcher)

@@ -251,8 +251,8 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
         shutil.rmtree(former, ignore_errors=True)
 
 
-def check_free(folder: Path, *, force: bool) -> None:
-    """InputError where no export may be written to `folder`."""
+def check_free(folder: Path, *, force: bool, key: str = "--out") -> None:
+    """InputError where no export may be written to `folder`, which `key` named."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     foreign = not folder.is_dir() or not (folder / "config.toml").exists()
@@ -261,13 +261,13 @@ def check_free(folder: Path, *, force: bool) -> None:
         raise InputError(
             "an export goes to a new folder, or replaces an earlier export",
             file=folder,
-            key="--out",
+            key=key,
             remedy="Name another folder: this one holds something else.",
         )
     if not force:
         raise InputError(
             "the folder holds an earlier export already",
             file=folder,
-            key="--out",
+            key=key,
             remedy="Add --force to replace it, or name another folder.",
         )

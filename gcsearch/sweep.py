@@ -183,12 +183,12 @@ def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
     return Sweep(name, located, located.existing_sweep(name))
 
 
-def check_free(folder: Path, whole: Task, *, force: bool) -> None:
+def check_free(folder: Path, whole: Task, *, force: bool, key: str = "--out") -> None:
     """InputError where the exports of a sweep may not be written to `folder`: of several data sets all or none."""
     from gcsearch import export
 
     for task in whole.each:
-        export.check_free(kept_of(folder, whole, task), force=force)
+        export.check_free(kept_of(folder, whole, task), force=force, key=key)
 
 
 def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:

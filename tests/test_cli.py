@@ -138,6 +138,8 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["compare", "a", "--json", "--csv"], "one output has one form"),
         (["ui"], "no MLflow store here yet"),
         (["status", "--store", "s3://bucket/store"], "--store: the store is a folder"),
+        (["run", "demo", "--export", "/"], "/, --export: an export goes to a new folder"),
+        (["run", "method-comparison", "--export", "best"], "--export: a matrix has a champion for each sweep"),
         (["data", "write", "shapes-foto", "--root", "."], "Did you mean 'shapes-photo'"),
         (["data", "check", "."], "no data set of the table lies below the root"),
         (["data", "check", ".", "--dataset", "OxfordPet"], "Did you mean 'OxfordPets'"),

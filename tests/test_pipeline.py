@@ -266,6 +266,9 @@ def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_p
     assert caught.value.exit_code == 3
     with pytest.raises(TooManyFailures):  # nor is it a success when the same job is handed in again
         pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
+    for words in (["run", copy.folder / "pipeline.toml"], ["resume", "smoke"]):
+        done = subprocess.run(command(*words, store=tmp_path), capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (3, ""), done.stderr
     allowed = {**SMOKE, "search": {**SMOKE["search"], "max_failed": 1}}
     assert pipelines.run(Pipeline.from_dict(allowed), store=tmp_path).champion
     final = [*sweep.finals[:-1], sweep.finals[-1].model_copy(update={"outcome": Outcome.DIVERGED, "reason": "nan"})]
