@@ -28,7 +28,7 @@ numbers of finished epochs as often as the driver should hear of them.  It is pi
 process and lives as long as that: what it loads for one pack may be kept for the next."""
 
 RETRIES = 2
-"""How often a pack is run again after its worker process died."""
+"""How often a pack is run again after its worker process died: by Tune or, where it gives up early, by the searcher."""
 
 
 def _run_pack(evaluate: Evaluate, threads: int, pack: str) -> None:
@@ -139,6 +139,7 @@ def run_search(
         on_record=on_record,
         stopping=stopping,
         on_pack=on_pack,
+        retries=RETRIES,
     )
     if searcher.advance():
         with session(placement):

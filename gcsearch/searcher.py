@@ -69,6 +69,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_record: called with each record as its pack ends.
         stopping: asked before a pack begins; once it says True none does, and what runs comes to its end.
         on_pack: called with the settings of a pack once all of them have their records.
+        retries: how often a pack begins again whose worker process died.
 
     Raises:
         RunError: a known record is of another setting than the one proposed under its number.
@@ -86,6 +87,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         on_record: Callable[[TrialRecord], None] = nothing,
         stopping: Callable[[], bool] = never,
         on_pack: Callable[[Sequence[Proposal]], None] = nothing,
+        retries: int = 0,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -106,6 +108,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             on_proposal, on_reports, on_record, on_pack,
         )  # fmt: skip
         self._on_suggest = stopping
+        self._retries = retries
         self._asked: list[_Asked] = []
         self._told = 0
         self._standing: list[TrialRecord] = []
@@ -113,7 +116,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._records: dict[int, TrialRecord] = {}
         self._packs: deque[list[Proposal]] = deque()
         self._running: dict[str, list[Proposal]] = {}
-        self._deaths: dict[str, list[str]] = {}
+        self._deaths: dict[int, list[str]] = {}  # causes, by the first number of a pack
         self._again: list[Proposal] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -162,14 +165,22 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     def on_worker_death(self, trial_id: str, cause: str) -> None:
         """Note why the worker of a pack died, for the reason of its records should no retry help."""
-        self._deaths.setdefault(trial_id, []).append(cause)
+        self._deaths.setdefault(self._running[trial_id][0].number, []).append(cause)
         numbers = ", ".join(str(proposal.number) for proposal in self._running[trial_id])
         logger.warning("the worker process of the settings %s ended: %s", numbers, cause)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A pack has ended; settings that left no record FAILED."""
+        """A pack has ended; settings that left no record FAILED.
+
+        Unless the worker has not died as often as it may: Tune gives up at once where a process dies that is just
+        being handed its next pack. It then begins again.
+        """
         pack = self._running.pop(trial_id)
-        deaths = self._deaths.pop(trial_id, ["it left no record"])
+        first, lost = pack[0].number, all(one.number not in self._records for one in pack)
+        if error and lost and 0 < len(self._deaths.get(first, ())) <= self._retries:
+            self._packs.appendleft(pack)
+            return
+        deaths = self._deaths.pop(first, ["it left no record"])
         with self._keeping_errors():
             for proposal in pack:
                 if proposal.number not in self._records:

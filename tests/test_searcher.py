@@ -168,6 +168,20 @@ def test_a_pack_that_leaves_no_record_failed_for_the_cause_that_was_heard():
     assert searcher.records[0].reason == "the worker process ended (tries: 1): out of memory"
 
 
+def test_a_pack_that_tune_gives_up_early_begins_again_until_its_tries_are_over():
+    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 3}), retries=2)
+    packs = []
+    for trial in ("t", "u", "v"):
+        assert searcher.records == []
+        packs.append(searcher.suggest(trial))
+        searcher.on_worker_death(trial, "out of memory")
+        searcher.on_trial_complete(trial, error=True)
+    assert packs == [packs[0]] * 3
+    assert [record.outcome for record in searcher.records] == [Outcome.FAILED] * 3
+    assert searcher.records[0].reason == "the worker process ended (tries: 3): out of memory"
+    assert searcher.suggest("w") == Searcher.FINISHED
+
+
 def test_once_it_is_to_stop_nothing_more_begins_and_what_runs_ends():
     enough = []
     searcher = PackSearcher(SPACE, SETTINGS, stopping=lambda: bool(enough))
