@@ -293,6 +293,13 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
 
     def _accept(self, record: TrialRecord) -> None:
+        """Keep the record and hand it on; a setting that has one, and did not fail, keeps that.
+
+        A worker may die between its last word and its end: Tune then has the pack run once more.
+        """
+        known = self._records.get(record.number)
+        if known and known.outcome is not Outcome.FAILED:
+            return
         self._records[record.number] = self._labelled(record)
         self._on_record(self._records[record.number])
 

@@ -182,6 +182,21 @@ def test_a_pack_that_tune_gives_up_early_begins_again_until_its_tries_are_over()
     assert searcher.suggest("w") == Searcher.FINISHED
 
 
+def test_a_worker_that_dies_after_its_records_came_costs_no_second_ones():
+    told = []
+    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 3}), retries=2, on_record=told.append)
+    pack = [Proposal.from_dict(one) for one in json.loads(searcher.suggest("t")["pack"])]
+    records = Bowl()(pack, lambda reports: None)
+    searcher.on_trial_result("t", {"records": [record.to_dict() for record in records]})
+    searcher.on_worker_death("t", "killed")
+    other = [record.model_copy(update={"worker": "another"}).to_dict() for record in records]
+    searcher.on_trial_result("t", {"records": other})
+    searcher.on_trial_complete("t")
+    assert told == searcher.records
+    assert {record.worker for record in told} == {records[0].worker}
+    assert searcher.suggest("u") == Searcher.FINISHED
+
+
 def test_once_it_is_to_stop_nothing_more_begins_and_what_runs_ends():
     enough = []
     searcher = PackSearcher(SPACE, SETTINGS, stopping=lambda: bool(enough))
