@@ -17,7 +17,12 @@ from gcsearch.schema import Task, TrialConfig
 
 _OPTIMISERS = {"gcscoop": "gcsam", "sam": "sam"}
 _WORDS = "a photo of a"  # the only words that their trainer starts from
-_BACKBONES = {"ViT-B-16": "ViT-B/16", "ViT-B-32": "ViT-B/32", "ViT-L-14": "ViT-L/14", "RN50": "RN50", "RN101": "RN101"}
+_BACKBONES = {
+    "ViT-B-16": "ViT-B/16",
+    "ViT-B-32": "ViT-B/32",
+    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16")},
+}
+"""All that the table of models in their `clip/clip.py` has: no ViT-L/14, no RN50x64."""
 _DATASETS = {
     "OxfordPets": "oxford_pets",
     "OxfordFlowers": "oxford_flowers",
@@ -66,9 +71,12 @@ def _differences(task: Task, seeds: Sequence[int]) -> list[str]:
     notes = ["Prompts are float32 in gcsearch: PREC is fp32 here, and fp16 by their default."]
     if task.dataset not in _DATASETS:
         notes.append(f"It has no data set {task.dataset}: DATASET stands for the file of one that you add.")
-    if _backbone(task) is None or task.pretrained != "openai":
-        weights = f"{task.backbone} {task.pretrained or ''}".rstrip()
+    weights = f"{task.backbone} {task.pretrained or ''}".rstrip()
+    if task.pretrained != "openai":
         notes.append(f"It loads OpenAI's weights alone, and these results are from {weights}.")
+    elif _backbone(task) is None:
+        known = ", ".join(_BACKBONES.values())
+        notes.append(f"Its table of models ({known}) has no {task.backbone}, which these results are from.")
     if 0 in seeds:
         notes.append("It takes seeds above 0 only: seed 0 is left out.")
     return notes

@@ -298,6 +298,21 @@ def test_what_their_code_lacks_is_noted():
     assert found.commands.count("train.py --root") == 1 and "seed 0 is left out" in found.commands
 
 
+@pytest.mark.parametrize("backbone", ["ViT-L-14", "ViT-L-14-336", "ViT-H-14", "RN50x64", "RN50x64-quickgelu"])
+def test_a_backbone_that_is_not_in_the_authors_table_is_not_named_and_said(backbone):
+    found = options("gcscoop", task=PETS.model_copy(update={"backbone": backbone}))
+    assert "MODEL" not in yaml.safe_load(found.file)
+    assert f"has no {backbone}, which these results are from." in found.file
+    assert f"has no {backbone}" in found.commands
+
+
+@pytest.mark.parametrize(("backbone", "theirs"), [("ViT-B-32", "ViT-B/32"), ("RN50x16-quickgelu", "RN50x16")])
+def test_a_backbone_of_the_authors_table_is_named_as_there(backbone, theirs):
+    found = options("gcscoop", task=PETS.model_copy(update={"backbone": backbone}))
+    assert yaml.safe_load(found.file)["MODEL"]["BACKBONE"]["NAME"] == theirs
+    assert "table of models" not in found.file
+
+
 def test_the_interval_of_a_margin_is_not_cut_off_where_accuracies_end():
     numbers = {"mean": -0.4, "deviation": 0.2, "interval": (-0.9, 0.1), "per_seed": {}}
     assert chosen_with(Objective(name="val_base_margin", oracle=False, **numbers)) == "-0.40 ± 0.20 [-0.90, 0.10]"
