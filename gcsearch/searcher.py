@@ -64,7 +64,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             is not run again, unless it FAILED.
         before: records of earlier sweeps, known before the first proposal; those without a place in the space are left
             out. They count as what they were, and have no number here.
-        on_proposal: called with each setting that is about to run and its label ("" for a sampled one).
+        on_proposal: called with each setting as its pack is handed to a worker, and its label ("" for a sampled one).
         on_reports: called with the epoch reports of running settings.
         on_record: called with each record as its pack ends.
         stopping: asked before a pack begins; once it says True none does, and what runs comes to its end.
@@ -150,8 +150,14 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             return str(Searcher.FINISHED)
         if not self._packs:
             return None
-        self._running[trial_id] = self._packs.popleft()
-        return {"pack": json.dumps([proposal.to_dict() for proposal in self._running[trial_id]])}
+        pack = self._running[trial_id] = self._packs.popleft()
+        if pack[0].number not in self._deaths:  # a pack that begins again has been announced
+            with self._keeping_errors():
+                for proposal in pack:
+                    self._on_proposal(proposal, self._asked[proposal.number].label)
+        if self.error:
+            raise self.error
+        return {"pack": json.dumps([proposal.to_dict() for proposal in pack])}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Hand on what a worker sent: reports of epochs, or the records of its pack."""
@@ -274,7 +280,6 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             pack = self._with_rungs(proposals[start : start + self.settings.size])
             for proposal in pack:
                 self._records.pop(proposal.number, None)
-                self._on_proposal(proposal, self._asked[proposal.number].label)
             self._packs.append(pack)
 
     def _with_rungs(self, pack: Sequence[Proposal]) -> list[Proposal]:

@@ -159,6 +159,38 @@ def test_outcomes_are_told_as_they_are():
     assert reasons == ["diverged: why", "failed: why", "complete: val_h is nan"]
 
 
+def test_a_trial_begins_when_a_worker_gets_its_pack_and_not_when_it_is_proposed():
+    asked, stopped = [], []
+    searcher = PackSearcher(
+        SPACE, SETTINGS, on_proposal=lambda proposal, _: asked.append(proposal.number), stopping=lambda: bool(stopped)
+    )
+    searcher.suggest("first")
+    assert asked == [0, 1, 2]  # a generation of two packs is proposed; the second waits for a worker
+    stopped.append(True)
+    assert searcher.suggest("second") == Searcher.FINISHED
+    assert asked == [0, 1, 2]
+
+
+def test_a_pack_that_begins_again_is_announced_once():
+    asked = []
+    searcher = PackSearcher(SPACE, SETTINGS, on_proposal=lambda proposal, _: asked.append(proposal.number), retries=2)
+    first = searcher.suggest("t")
+    searcher.on_worker_death("t", "out of memory")
+    searcher.on_trial_complete("t", error=True)
+    assert searcher.suggest("again") == first
+    assert asked == [0, 1, 2]
+
+
+def test_an_error_while_a_pack_is_announced_comes_out_as_it_is():
+    def full(*_):
+        raise RunError("the journal cannot be written")
+
+    searcher = PackSearcher(SPACE, SETTINGS, on_proposal=full)
+    with pytest.raises(RunError, match="the journal"):
+        searcher.suggest("t")
+    assert isinstance(searcher.error, RunError)
+
+
 def test_a_pack_that_leaves_no_record_failed_for_the_cause_that_was_heard():
     searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 3}))
     searcher.suggest("t")
