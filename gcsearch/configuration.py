@@ -15,7 +15,7 @@ from gcsearch.dotted import blamed, flat, put
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.protocol import check_objective
 from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile
-from gcsearch.spaces import SearchSpace
+from gcsearch.spaces import LITERATURE, LITERATURE_CAPPED, SearchSpace
 
 _T = TypeVar("_T")
 
@@ -387,10 +387,6 @@ def _check_seeds(pipeline: Pipeline) -> None:
         )
 
 
-LITERATURE = "literature"
-"""The reference that every space may have: its point of this label. Left out where there is none."""
-
-
 def references(pipeline: Pipeline, space: SearchSpace) -> list[tuple[TrialConfig, str]]:
     """The settings that are confirmed beside the champion, and their titles in tables."""
     absent = {LITERATURE} - {point.label for point in space.points}
@@ -399,6 +395,12 @@ def references(pipeline: Pipeline, space: SearchSpace) -> list[tuple[TrialConfig
         for index, name in enumerate(pipeline.confirm.references)
         if name not in absent
     ]
+
+
+def cap_remarks(pipeline: Pipeline, space: SearchSpace) -> list[str]:
+    """What `search.cap` means for the references of a pipeline on its capped space, in sentences."""
+    lowered = LITERATURE in pipeline.confirm.references and LITERATURE_CAPPED in {p.label for p in space.points}
+    return spaces.cap_remarks(pipeline.search.cap, references(pipeline, space), left_out=lowered)
 
 
 def _reference(name: str, space: SearchSpace, key: str) -> tuple[TrialConfig, str]:

@@ -25,7 +25,7 @@ Optuna is imported only when boxes are asked for, so that reading and checking a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 OFF = "off"
 ON = "on"
 METHOD = "method"
+LITERATURE = "literature"
+"""Label of the point, and name of the reference, that every space may have: the published values. Left out of the
+references where there is none."""
+LITERATURE_CAPPED = f"{LITERATURE}-capped"
+"""The label of that point once `search.cap` has lowered it."""
 ZERO_CELL = 2.0
 """The log interval of a parameter with `zero` is lengthened downwards by this factor; that part means 0.
 For rho in 0.005..2 it is ln 2 / ln 800 = 10 % of the box."""
@@ -257,9 +262,7 @@ class SearchSpace(Model):
         A range that begins at its cap or above it is fixed to it. Points are brought down, and their labels then
         end in "-capped". InputError for a cap on choices, or one that leaves the space inconsistent.
         """
-        own = cap.get(self.method or "", {})
-        every = {**cap, **own} if isinstance(own, Mapping) else cap
-        caps = {name: most for name, most in every.items() if name in self.parameters and isinstance(most, float)}
+        caps = {name: most for name, most in cap_of(cap, self.method or "").items() if name in self.parameters}
         if not caps:
             return self
         points = [_capped_point(point, caps) for point in self.points]
@@ -508,6 +511,46 @@ def _capped_point(point: Point, caps: Mapping[str, float]) -> Point:
     values = {name: _lower(value, caps.get(name, math.inf)) for name, value in point.values.items()}
     label = point.label if values == point.values else f"{point.label}-capped"
     return Point(label=label, source=point.source, **values)
+
+
+def cap_of(cap: Mapping[str, float | Mapping[str, float]], method: str) -> dict[str, float]:
+    """The upper bounds of `search.cap` that concern a method: those under its name, else those for all."""
+    own = cap.get(method, {})
+    every = {**cap, **own} if isinstance(own, Mapping) else cap
+    return {name: most for name, most in every.items() if isinstance(most, int | float)}
+
+
+def cap_remarks(
+    cap: Mapping[str, float | Mapping[str, float]], references: Iterable[tuple[TrialConfig, str]], *, left_out: bool
+) -> list[str]:
+    """What a capped search has to say of the references that it is compared with, in sentences.
+
+    Args:
+        references: their configurations and titles; they train as they are published, above the cap or not.
+        left_out: whether the space's point "literature" was asked for as a reference, and the cap has changed it.
+    """
+    sentences = []
+    above = [
+        f"{title} ({', '.join(f'{name} {value:g}, cap {most:g}' for name, value, most in over)})"
+        for config, title in references
+        if (over := list(_above(config, cap_of(cap, config.method))))
+    ]
+    if above:
+        sentences.append(f"search.cap holds for the search only; the references train uncapped: {'; '.join(above)}.")
+    if left_out:
+        sentences.append(
+            "The reference literature is left out: search.cap lowers its values, so the search tries it as "
+            "literature-capped."
+        )
+    return sentences
+
+
+def _above(config: TrialConfig, caps: Mapping[str, float]) -> Iterator[tuple[str, float, float]]:
+    """The numbers of a configuration that are above their cap: name, value, cap."""
+    for name, most in caps.items():
+        value = config.hyperparameters.get(name)
+        if isinstance(value, int | float) and not isinstance(value, bool) and value > most:
+            yield name, value, most
 
 
 def _lower(value: Value, cap: float) -> Value:

@@ -86,8 +86,8 @@ def _plus_minus(values: tuple[float, ...]) -> str:
     return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
 
 
-def print_results(records: list[TrialRecord], task: Task, title: str = "") -> None:
-    """What the protocol of `task` measures of records of one stage, a row each."""
+def print_results(records: list[TrialRecord], task: Task, title: str = "", *, epochs: bool = False) -> None:
+    """What the protocol of `task` measures of records of one stage, a row each, with how long it ran if `epochs`."""
     from gcsearch.comparison import tagged
     from gcsearch.protocol import columns
     from gcsearch.schema import CHAMPION
@@ -95,6 +95,9 @@ def print_results(records: list[TrialRecord], task: Task, title: str = "") -> No
     shown = columns(task, records[0].stage if records else "test")
     rows = [[tagged(record), *(_plus_minus(record.metrics.get(c.metric, ())) for c in shown)] for record in records]
     titles = ["", *(column.title for column in shown)]
+    if epochs:
+        titles.append("epochs")
+        rows = [[*row, str(record.epochs or "-")] for row, record in zip(rows, records, strict=True)]
     _table(title, titles, rows, lambda line, _: records[line].label == CHAMPION)
 
 
@@ -109,6 +112,7 @@ def print_finals(sweep: Sweep) -> None:
         f"{task.title}, {task.backbone}, {task.shots} shots{', all classes' if task.classes == 'all' else ''}: "
         "accuracy on test images in %, "
         f"mean ± sd over seeds {', '.join(map(str, seeds))}",
+        epochs=bool(sweep.pipeline.search.cap),
     )
     print(f"champion  {described(sweep.champion.config)}")
     search = sweep.pipeline.search

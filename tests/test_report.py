@@ -172,6 +172,25 @@ def test_a_reference_without_new_classes_is_not_compared_in_h():
     assert sentences[1:] == ["CoOp, literature [class-specific] has no H, so the two are not compared."]
 
 
+def test_a_capped_search_says_that_its_references_train_uncapped():
+    """Of any parameter, and of a cap under a method's name; a cap that nothing exceeds is silent."""
+    coop = a_final("CoOp", (80.0, 80.0, 81.0), method="coop", epochs=200, lr=0.002)
+    champion = a_final("champion", (82.0, 83.0, 84.0), number=10, epochs=12)
+    tried = [*a_sweep()[:-3], a_record(11, label="literature-capped")]
+
+    def told(cap, records=tried):
+        pipeline = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_h", cap=cap)})
+        return findings.headline(pipeline, records, [FINALS[0], coop, champion], 10)[-2:]
+
+    uncapped = "search.cap holds for the search only; the references train uncapped: "
+    left_out = "The reference literature is left out: search.cap lowers its values, so the search tries it as "
+    assert told({"epochs": 12.0}) == [f"{uncapped}CoOp (epochs 200, cap 12).", f"{left_out}literature-capped."]
+    both = f"{uncapped}CoOp (epochs 200, cap 12, lr 0.002, cap 0.001)."
+    assert told({"epochs": 12.0, "lr": 0.001}, a_sweep())[-1] == both
+    assert told({"epochs": 500.0, "coop": {"epochs": 50.0}}, a_sweep())[-1].endswith("CoOp (epochs 200, cap 50).")
+    assert "uncapped" not in told({"epochs": 200.0}, a_sweep())[-1]
+
+
 # --- Axes and the rebuilt study
 
 

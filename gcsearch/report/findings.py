@@ -13,8 +13,8 @@ from gcsearch.metrics import Spread, spread
 from gcsearch.report.landscape import searched
 from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
 from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord
+from gcsearch.spaces import LITERATURE, LITERATURE_CAPPED, cap_remarks
 
-LITERATURE = "literature"
 ZEROSHOT = "zero-shot"
 BASE_TO_NEW = Task()
 COOP = "CoOp"
@@ -110,7 +110,14 @@ def headline(
     if ahead:
         verb = "is" if len(ahead) == 1 else "are"
         sentences.append(f"By mean {IN_WORDS[metric]} it is not in front: {joined(ahead)} {verb} higher.")
-    return sentences
+    return [*sentences, *_about_cap(pipeline, records, finals)]
+
+
+def _about_cap(pipeline: Pipeline, records: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> list[str]:
+    """How far the references are comparable where `search.cap` holds for the search alone."""
+    references = [(record.config, record.label) for record in finals if record.number < 0]
+    lowered = LITERATURE in pipeline.confirm.references and LITERATURE_CAPPED in {one.label for one in records}
+    return cap_remarks(pipeline.search.cap, references, left_out=lowered)
 
 
 def _reached(champion: TrialRecord, described: str, mine: Row) -> str:
