@@ -39,7 +39,7 @@ def declare_torchvision_operators() -> bool:
     registering the shapes of two detection operators.  CLIP needs only its Python transforms, so the two
     operators are declared (without an implementation) before the import, only when they are absent.
 
-    Returns whether the declaration was needed: `gcsearch doctor` reports it.
+    Returns whether the declaration was needed: `gcsearch doctor` reports it, with `OPEN_CLIP_ELSEWHERE`.
     """
     try:
         import torchvision
@@ -56,6 +56,14 @@ def declare_torchvision_operators() -> bool:
     import torchvision  # noqa: F401
 
     return True
+
+
+OPEN_CLIP_ELSEWHERE = """from gcsearch.backbone import declare_torchvision_operators
+
+declare_torchvision_operators()
+import open_clip
+"""
+"""What makes `import open_clip` work in a user's own script, beside such a torch."""
 
 
 def _open_clip() -> Any:
@@ -98,9 +106,19 @@ class Backbone:
         return _tokenizer().encode(text.replace("_", " "))
 
     def word(self, token: int) -> str:
-        """The text of a token: `photo`, or with a mark behind it where another token must follow: `phot-`."""
-        text: str = _tokenizer().decoder[token]
-        return text.removesuffix(_WORD_END) if text.endswith(_WORD_END) else f"{text}-"
+        r"""The text of a token: `photo`, or with a mark behind it where another token must follow: `phot-`.
+
+        The vocabulary writes bytes as letters (`Ã©` for `é`). A part of a character, and what cannot be seen, is
+        shown as `\xc3`.
+        """
+        tokenizer = _tokenizer()
+        letters: str = tokenizer.decoder[token]
+        whole = bytes(tokenizer.byte_decoder[letter] for letter in letters.removesuffix(_WORD_END))
+        text = "".join(
+            one if one.isprintable() else one.encode("unicode_escape").decode()
+            for one in whole.decode(errors="backslashreplace")
+        )
+        return text if letters.endswith(_WORD_END) else f"{text}-"
 
 
 @cache

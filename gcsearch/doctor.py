@@ -93,13 +93,17 @@ def _torch() -> list[Finding]:
 
 
 def _torchvision() -> list[Finding]:
-    from gcsearch.backbone import declare_torchvision_operators
+    from gcsearch.backbone import OPEN_CLIP_ELSEWHERE, declare_torchvision_operators
 
-    if declare_torchvision_operators():
-        found = "compiled operators do not fit this torch; two were declared so that open_clip's imports work"
-    else:
-        found = "fits torch"
-    return [Finding("torchvision operators", True, found)]
+    if not declare_torchvision_operators():
+        return [Finding("torchvision operators", True, "fits torch")]
+    found = "compiled operators do not fit this torch; gcsearch declares the two that open_clip's imports need"
+    lines = "\n".join(f"    {line}" for line in OPEN_CLIP_ELSEWHERE.splitlines() if line)
+    remedy = (
+        "In a script of your own `import open_clip` fails (operator torchvision::nms does not exist). Begin it with\n"
+        f"{lines}\nor install torchvision from the index that torch came from: then neither is needed."
+    )
+    return [Finding("torchvision operators", True, found, remedy)]
 
 
 def _mini() -> list[Finding]:

@@ -73,9 +73,15 @@ def write_up(
     return "\n".join(lines) + "\n"
 
 
+def _code(text: str) -> str:
+    """A token as code in a cell of a Markdown table, also one that is made of what Markdown takes for its own."""
+    text = text.replace("|", "\\|")
+    return f"`` {text} ``" if "`" in text else f"`{text}`"
+
+
 def _table(backbone: Backbone, context: Tensor) -> list[str]:
     rows = ["| vector | length | nearest words (distance) |", "|---:|---:|---|"]
     for index, (vector, found) in enumerate(zip(context, nearest(backbone, context), strict=True), start=1):
-        words = ", ".join(f"`{word.text}` ({word.distance:.3f})" for word in found)
+        words = ", ".join(f"{_code(word.text)} ({word.distance:.3f})" for word in found)
         rows.append(f"| {index} | {float(vector.norm()):.3f} | {words} |")
     return rows

@@ -402,7 +402,10 @@ def test_doctor_finds_this_place_in_order(tmp_path):
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert findings["torch"]["ok"]
-    assert "torchvision operators" in findings
+    shown = findings["torchvision operators"]["remedy"].splitlines()
+    lines = [line.strip() for line in shown if line.startswith("    ")]
+    script = "\n".join([*lines, "print(open_clip.__name__)"] if lines else ["import open_clip"])
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     (tmp_path / "file").write_text("")
     done = gcsearch("doctor", GCSEARCH_STORE=str(tmp_path / "file"))
     assert done.returncode == 1

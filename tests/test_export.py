@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from gcsearch import authors, export, methods, prediction, words
+from gcsearch import backbone as backbones
 from gcsearch.card import chosen_with
 from gcsearch.documents import Exported, Objective
 from gcsearch.errors import InputError
@@ -235,6 +236,25 @@ def test_the_nearest_word_to_a_words_embedding_is_the_word(backbone):
 def test_a_token_that_does_not_end_a_word_is_marked(backbone):
     first, *rest = (backbone.word(token) for token in backbone.tokenize("pneumonoultramicroscopic"))
     assert first.endswith("-") and not rest[-1].endswith("-")
+
+
+def test_words_are_shown_as_they_are_read(backbone):
+    """Not as the letters that the vocabulary writes for bytes; what cannot be read or seen is escaped."""
+    for text in ("photo", "café", "東", "🐶", "naïve"):
+        tokens = backbone.tokenize(text)
+        if len(tokens) == 1:
+            assert backbone.word(tokens[0]) == text
+    assert backbone.word(backbone.tokenize("🐶")[-1]) == "🐶"
+    part, newline = (backbones._tokenizer().encoder[letters] for letters in ("Ã", "Ċ</w>"))
+    assert (backbone.word(part), backbone.word(newline)) == ("\\xc3-", "\\n")
+
+
+def test_no_token_breaks_the_table_that_it_stands_in(backbone):
+    """Every token of the vocabulary can be printed, on one line, and ends no cell."""
+    texts = [backbone.word(token) for token in range(49406)]
+    assert all(text.isprintable() and text for text in texts)
+    assert not any("</w>" in text for text in texts)
+    assert (words._code("a"), words._code("`-"), words._code("||")) == ("`a`", "`` `- ``", r"`\|\|`")
 
 
 # --- The authors' options -------------------------------------------------------------------------------
