@@ -6,11 +6,12 @@ import os
 import random
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from gcsearch import readers, shapes
 from gcsearch.errors import InputError, unknown_name
+from gcsearch.files import read_text
 from gcsearch.readers import Reader
 from gcsearch.schema import plain_name
 from gcsearch.splits import Contents, Item, is_inside, read_split, warn_fresh
@@ -217,10 +218,28 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
         warn_fresh(f"{name}: {split} is absent")
     else:
         contents = layout.reader(folder, folder / layout.images)
+    contents = _plain_paths(contents, folder / layout.images)
     _check(contents)
     plain = plain_name(name)  # the cache calls its entries by it
     lists = contents.train, contents.val, contents.test
     return Dataset(plain, folder / layout.images, contents.classes, *lists), contents.source
+
+
+def _plain_paths(contents: Contents, images: Path) -> Contents:
+    """The same with slashes in paths that were written on Windows. A file whose name has a backslash in it keeps it."""
+
+    def plain(items: tuple[Item, ...]) -> tuple[Item, ...]:
+        if not any("\\" in item.path for item in items):
+            return items
+        return tuple(
+            Item(item.path.replace("\\", "/"), item.label)
+            if "\\" in item.path and is_inside(item.path) and not (images / item.path).is_file()
+            else item
+            for item in items
+        )
+
+    train, val, test = map(plain, (contents.train, contents.val, contents.test))
+    return replace(contents, train=train, val=val, test=test)
 
 
 def _fall_back(reader: Reader, folder: Path, images: Path, split: Path) -> Contents:
@@ -349,12 +368,12 @@ def other_names(dataset: Dataset, file: str | Path | None = None) -> tuple[str, 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        rule = "the list of other names must be a readable text file"
-        remedy = "One name per line, in UTF-8."
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise InputError(rule, file=path, key="task.other_names", received=reason, remedy=remedy) from None
+        return [line.strip() for line in read_text(path.expanduser()).splitlines() if line.strip()]
+    except InputError as error:
+        raise error.at(key="task.other_names") from None
+    except OSError as error:
+        rule, remedy = "the list of other names must be a readable text file", "One name per line, in UTF-8."
+        raise InputError(rule, file=path, key="task.other_names", received=error.strerror, remedy=remedy) from None
 
 
 def _plain(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 import tomllib
@@ -59,15 +60,45 @@ def check_export(folder: Path, name: str) -> None:
     raise InputError(f"the folder must be an export, with its {name}", file=folder, remedy=remedy)
 
 
+_OTHER_MARKS = {
+    codecs.BOM_UTF32_LE: "UTF-32",  # before UTF-16, whose mark it begins with
+    codecs.BOM_UTF32_BE: "UTF-32",
+    codecs.BOM_UTF16_LE: "UTF-16",
+    codecs.BOM_UTF16_BE: "UTF-16",
+}
+
+
+def read_text(path: Path) -> str:
+    """The text of a UTF-8 file as any system writes it: without a byte order mark, its lines ended by a newline.
+
+    Raises:
+        OSError: it cannot be read.
+        InputError: it has another encoding, which is named where it can be told.
+    """
+    content = path.read_bytes()
+    found = next((name for mark, name in _OTHER_MARKS.items() if content.startswith(mark)), "")
+    if not found and b"\0" in content[:4096]:
+        found = "zero bytes: UTF-16 without a mark, or no text at all"
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        found = found or f"byte 0x{content[error.start]:02x} in line {line}, as in Windows-1252 or Latin-1"
+    if found:
+        rule, remedy = "the file must be text in UTF-8", "Save it as UTF-8, with or without a byte order mark."
+        raise InputError(rule, file=path, received=found, remedy=remedy)
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. InputError, naming file and line, where it is missing or malformed."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(read_text(path))
     except FileNotFoundError:
         raise InputError("the file must exist", file=path, remedy="Check the path.") from None
     except OSError as error:
         raise InputError("the file must be readable", file=path, received=error.strerror) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except tomllib.TOMLDecodeError as error:
         raise InputError(
             f"the file must be valid TOML: {error}", file=path, remedy="Correct the line named above."
         ) from None

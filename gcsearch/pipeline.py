@@ -228,7 +228,7 @@ def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
 def _texts(pipeline: Pipeline) -> dict[str, str]:
     """The two files that say what a sweep was made from."""
     return {
-        "space.toml": spaces.find(pipeline.search.space).read_text(encoding="utf-8"),
+        "space.toml": files.read_text(spaces.find(pipeline.search.space)),
         "pipeline.toml": files.to_toml(pipeline.to_dict(), f"Sweep {pipeline.name}: the pipeline as it was run."),
     }
 
@@ -239,7 +239,7 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
     if not (folder / "pipeline.toml").exists():
         return
     began = Pipeline.from_dict(files.read_toml(folder / "pipeline.toml"), file=folder / "pipeline.toml")
-    if _anywhere(began) != _anywhere(pipeline) or (folder / "space.toml").read_text() != texts["space.toml"]:
+    if _anywhere(began) != _anywhere(pipeline) or files.read_text(folder / "space.toml") != texts["space.toml"]:
         raise InputError(
             "a sweep goes on with the pipeline and space that it began with; these differ",
             file=folder / "pipeline.toml",
@@ -330,7 +330,7 @@ def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], f
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
     for name, text in texts.items():
-        if not (folder / name).exists() or (folder / name).read_text() != text:  # it may go on elsewhere
+        if not (folder / name).exists() or files.read_text(folder / name) != text:  # it may go on elsewhere
             files.write_whole(folder / name, text)
     return Sweep(pipeline.name, store, folder)
 

@@ -186,7 +186,9 @@ def read_facts(folder: Path) -> Exported:
     path = folder / "metrics.json"
     files.check_export(folder, path.name)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(files.read_text(path))
+    except InputError:
+        raise
     except (OSError, ValueError) as error:
         raise InputError("the file must be valid JSON", file=path, received=str(error)) from None
     return Exported.from_dict(content, file=path)
@@ -223,12 +225,12 @@ def named_parameters(classifier: Classifier) -> list[dict[str, Tensor]]:
 def read_names(path: Path) -> list[str]:
     """Class names, one per line. InputError for a file that cannot be read, holds none, or one twice."""
     try:
-        names = [line.strip() for line in path.expanduser().read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        rule = "the class names must be a readable text file"
-        remedy = "One name per line, in UTF-8."
-        raise InputError(rule, file=path, key="--classes", received=reason, remedy=remedy) from None
+        names = [line.strip() for line in files.read_text(path.expanduser()).splitlines() if line.strip()]
+    except InputError as error:
+        raise error.at(key="--classes") from None
+    except OSError as error:
+        rule, remedy = "the class names must be a readable text file", "One name per line, in UTF-8."
+        raise InputError(rule, file=path, key="--classes", received=error.strerror, remedy=remedy) from None
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice or not names:
         rule, received = "every class has one line", f"{twice[0]!r} twice" if twice else "no name"

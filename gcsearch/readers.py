@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gcsearch.errors import InputError
+from gcsearch.files import read_text
 from gcsearch.splits import (
     LISTS,
     Contents,
+    FreshSplitWarning,
     Item,
     divide,
     duplicates,
@@ -157,11 +160,11 @@ def sun397(folder: Path, images: Path) -> Contents:
 
     The name is what follows the letter, from the back: "outdoor apartment_building".
     """
-    keys = [line.lstrip("/") for line in lines_of(folder / "ClassName.txt")]
+    keys = [line.replace("\\", "/").lstrip("/") for line in lines_of(folder / "ClassName.txt")]
     ranks = {key: label for label, key in enumerate(keys)}
 
     def read(file: str) -> list[Item]:
-        paths = [line.lstrip("/") for line in lines_of(folder / file)]
+        paths = [line.replace("\\", "/").lstrip("/") for line in lines_of(folder / file)]
         return [Item(path, _rank(ranks, path.rpartition("/")[0], folder / file)) for path in paths]
 
     classes = [" ".join(reversed(key.split("/")[1:])) for key in keys]
@@ -178,7 +181,7 @@ def ucf101(folder: Path, images: Path) -> Contents:
     def read(file: str) -> list[Item]:
         items = []
         for line in lines_of(lists / file):
-            action, _, video = line.split(" ")[0].partition("/")
+            action, _, video = line.split(" ")[0].replace("\\", "/").partition("/")
             label = _rank(ranks, action, lists / file)
             items.append(Item(f"{classes[label]}/{video.removesuffix('.avi')}.jpg", label))
         return items
@@ -192,7 +195,9 @@ def flowers(folder: Path, images: Path) -> Contents:
     labels = [int(label) for label in _matlab(folder / "imagelabels.mat", "labels").ravel()]
     path = folder / "cat_to_name.json"
     try:
-        names = {int(key): str(name) for key, name in json.loads(path.read_text(encoding="utf-8")).items()}
+        names = {int(key): str(name) for key, name in json.loads(read_text(path)).items()}
+    except InputError:
+        raise
     except (OSError, ValueError, AttributeError) as error:
         raise InputError(
             'the file must map class numbers to names, {"1": ...}', file=path, received=str(error)
@@ -280,11 +285,75 @@ def class_folders(folder: Path, images: Path) -> Contents:
     return _divided(images, {})
 
 
+_PARTS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""The list that a folder of this name holds, where class folders lie below such folders."""
+
+
 def own_folders(folder: Path, images: Path) -> Contents:
-    """`folder:NAME`: class folders of a data set that is not in the table; says that the split is fresh."""
+    """`folder:NAME`: a data set that is not in the table, with a folder per class, or with a folder per list.
+
+    Says that the split is fresh, where it is.
+    """
+    parts = split_folders(images)
+    if parts:
+        return _split_by_folders(images, parts)
     contents = class_folders(folder, images)
     warn_fresh(f"{images} has class folders and no split")
     return contents
+
+
+def split_folders(images: Path) -> dict[str, list[str]]:
+    """The folders of each list, where there is a folder `train` with folders and no images in it; else none.
+
+    InputError where there are other folders beside them.
+    """
+    parts: dict[str, list[str]] = {part: [] for part in (*LISTS, "")}
+    for name in folders_in(images):
+        parts[_PARTS.get(name.casefold(), "")].append(name)
+    # A class of trains has images, not folders.
+    if not any(folders_in(images / name) and not images_in(images / name) for name in parts["train"]):
+        return {}
+    if others := parts.pop(""):
+        rule, remedy = "beside train, val and test there must be no other folder", "Move it elsewhere."
+        raise InputError(rule, file=images, received=_some(others), remedy=remedy)
+    return parts
+
+
+def _split_by_folders(images: Path, parts: Mapping[str, Sequence[str]]) -> Contents:
+    """train/CLASS/IMAGE, val/CLASS/IMAGE and test/CLASS/IMAGE; without val some of train are held out for it."""
+    doubled = next((names for names in parts.values() if len(names) > 1), None)
+    if doubled:
+        raise InputError("each list has one folder", file=images, received=" and ".join(doubled))
+    if not parts["test"]:
+        rule = "beside the folder train there must be a folder test: its images are what results are measured on"
+        remedy = (
+            f"If {parts['val'][0]} holds them, rename it to test: images of train are then held out for validation."
+            if parts["val"]
+            else "Add one; or move the class folders up, and gcsearch divides them itself."
+        )
+        raise InputError(rule, file=images, received=", ".join(folders_in(images)), remedy=remedy)
+    found = {part: names[0] for part, names in parts.items() if names}
+    classes = {part: folders_in(images / name) for part, name in found.items()}
+    every = sorted(set().union(*classes.values()))
+    for part, name in found.items():
+        if lacking := sorted(set(every) - set(classes[part])):
+            others = " and ".join(other for other in found.values() if other != name)
+            raise InputError(
+                f"{others} and {name} must have the same class folders",
+                file=images / name,
+                received=f"no {_some(lacking)} in {name}",
+                remedy="Complete the folder, or remove the class from the others.",
+            )
+    lists = {part: _listed(images / name, every, f"{name}/") for part, name in found.items()}
+    if "val" not in lists:
+        what = f"{images} has no validation images; gcsearch held out a fifth of each class of {found['train']}"
+        warnings.warn(f"{what}, numbers on them are its own", FreshSplitWarning, stacklevel=2)
+        lists["train"], lists["val"] = hold_out_val(lists["train"], VAL_SHARE)
+    return Contents(images, tuple(every), *(tuple(lists[part]) for part in LISTS))
 
 
 def table(file: str) -> Reader:
@@ -321,23 +390,30 @@ def _columns(path: Path) -> dict[str, list[str]]:
     import pyarrow as pa
     from pyarrow import csv, parquet
 
+    texts = {name: pa.string() for name in ("path", "class", "split")}
     try:
         if path.suffix.casefold() == ".parquet":
             found = parquet.read_table(path)
         else:
-            texts = {name: pa.string() for name in ("path", "class", "split")}
-            found = csv.read_csv(path, convert_options=csv.ConvertOptions(column_types=texts))
+            source = pa.BufferReader(read_text(path).encode())
+            found = csv.read_csv(source, convert_options=csv.ConvertOptions(column_types=texts))
         missing = [name for name in ("path", "class") if name not in found.column_names]
-        wanted = [name for name in ("path", "class", "split") if name in found.column_names]
+        doubled = [name for name in texts if found.column_names.count(name) > 1]
+        wanted = [name for name in texts if found.column_names.count(name) == 1]
         columns = {name: found[name].cast(pa.string()).to_pylist() for name in wanted}
     except FileNotFoundError:
-        remedy = "The path after `table:` starts at task.root."
-        raise InputError("the table must exist", file=path, key="task.dataset", remedy=remedy) from None
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        where = "The path after `table:` starts at task.root."
+        raise InputError("the table must exist", file=path, key="task.dataset", remedy=where) from None
+    except (pa.ArrowException, OSError) as error:
         raise InputError("the table must be a CSV or Parquet file", file=path, received=str(error)) from None
     if missing:
         rule = "a table has the columns path and class, and may have split"
-        raise InputError(rule, file=path, received=", ".join(found.column_names))
+        remedy = (
+            None if len(found.column_names) > 1 else "The first line of a CSV file names them, with commas between."
+        )
+        raise InputError(rule, file=path, received=", ".join(found.column_names), remedy=remedy)
+    if doubled:
+        raise InputError(f"a table has one column {doubled[0]}", file=path, received=", ".join(found.column_names))
     for name, values in columns.items():
         if not values or not all(values):
             rows = [str(index) for index, value in enumerate(values, start=1) if not value]

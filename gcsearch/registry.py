@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from gcsearch import __version__
 from gcsearch.documents import Exported
 from gcsearch.errors import InputError, RunError
+from gcsearch.files import read_text
 from gcsearch.prediction import read_facts
 from gcsearch.tracking import error_code, opened
 
@@ -102,7 +103,7 @@ def _create(client: MlflowClient, folder: Path, name: str, facts: Exported) -> s
         "gcsearch.method": facts.champion.config.method,
     }
     tags["gcsearch.selection"] = "oracle" if facts.chosen.oracle else "clean"
-    card = (folder / "card.md").read_text(encoding="utf-8")
+    card = read_text(folder / "card.md")
     made = client.create_model_version(name, source, run.info.run_id, tags=tags, description=card)
     return str(made.version)
 

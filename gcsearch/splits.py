@@ -12,11 +12,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcsearch.errors import InputError
+from gcsearch.files import read_text
 
 LISTS = ("train", "val", "test")
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
 """What counts as an image where a folder is listed."""
+
+
+SYSTEM_NAMES = frozenset(
+    {
+        "__macosx",  # archives made on a Mac
+        "thumbs.db",
+        "ehthumbs.db",
+        "desktop.ini",
+        "$recycle.bin",
+        "system volume information",
+        "@eadir",  # network disks
+        "#recycle",
+        "#snapshot",
+        "lost+found",
+        "__pycache__",
+    }
+)
+"""Files and folders that systems put beside people's own, in small letters; names that begin with a dot are more."""
+
+
+def is_system(name: str) -> bool:
+    """Whether a file or folder is a system's own: never a class, never an image."""
+    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
 class FreshSplitWarning(UserWarning):
@@ -49,7 +73,7 @@ def read_split(path: Path) -> Contents:
         InputError: the file is absent or malformed, a label has two names, labels do not run from 0.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         triples = [[(str(p), int(label), str(name)) for p, label, name in content[key]] for key in LISTS]
     except FileNotFoundError:
         raise InputError(
@@ -57,7 +81,9 @@ def read_split(path: Path) -> Contents:
             file=path,
             remedy="Check task.root: it holds all data sets.",
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(
             "a split file holds lists train, val and test of [path, label, class name]",
             file=path,
@@ -123,7 +149,7 @@ def hold_out_val(items: Sequence[Item], share: float, at_most: int | None = None
     train, val = [], []
     for label in sorted(by_label):
         members = sorted(by_label[label], key=lambda item: item.path)
-        count = round(len(members) * share)
+        count = max(round(len(members) * share), min(len(members) - 1, 1))  # val is to have each class, too
         count = count if at_most is None else min(count, at_most)
         held = set(random.Random(f"gcsearch {label}").sample(range(len(members)), count))
         train += [item for index, item in enumerate(members) if index not in held]
@@ -138,10 +164,10 @@ def warn_fresh(what: str) -> None:
 
 
 def images_in(folder: Path) -> list[str]:
-    """Names of the image files in a folder, sorted; hidden ones and other files are passed over."""
+    """Names of the image files in a folder, sorted; hidden ones, systems' own and other files are passed over."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries]  # texts: a million Path objects would take a minute
-    return sorted(name for name in names if _ending(name) in SUFFIXES and not name.startswith("."))
+    return sorted(name for name in names if _ending(name) in SUFFIXES and not is_system(name))
 
 
 def _ending(name: str) -> str:
@@ -149,22 +175,33 @@ def _ending(name: str) -> str:
 
 
 def folders_in(folder: Path) -> list[str]:
-    """Names of the sub-folders, sorted as Python sorts text. InputError where `folder` is none."""
+    """Names of the sub-folders without systems' own, sorted as Python sorts text.
+
+    InputError where `folder` is none, or a link in it leads nowhere: it could be a class.
+    """
     if not folder.is_dir():
         raise InputError("the folder must exist", file=folder, remedy="Check task.root: it holds all data sets.")
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        inside = [path for path in folder.iterdir() if not is_system(path.name)]
+    except OSError as error:
+        raise InputError("the folder must be readable", file=folder, received=error.strerror) from None
+    lost = [path for path in inside if path.is_symlink() and not path.exists()]
+    if lost:
+        rule, remedy = "a link must lead to a file or folder, and not to itself", "Mend the link, or remove it."
+        raise InputError(rule, file=folder, received=", ".join(path.name for path in sorted(lost)[:5]), remedy=remedy)
+    return sorted(path.name for path in inside if path.is_dir())
 
 
 def lines_of(path: Path) -> list[str]:
     """The lines of a text file that is part of a data set, stripped, empty ones left out."""
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+        return [line.strip() for line in read_text(path).splitlines() if line.strip()]
     except FileNotFoundError:
         raise InputError(
             "the file is part of the data set and must exist", file=path, remedy="Complete the download."
         ) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError("the file must be readable text", file=path, received=str(error)) from None
+    except OSError as error:
+        raise InputError("the file must be readable text", file=path, received=error.strerror) from None
 
 
 def duplicates(contents: Iterable[Iterable[Item]]) -> list[str]:

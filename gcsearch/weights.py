@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from gcsearch.errors import InputError
-from gcsearch.files import ARCHIVE
+from gcsearch.files import ARCHIVE, read_text
 
 KEY = "task.pretrained"
 FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
@@ -121,8 +121,8 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
+        found = json.loads(read_text(file))
+    except json.JSONDecodeError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("model_cfg"), dict):
         raise InputError("the file must describe an open_clip model", file=file, remedy="Fetch the folder again.")

@@ -5,7 +5,7 @@ import tomllib
 
 import pytest
 
-from gcsearch import files
+from gcsearch import files, spaces
 from gcsearch.errors import InputError
 
 
@@ -21,6 +21,34 @@ def test_a_syntax_error_names_file_and_line(tmp_path):
     path.write_text("a = 1\nb = = 2\n")
     with pytest.raises(InputError, match=r"bad.toml: the file must be valid TOML.*line 2"):
         files.read_toml(path)
+
+
+def _classes(path):
+    from gcsearch.prediction import read_names
+
+    return read_names(path)
+
+
+@pytest.mark.parametrize(
+    ("read", "text"),
+    [
+        (files.read_toml, 'a = 1\n\n[b]\nc = """one\ntwo"""\n'),
+        (spaces.load, 'version = 1\nmethod = "coop"\n[parameters.lr]\nlow = 0.001\nhigh = 0.01\n'),
+        (_classes, "red squirrel\nwren\n"),
+    ],
+)
+def test_files_that_people_write_are_read_as_any_system_saves_them(tmp_path, read, text):
+    plain, windows, old = (tmp_path / f"{name}.toml" for name in ("plain", "windows", "old"))
+    plain.write_text(text)
+    windows.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    old.write_bytes(text.replace("\n", "\r").encode())
+    assert read(windows) == read(old) == read(plain)
+    for encoding in ("utf-16", "utf-32"):
+        windows.write_bytes(text.encode(encoding))
+        with pytest.raises(
+            InputError, match=rf"windows.toml.*: the file must be text in UTF-8, got {encoding.upper()}"
+        ):
+            read(windows)
 
 
 def test_shipped_names_and_paths_are_told_apart(tmp_path):

@@ -384,3 +384,163 @@ def test_progress_counts_the_images_that_were_opened(tmp_path):
     seen = []
     inventory.examine(tmp_path, "EuroSAT", verify=True, progress=lambda *pair: seen.append(pair))
     assert seen == [(44, 44)]
+
+
+# --- Files from other systems ------------------------------------------------------------------------------
+
+TEXTS = {
+    "OxfordPets by its split": "oxford_pets/split_zhou_OxfordPets.json",
+    "ImageNetA": "imagenet-adversarial/classnames.txt",
+    "FGVCAircraft": "fgvc_aircraft/variants.txt",
+    "OxfordPets": "oxford_pets/annotations/trainval.txt",
+    "SUN397": "sun397/ClassName.txt",
+    "UCF101": "ucf101/ucfTrainTestlist/classInd.txt",
+    "OxfordFlowers": "oxford_flowers/cat_to_name.json",
+    "csv": "birds and more/list.csv",
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_byte_order_mark_and_the_line_ends_of_windows_change_nothing(tmp_path, name):
+    tree = TREES[name](tmp_path)
+    before = load(tree, tmp_path)
+    file = tmp_path / TEXTS[name]
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert load(tree, tmp_path) == before
+
+
+@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "latin-1"])
+def test_text_in_another_encoding_is_refused_by_the_name_of_the_encoding(tmp_path, name, encoding):
+    tree = TREES[name](tmp_path)
+    file = tmp_path / TEXTS[name]
+    file.write_bytes((file.read_text(encoding="utf-8") + "\n\u00e9\u00e8").encode(encoding))
+    said = {"utf-16-be": "UTF-16 without a mark", "latin-1": r"byte 0x.. in line \d+, as in Windows-1252 or Latin-1"}
+    with pytest.raises(InputError, match=rf"must be text in UTF-8.*, got .*{said.get(encoding, encoding.upper())}"):
+        datasets.load(tree.name, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("EuroSAT by its split", "eurosat/split_zhou_EuroSAT.json"),
+        ("SUN397", "sun397/Training_01.txt"),
+        ("SUN397", "sun397/ClassName.txt"),
+        ("UCF101", "ucf101/ucfTrainTestlist/testlist01.txt"),
+        ("csv", "birds and more/list.csv"),
+        ("csv without split", "birds and more/list.csv"),
+    ],
+)
+def test_paths_written_on_windows_find_their_images(tmp_path, name, file):
+    tree = TREES[name](tmp_path)
+    before = load(tree, tmp_path)
+    path = tmp_path / file
+    path.write_text(path.read_text(encoding="utf-8").replace("/", r"\\" if path.suffix == ".json" else "\\"), "utf-8")
+    assert load(tree, tmp_path) == before
+
+
+def test_a_file_with_a_backslash_in_its_name_keeps_it(tmp_path):
+    rows = ["path,class,split"]
+    for name in ("owl", "wren"):
+        for part in ("train", "val", "test"):
+            put(tmp_path / f"{name}\\{part}.png")
+            rows.append(f"{name}\\{part}.png,{name},{part}")
+    write(tmp_path / "list.csv", rows)
+    assert datasets.load("table:list.csv", tmp_path).train[0].path == "owl\\train.png"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_systems_put_beside_the_images_is_neither_class_nor_image(tmp_path, name):
+    tree = TREES[name](tmp_path)
+    before = load(tree, tmp_path)
+    layout = datasets.find(tree.name)
+    images = tmp_path / layout.folder / layout.images
+    for folder in [images, *(path for path in images.rglob("*") if path.is_dir())]:
+        for other in (
+            "__MACOSX",
+            "@eaDir",
+            ".ipynb_checkpoints",
+            "$RECYCLE.BIN",
+            "lost+found",
+            "System Volume Information",
+        ):
+            put(folder / other / "._1.png")
+            put(folder / other / "1.jpg")
+        for file in (".DS_Store", "Thumbs.db", "desktop.ini", "._1.jpg", ".hidden.png"):
+            put(folder / file)
+    assert load(tree, tmp_path) == before
+
+
+def in_lists(images, **classes):
+    """LIST/CLASS/N.png, for each list so many images of each class."""
+    for part, counts in classes.items():
+        for name, count in counts.items():
+            for number in range(count):
+                put(images / part / name / f"{number}.png")
+
+
+@pytest.mark.parametrize(("val", "test"), [("val", "test"), ("valid", "test"), ("Validation", "Testing")])
+def test_a_folder_for_each_list_is_read_as_the_split(tmp_path, val, test):
+    in_lists(
+        tmp_path / "mine", train={"owl": 3, "wren": 2}, **{val: {"owl": 2, "wren": 1}, test: {"owl": 1, "wren": 4}}
+    )
+    put(tmp_path / "mine" / "__MACOSX" / "train" / "owl" / "._0.png")
+    found = datasets.load("folder:mine", tmp_path)
+    assert found.classes == ("owl", "wren")
+    assert {key: len(items) for key, items in found.lists.items()} == {"train": 5, "val": 3, "test": 5}
+    assert found.val[-1] == Item(f"{val}/wren/0.png", 1)
+
+
+def test_without_a_folder_for_validation_some_of_train_are_held_out_and_that_is_said(tmp_path):
+    in_lists(tmp_path / "mine", train={"owl": 10, "wren": 2}, test={"owl": 1, "wren": 4})
+    with pytest.warns(
+        FreshSplitWarning, match="no validation images; gcsearch held out a fifth of each class of train"
+    ):
+        found = datasets.load("folder:mine", tmp_path)
+    assert [len(items) for items in found.lists.values()] == [9, 3, 5]
+    assert {item.path for item in (*found.train, *found.val)} == {
+        f"train/{name}/{number}.png" for name, count in (("owl", 10), ("wren", 2)) for number in range(count)
+    }
+
+
+@pytest.mark.parametrize(
+    ("lists", "message"),
+    [
+        ({"train": ("owl", "wren")}, r"(?s)there must be a folder test.*gcsearch divides them itself"),
+        ({"train": ("owl", "wren"), "val": ("owl", "wren")}, r"(?s)there must be a folder test.*rename it to test"),
+        ({"train": ("owl", "wren"), "test": ("owl",)}, "the same class folders, got no wren in test"),
+        ({"train": ("owl",), "val": ("owl", "wren"), "test": ("owl",)}, "the same class folders, got no wren in train"),
+        ({"train": ("owl",), "test": ("owl",), "val": ("owl",), "valid": ("owl",)}, "one folder, got val and valid"),
+        ({"train": ("owl",), "test": ("owl",), "labels": ("owl",)}, "must be no other folder, got labels"),
+        ({"train": ("owl",), "test": ()}, "got no owl in test"),
+    ],
+)
+def test_folders_for_lists_that_do_not_fit_are_refused_by_name(tmp_path, lists, message):
+    for part, names in lists.items():
+        (tmp_path / "mine" / part).mkdir(parents=True)
+        in_lists(tmp_path / "mine", **{part: dict.fromkeys(names, 5)})
+    with pytest.raises(InputError, match=message):
+        datasets.load("folder:mine", tmp_path)
+
+
+@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+def test_a_class_of_trains_is_no_list(tmp_path):
+    for name in ("train", "test", "bus"):
+        in_lists(tmp_path, mine={name: 5})
+    assert datasets.load("folder:mine", tmp_path).classes == ("bus", "test", "train")
+
+
+def test_a_link_that_leads_to_itself_or_nowhere_is_named(tmp_path):
+    in_lists(tmp_path, mine={"owl": 5, "wren": 5})
+    (tmp_path / "mine" / "tit").symlink_to("tit")
+    (tmp_path / "mine" / "jay").symlink_to("gone")
+    with pytest.raises(InputError, match="must lead to a file or folder, and not to itself, got jay, tit"):
+        datasets.load("folder:mine", tmp_path)
+
+
+def test_a_table_with_a_doubled_column_is_refused_by_its_name(tmp_path):
+    TREES["csv"](tmp_path)
+    write(tmp_path / "birds and more" / "list.csv", ["path,class,class", "a.png,owl,owl"])
+    with pytest.raises(InputError, match="a table has one column class, got path, class, class"):
+        datasets.load("table:birds and more/list.csv", tmp_path)
