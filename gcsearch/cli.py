@@ -405,7 +405,7 @@ def trial(
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
-    given = {key: parse_value(value) for key, value in _overrides(sets).items()}
+    given = {key: parse_value(value, key) for key, value in _overrides(sets).items()}
     task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
     values = {key: value for key, value in given.items() if not key.startswith("task.")}
     config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}

@@ -14,7 +14,7 @@ from gcsearch.addresses import check_uri
 from gcsearch.dotted import blamed, flat, put
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.protocol import check_objective
-from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile
+from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile, Value
 from gcsearch.spaces import LITERATURE, LITERATURE_CAPPED, SearchSpace
 
 _T = TypeVar("_T")
@@ -66,7 +66,7 @@ def read(
     _resolve_paths(content, path.parent)
     try:
         for key, value in (overrides or {}).items():
-            put(content, key, parse_value(value))
+            put(content, key, parse_value(value, key))
     except InputError as error:
         raise error.at(file="--set") from None
     return path, content
@@ -180,13 +180,14 @@ def resolved(key: str, value: Any, folder: Path) -> Any:
     return value.removesuffix(path) + str((folder / path).absolute()) if (folder / path).exists() else value
 
 
-def parse_value(text: str) -> Any:
-    """A value from the command line: TOML where it is TOML (0.1, true, [1, 2]), else the text itself."""
-    import tomllib
-
+def parse_value(text: str, key: str | None = None) -> Any:
+    """The value of `key` from the command line: TOML where it is TOML (0.1, true, [1, 2]), else the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return files.parse_toml(f"value = {text}")["value"]
+    except InputError as error:
+        raise InputError(error.rule, key=key, received=error.received, remedy=error.remedy) from None
+    except ValueError:
+        files.check_text(text, key or "value")
         return text
 
 
@@ -306,15 +307,29 @@ def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
         raise InputError(f"{method} has no such parameter", key=key, remedy=remedy)
     if name not in known:
         raise unknown_name(f"parameter of {method}", name, known, key=key)
+    upper = getattr(space.parameters[name], "at_most", None)
     for value in spaces.extremes(space.parameters[name]):
+        values = {name: value, upper: value} if upper and isinstance(value, float) else {name: value}
         try:
-            methods.build(TrialConfig(method=method, hyperparameters={name: value}))
+            methods.build(TrialConfig(method=method, hyperparameters=values))
         except InputError as error:
-            beside = (error.key or "").split(".")[-1]
-            if beside != name and beside in space.parameters:
-                continue  # a relation to another parameter: whole settings are tried once the data is there
+            if _fits_beside_another(space, method, name, value):
+                continue  # whole settings are tried once the data is there
             remedy = "Change the range or the choices."
             raise InputError(error.rule, key=key, received=error.received, remedy=remedy) from None
+
+
+def _fits_beside_another(space: SearchSpace, method: str, name: str, value: Value) -> bool:
+    """Whether what is refused beside defaults is a value of the parameter beside an end of another one's range."""
+    for other in space.parameters:
+        if other != name and method in space.methods_with(other) and other in methods.find(method).model_fields:
+            for end in spaces.extremes(space.parameters[other]):
+                try:
+                    methods.build(TrialConfig(method=method, hyperparameters={name: value, other: end}))
+                except InputError:
+                    continue
+                return True
+    return False
 
 
 def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:

@@ -8,7 +8,7 @@ made through these classes, so what is printed is what docs/schema.json says.  A
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -19,6 +19,8 @@ from gcsearch.schema import Model, Outcome, Stage, TrialConfig, TrialRecord
 
 class Document(Model):
     """Base of all documents: every key is there, those without a value as null."""
+
+    bounded: ClassVar[bool] = False
 
     def dump(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -10,6 +10,7 @@ GcsearchError               base; the command line prints it without a traceback
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +20,19 @@ class GcsearchError(Exception):
     """Base of the tree; `exit_code` is what the command line ends with."""
 
     exit_code = 1
+
+
+_LONGEST = 400
+
+
+def is_control(character: str) -> bool:
+    """Whether a character steers a terminal, or is half of one; tabs and ends of lines are none."""
+    return unicodedata.category(character) in ("Cc", "Cs") and character not in "\t\n"
+
+
+def printable(text: str) -> str:
+    """`text` as a terminal may show it, whatever a file or a command line had in it."""
+    return "".join(f"{one!a}"[1:-1] if is_control(one) else one for one in text)
 
 
 class InputError(GcsearchError, ValueError):
@@ -47,10 +61,11 @@ class InputError(GcsearchError, ValueError):
         self.key = key
         self.received = received
         self.remedy = remedy
-        where = ", ".join(part for part in (self.file, key) if part)
+        where = printable(", ".join(part for part in (self.file, key) if part))
         text = f"{where}: {rule}" if where else rule
         if received is not None:
-            text += f", got {received if isinstance(received, str) else repr(received)}"
+            shown = printable(received if isinstance(received, str) else repr(received))
+            text += f", got {shown if len(shown) <= _LONGEST else f'{shown[:_LONGEST]}... ({len(shown)} characters)'}"
         text += "." if not text.endswith((".", "!", "?")) else ""
         super().__init__(f"{text}\n{remedy}" if remedy else text)
 

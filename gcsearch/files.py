@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from gcsearch.errors import InputError, unknown_name
+from gcsearch.errors import InputError, is_control, unknown_name
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,15 +93,58 @@ def read_text(path: Path) -> str:
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. InputError, naming file and line, where it is missing or malformed."""
     try:
-        return tomllib.loads(read_text(path))
+        return parse_toml(read_text(path))
     except FileNotFoundError:
         raise InputError("the file must exist", file=path, remedy="Check the path.") from None
     except OSError as error:
         raise InputError("the file must be readable", file=path, received=error.strerror) from None
-    except tomllib.TOMLDecodeError as error:
+    except InputError as error:
+        raise error.at(file=path) from None
+    except ValueError as error:
         raise InputError(
             f"the file must be valid TOML: {error}", file=path, remedy="Correct the line named above."
         ) from None
+
+
+_DEEPEST = 16
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The content of TOML text.
+
+    Raises:
+        InputError: something in it can be no value anywhere: tables in tables without end, control characters.
+        ValueError: the text is no TOML.
+    """
+    try:
+        content = tomllib.loads(text)
+    except RecursionError:
+        raise InputError(_TOO_DEEP) from None
+    waiting: list[tuple[str, Any, int]] = [("", content, 0)]
+    while waiting:  # not by recursion, which ends with the depth that is to be refused
+        key, value, depth = waiting.pop()
+        if depth > _DEEPEST:
+            raise InputError(_TOO_DEEP, key=f"{key[:40]}...")
+        if isinstance(value, str):
+            check_text(value, key)
+        elif isinstance(value, dict):
+            for name, inner in value.items():
+                check_text(name, key or "a key")
+                waiting.append((f"{key}.{name}" if key else name, inner, depth + 1))
+        elif isinstance(value, list):
+            waiting += [(f"{key}.{index}", inner, depth + 1) for index, inner in enumerate(value)]
+    return content
+
+
+_TOO_DEEP = f"tables and lists must not be nested more than {_DEEPEST} deep"
+
+
+def check_text(text: str, key: str) -> None:
+    """InputError for characters that no name, path or sentence has: control characters, halves of a character."""
+    wrong = next(filter(is_control, text), None)
+    if wrong:
+        rule, remedy = "a text must not have control characters, and must be valid Unicode", f"Remove {wrong!a}."
+        raise InputError(rule, key=key, received=text, remedy=remedy)
 
 
 def to_toml(content: dict[str, Any], comment: str = "") -> str:

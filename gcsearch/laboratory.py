@@ -23,7 +23,7 @@ from gcsearch.episodes import Episode, Half, Target
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache, Wanted
 from gcsearch.methods import NFL, Trained, build
-from gcsearch.prompts import initial_parameters, prompts
+from gcsearch.prompts import ENSEMBLE, initial_parameters, prompts
 from gcsearch.schema import Precision, Stage, Task, Value
 from gcsearch.spaces import SearchSpace
 from gcsearch.store import cache_address, cache_folder
@@ -112,6 +112,21 @@ class Laboratory:
             except InputError as error:
                 key = "parameters.n_ctx" if error.key == "ctx_init" and "n_ctx" in shaping else error.key
                 raise InputError(error.rule, key=key, received=error.received, remedy=error.remedy) from None
+
+    def check_template(self, *, ensemble: bool = False) -> None:
+        """InputError where the task's template, or one of the `ensemble`, does not fit the model with a class name."""
+        names = [*self.dataset.classes, *(name for target in self.targets for name in target.classes)]
+        longest = max(names, key=lambda name: len(self.backbone.tokenize(name)))
+        room = len(self.backbone.tower.positions) - 2  # beside the markers of start and end
+        for template in (self.task.template, *(ENSEMBLE if ensemble else ())):
+            count = len(self.backbone.tokenize(template.format(longest)))
+            if count > room:
+                raise InputError(
+                    f"the template with a class name must fit into {room} tokens",
+                    key="task.template",
+                    received=f"{count} tokens for the name {longest!r}",
+                    remedy="Shorten the template, or the name of the class.",
+                )
 
     @torch.inference_mode()
     def check_prompt(self, method: Trained) -> None:

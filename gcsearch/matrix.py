@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -87,11 +88,18 @@ def _load(name_or_path: str | Path, overrides: Mapping[str, str] | None, quick: 
     tracking = content.setdefault("tracking", {})
     if isinstance(tracking, dict):
         tracking.setdefault("experiment", name)  # one MLflow experiment for all of them
+    count = math.prod(map(len, axes.values()))
+    if count > _LARGEST:
+        rule, remedy = f"a matrix is at most {_LARGEST} sweeps", "Name fewer values, or write several files."
+        raise InputError(rule, file=path, key="matrix", received=count, remedy=remedy)
     assignments = [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
     names = ["-".join([name, *(_slug(key, value) for key, value in one.items())]) for one in assignments]
     _check_distinct(axes, names, path)
     pipelines = [_sweep(content, one, own, path) for one, own in zip(assignments, names, strict=True)]
     return Matrix(name, tuple(pipelines))
+
+
+_LARGEST = 10_000
 
 
 def _axes(table: Any, file: Path) -> dict[str, list[Any]]:

@@ -18,12 +18,12 @@ from typing import Annotated, ClassVar, Literal, Self, cast
 from pydantic import Field, create_model, model_validator
 
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.schema import Model, TrialConfig
+from gcsearch.schema import Count, Epochs, Model, TrialConfig
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Batch = Annotated[int, Field(ge=1, le=2**16)]
 
 
 class Method(Model):
@@ -65,8 +65,8 @@ class Trained(Method):
     """A key of `gcsearch.updates.RULES`."""
 
     lr: Positive = 0.002
-    epochs: Count = 200
-    batch_size: Count = 32
+    epochs: Epochs = 200
+    batch_size: Batch = 32
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: NotNegative = 5e-4
     n_ctx: Annotated[int, Field(ge=1, le=64)] = 4
@@ -94,8 +94,8 @@ class CoCoOp(Trained):
     title: ClassVar[str] = "CoCoOp"
     kind: ClassVar[str | None] = "prompt"
 
-    epochs: Count = 10
-    batch_size: Count = 1
+    epochs: Epochs = 10
+    batch_size: Batch = 1
 
     @model_validator(mode="after")
     def _shared_context_in_front_of_the_name(self) -> Self:
@@ -122,7 +122,7 @@ class KgCoOp(Trained):
     title: ClassVar[str] = "KgCoOp"
     kind: ClassVar[str | None] = "guidance"
 
-    epochs: Count = 100
+    epochs: Epochs = 100
     kg_lambda: NotNegative = 8.0
     kgcoop_lr: Literal["single", "squared"] = "single"
 
@@ -136,7 +136,7 @@ class ProGrad(Trained):
     title: ClassVar[str] = "ProGrad"
     kind: ClassVar[str | None] = "teacher"
 
-    epochs: Count = 100
+    epochs: Epochs = 100
     prograd_lambda: NotNegative = 1.0
     temperature: Positive = 1.0
 
@@ -183,7 +183,7 @@ class SubPT(Trained):
     title: ClassVar[str] = "SubPT"
     kind: ClassVar[str | None] = "subspace"
 
-    probe_epochs: Annotated[int, Field(ge=2)] = 50
+    probe_epochs: Annotated[Epochs, Field(ge=2)] = 50
     rank: Count = 10
 
     @model_validator(mode="after")
@@ -228,14 +228,26 @@ class GCSCoOp(Sharpness):
 
     The cosine k between the plain and the perturbed gradient chooses: k <= beta1 plain, k >= beta2
     perturbed, between them the perturbed one projected on the sum of both. `beta1 = "off"` (or <= 0)
-    removes the plain branch.  beta1 >= 1 is CoOp; beta1 off with beta2 <= -1 is SAM; rho = 0 is CoOp.
+    removes the plain branch.  beta1 must not exceed beta2.  beta1 >= 1 is CoOp; beta1 off with beta2 <= -1 is SAM;
+    rho = 0 is CoOp.
     """
 
     title: ClassVar[str] = "GCSCoOp"
     rule: ClassVar[str] = "gcsam"
 
-    beta1: Annotated[float, Field(allow_inf_nan=False)] | Literal["off"] = 0.5
-    beta2: Annotated[float, Field(allow_inf_nan=False)] = 0.8
+    beta1: float | Literal["off"] = 0.5
+    beta2: float = 0.8
+
+    @model_validator(mode="after")
+    def _lower_bound_below_upper_bound(self) -> Self:
+        if isinstance(self.beta1, float) and self.beta1 > self.beta2:
+            raise InputError(
+                "beta1 must not exceed beta2: the plain branch ends before the perturbed one begins",
+                key="beta1",
+                received=f"beta1={self.beta1:g}, beta2={self.beta2:g}",
+                remedy='Swap them, or set beta1 = "off". In a space: `at_most = "beta2"` below [parameters.beta1].',
+            )
+        return self
 
 
 class ASAM(Sharpness):

@@ -13,7 +13,8 @@ from gcsearch.configuration import check, load, load_trial
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
 from gcsearch.lease import Driver, Seen, Wish, ask, driving
-from gcsearch.provenance import process_name
+from gcsearch.placement import check_threads
+from gcsearch.provenance import cores, process_name
 from gcsearch.schema import (
     Pipeline,
     Proposal,
@@ -313,6 +314,7 @@ def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> Non
     from gcsearch import memory
 
     lab.check_sizes()
+    lab.check_template(ensemble="ensemble" in space.parameters)
     try:
         lab.check_settings(space)
     except InputError as error:
@@ -392,12 +394,14 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: 
 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
     method, watcher = methods.build(trial.trial), watcher or Watcher()
+    check_threads(trial.threads, cores(), key="threads")
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:
         watcher.stage("data")
         laboratory.data_root(trial.task, watcher.progress)
         lab = laboratory.of(trial.task)
+        lab.check_template(ensemble=getattr(method, "ensemble", False))
         watcher.stage("features")
         episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
         watcher.stage("train", getattr(method, "epochs", None))

@@ -53,6 +53,7 @@ def spread(resources: Resources, machines: Sequence[Machine], *, generation: int
     used = [one for one in machines if one.gpus] if share == "auto" or gpu_share else []
     used = used or list(machines)
     threads = resources.threads if isinstance(resources.threads, int) else 1
+    check_threads(threads, max(one.cores for one in machines), key="resources.threads")
     if isinstance(resources.workers, int):
         workers = resources.workers
     else:
@@ -62,6 +63,14 @@ def spread(resources: Resources, machines: Sequence[Machine], *, generation: int
     if resources.threads == "auto":
         threads = _most_threads(used, workers, gpu_share)
     return Placement(workers, threads, gpu_share)
+
+
+def check_threads(threads: int, cores: int, *, key: str) -> None:
+    """InputError for so many threads that a machine with `cores` does nothing but change between them."""
+    most = max(16, 4 * cores)
+    if threads > most:
+        rule = f"a process has at most {most} threads on a machine with {cores} cores"
+        raise InputError(rule, key=key, received=threads, remedy="Lower it; the last digits of numbers depend on it.")
 
 
 def _room(machines: Sequence[Machine], threads: int, gpu_share: float) -> int:

@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from statistics import fmean
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -66,24 +66,44 @@ def is_margin(objective: str) -> bool:
     return objective.endswith("_margin")
 
 
-def _strict_numbers(schema: Any) -> Any:
-    """The schema with every number and truth value in it strict; lists for tuples and texts for enums still pass."""
+MOST = 2**63 - 1
+"""The largest integer that TOML, databases and torch agree on."""
+
+
+def _strict_numbers(schema: Any, *, bounded: bool) -> Any:
+    """The schema with every number and truth value in it strict; lists for tuples and texts for enums still pass.
+
+    `bounded`: numbers are finite, and integers have 64 bits, also where a field says nothing of its range.
+    """
     if isinstance(schema, list):
-        return [_strict_numbers(part) for part in schema]
+        return [_strict_numbers(part, bounded=bounded) for part in schema]
     if not isinstance(schema, dict):
         return schema
-    walked = {key: part if key == "metadata" else _strict_numbers(part) for key, part in schema.items()}
-    return walked | {"strict": True} if walked.get("type") in ("int", "float", "bool") else walked
+    walked = {
+        key: part if key == "metadata" else _strict_numbers(part, bounded=bounded) for key, part in schema.items()
+    }
+    match walked.get("type"):
+        case "int":
+            return ({"ge": -MOST, "le": MOST} if bounded else {}) | walked | {"strict": True}
+        case "float":
+            return walked | {"strict": True} | ({"allow_inf_nan": False} if bounded else {})
+        case "bool":
+            return walked | {"strict": True}
+    return walked
 
 
 class Model(BaseModel):
-    """Base of all nouns: frozen, unknown keys refused, `true` is no number and 3.0 no integer (3 is a float)."""
+    """Base of all nouns: frozen, unknown keys refused, `true` is no number and 3.0 no integer (3 is a float).
+
+    Numbers are bounded, see `_strict_numbers`. `bounded = False` is for what is measured, where NaN can come out.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    bounded: ClassVar[bool] = True
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        schema: CoreSchema = _strict_numbers(handler(source))
+        schema: CoreSchema = _strict_numbers(handler(source), bounded=cls.bounded)
         return schema
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,9 +138,17 @@ def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | P
         rule[0].lower() + rule[1:],
         file=file,
         key=key,
-        received=repr(first["input"]),
+        received=_shown(first["input"]),
         remedy=f"Change the value of `{key}`.",
     )
+
+
+def _shown(value: object) -> str:
+    """A refused value in a message."""
+    try:
+        return repr(value)
+    except (ValueError, RecursionError):  # an integer of thousands of digits, lists in lists
+        return f"a {type(value).__name__} that is too large to print"
 
 
 def _plain_location(cls: type[BaseModel], error: ErrorDetails) -> list[str]:
@@ -149,7 +177,9 @@ def _kinds(annotation: Any) -> list[Any]:
 def _inside(annotation: Any, part: str) -> Any:
     """What stands below the key or index `part` of a value of this kind; None where that is not known."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation.model_fields[part].annotation if part in annotation.model_fields else None
+        if part in annotation.model_fields:
+            return annotation.model_fields[part].annotation
+        return Value if annotation.model_config.get("extra") == "allow" else None
     if get_origin(annotation) is dict:
         return get_args(annotation)[1]
     return get_args(annotation)[0] if get_origin(annotation) in (tuple, list) else None
@@ -163,15 +193,34 @@ def _known_keys(cls: type[BaseModel], path: list[str]) -> list[str]:
     return list(cls.model_fields)
 
 
+Count = Annotated[int, Field(ge=1, le=10**6)]
+"""How many of something. What is above a million is a slip, and would take the machine's memory before it is told."""
+
+CountOrZero = Annotated[int, Field(ge=0, le=10**6)]
+"""As `Count`, and 0 too."""
+
+Epochs = Annotated[int, Field(ge=1, le=10**5)]
+
+Threads = Annotated[int, Field(ge=1, le=10**4)]
+"""Of one process. What the machine's cores make of it is for `placement.check_threads`."""
+
+Text = Annotated[str, Field(min_length=1)]
+"""A name or a path: an empty one means nothing."""
+
+Seed = Annotated[int, Field(ge=0, le=MOST)]
+"""Of what is drawn by Python and torch."""
+
+SamplerSeed = Annotated[int, Field(ge=0, le=2**32 - 1)]
+"""Of Optuna's samplers, which draw by numpy's RandomState."""
+
+
 def _distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
-    if len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise InputError(
-            "seeds must be distinct and not negative", received=list(seeds), remedy="Remove the repeated one."
-        )
+    if len(set(seeds)) != len(seeds):
+        raise InputError("seeds must be distinct", received=list(seeds), remedy="Remove the repeated one.")
     return seeds
 
 
-Seeds = Annotated[tuple[int, ...], Field(min_length=1), AfterValidator(_distinct)]
+Seeds = Annotated[tuple[Seed, ...], Field(min_length=1, max_length=1000), AfterValidator(_distinct)]
 """One number per repetition: fixes few-shot draw, views, batches and random start."""
 
 
@@ -212,21 +261,21 @@ class Task(Model):
     them in. `other_names`: a text file with one name per line for NFL, in place of the embedded list.
     """
 
-    dataset: str = "shapes-sketch"
-    root: str | None = None
-    backbone: str = "mini"
-    pretrained: str | None = None
+    dataset: Text = "shapes-sketch"
+    root: Text | None = None
+    backbone: Text = "mini"
+    pretrained: Text | None = None
     template: str = "a photo of a {}."
     also: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
     classes: Literal["base", "all"] = "base"
     targets: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
-    shots: Annotated[int, Field(ge=1)] = 16
-    val_shots: Annotated[int, Field(ge=1)] | Literal["all"] = Field(default_factory=_val_shots)
-    folds: Annotated[int, Field(ge=1)] = Field(default_factory=_folds)
-    views: Annotated[int, Field(ge=1)] = 8
+    shots: Count = 16
+    val_shots: Count | Literal["all"] = Field(default_factory=_val_shots)
+    folds: Count = Field(default_factory=_folds)
+    views: Annotated[int, Field(ge=1, le=10**4)] = 8
     seeds: Seeds = (1, 2, 3)
     precision: Precision = "float32"
-    other_names: str | None = None
+    other_names: Text | None = None
     also_templates: tuple[str, ...] = ()
 
     @property
@@ -265,9 +314,9 @@ class Task(Model):
     @field_validator("template")
     @classmethod
     def _one_slot(cls, template: str) -> str:
-        if template.count("{}") != 1:
+        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
             raise InputError(
-                "a template must contain {} exactly once",
+                "a template must contain {} exactly once, and no other braces",
                 received=template,
                 remedy='Write for example "a photo of a {}.".',
             )
@@ -300,6 +349,8 @@ class TrialConfig(Model):
     method has and checks them.
     """
 
+    bounded: ClassVar[bool] = False  # the method knows better, and names its own key
+
     method: str
     hyperparameters: dict[str, Value] = {}
 
@@ -329,6 +380,8 @@ class Rung(Model):
     `metric`; `rivals` are the values of those that came there in other packs.
     """
 
+    bounded: ClassVar[bool] = False
+
     share: Annotated[float, Field(gt=0, lt=1)]
     keep: Annotated[float, Field(gt=0, le=1)]
     metric: str
@@ -337,6 +390,8 @@ class Rung(Model):
 
 class Proposal(Model):
     """A numbered setting that waits to be tried in a sweep; all of a pack have the same `rungs`."""
+
+    bounded: ClassVar[bool] = False
 
     number: int
     config: TrialConfig
@@ -354,6 +409,8 @@ class EpochReport(Model):
     the perturbed gradient); for GCSAM `share_plain`, `share_projected`, `share_perturbed` (share of the epoch's steps
     in each branch).
     """
+
+    bounded: ClassVar[bool] = False
 
     number: int
     epoch: int
@@ -388,6 +445,8 @@ SHORTLISTED = "shortlisted"
 class TrialRecord(Model):
     """A finished trial. `metrics` holds the last epoch's numbers, one value per seed, in order of `seeds`."""
 
+    bounded: ClassVar[bool] = False
+
     number: int
     config: TrialConfig
     stage: Stage
@@ -417,8 +476,8 @@ class Budget(Model):
 
     minutes: Annotated[float, Field(gt=0)] | None = None
     device_seconds: Annotated[float, Field(gt=0)] | None = None
-    failed: Annotated[int, Field(ge=1)] | None = None
-    no_gain: Annotated[int, Field(ge=1)] | None = None
+    failed: Count | None = None
+    no_gain: Count | None = None
 
 
 class SearchSettings(Model):
@@ -436,27 +495,27 @@ class SearchSettings(Model):
     that are lost at most when its process is killed.
     """
 
-    space: str = "gcscoop"
+    space: Text = "gcscoop"
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
     cap: dict[str, float | dict[str, float]] = {}
-    grid: dict[str, Annotated[int, Field(ge=1)]] = {}
+    grid: dict[str, Count] = {}
     objective: Objective | Annotated[tuple[ObjectiveOfSeveral, ...], Field(min_length=2)] = "val_base_margin"
     """One, or several of which none may get worse for another's sake: then the search is after their front."""
 
-    trials: Annotated[int, Field(ge=1)] = 32
-    seed: Annotated[int, Field(ge=0)] = 0
-    pack: Annotated[int, Field(ge=1)] | Literal["auto"] = 4
-    generation: Annotated[int, Field(ge=1)] = 2
-    startup: Annotated[int, Field(ge=0)] = 10
+    trials: Count = 32
+    seed: SamplerSeed = 0
+    pack: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 4
+    generation: Count = 2
+    startup: CountOrZero = 10
     pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
-    eta: Annotated[int, Field(ge=2)] = 2
-    rungs: Annotated[int, Field(ge=1)] = 2
+    eta: Annotated[int, Field(ge=2, le=1000)] = 2
+    rungs: Annotated[int, Field(ge=1, le=20)] = 2
     first_rung: Annotated[float, Field(gt=0, lt=1)] | None = None
-    checkpoint_every: Annotated[int, Field(ge=1)] = 10
+    checkpoint_every: Count = 10
     budget: Budget = Budget()
-    warm_start: tuple[str, ...] = ()
+    warm_start: tuple[Text, ...] = ()
     """Earlier sweeps of the same task; what came of them is known before the first proposal."""
-    max_failed: Annotated[int, Field(ge=0)] = 0
+    max_failed: CountOrZero = 0
     """Where more settings fail, the finished sweep ends with exit code 3."""
 
     @property
@@ -508,9 +567,9 @@ def bytes_of(size: str) -> int:
     """Bytes of a size such as "6 GiB" or "800MB". InputError for anything else."""
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMG]i?B|B)\s*", size)
     number = float(found[1]) * _UNITS.get(found[2], 0) if found else 0.0
-    if number < 1:
+    if not 1 <= number < 2**60:
         raise InputError(
-            "a memory size is a number above 0 with a unit",
+            "a memory size is a number with a unit, from 1 B to less than 2^60 B",
             received=repr(size),
             remedy='For example "6 GiB"; units: B, kB, MB, GB, KiB, MiB, GiB.',
         )
@@ -550,20 +609,20 @@ class Resources(Model):
     """A Ray cluster to run on: `auto` (that of this machine), or host:port of its head. RAY_ADDRESS comes first;
     `local`, or neither: a Ray of its own on this machine."""
 
-    workers: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    threads: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    workers: Annotated[int, Field(ge=1, le=10**4)] | Literal["auto"] = "auto"
+    threads: Threads | Literal["auto"] = "auto"
     gpus_per_worker: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
     memory: Annotated[str, AfterValidator(_memory)] = "auto"
     """What one worker process may take, such as "6 GiB": the engine then works in smaller pieces."""
-    decoders: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    decoders: Annotated[int, Field(ge=0, le=1000)] | Literal["auto"] = "auto"
     """Processes that open image files ahead of the encoder; 0: a thread of this process."""
 
 
 class Tracking(Model):
     """Where MLflow keeps the runs. No `uri`: SQLite and an artifact folder inside the store."""
 
-    uri: str | None = None
-    experiment: str | None = None
+    uri: Text | None = None
+    experiment: Text | None = None
 
 
 class Confirm(Model):
@@ -574,7 +633,7 @@ class Confirm(Model):
     trained on all classes of the protocol with `seeds` and measured on test images.
     """
 
-    top: Annotated[int, Field(ge=1)] = 5
+    top: Count = 5
     seeds: Seeds = (4, 5, 6, 7, 8)
     references: tuple[str, ...] = ("zeroshot", "coop", "sam", "literature")
 
@@ -599,7 +658,7 @@ class Pipeline(Model):
     confirm: Confirm = Confirm()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
-    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    evaluate_every: Count = 1
 
     @property
     def measured(self) -> tuple[tuple[Stage, tuple[int, ...]], ...]:
@@ -617,8 +676,8 @@ class TrialFile(Model):
     version: Literal[1] = 1
     stage: Stage = "test"
     seeds: Seeds = (1, 2, 3)
-    threads: Annotated[int, Field(ge=1)] = 1
-    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    threads: Threads = 1
+    evaluate_every: Count = 1
     task: Task = Task()
     trial: TrialConfig
 

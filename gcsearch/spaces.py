@@ -35,7 +35,7 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from gcsearch import files
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.schema import Model, TrialConfig, Value
+from gcsearch.schema import Model, Text, TrialConfig, Value
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
@@ -56,7 +56,8 @@ DIGITS = 6
 """Natural values are rounded to this many significant digits, so that what a table shows is what was run
 and a value survives the way through the boxes unchanged.  Rounding keeps beta1 <= beta2, being monotone."""
 
-Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, ge=-1e15, le=1e15)]
+"""A bound of a range. Beyond 1e15 neighbouring integers are one float."""
 
 
 class Conditional(Model):
@@ -182,7 +183,7 @@ class Point(Model):
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, Value]
 
-    label: str
+    label: Text
     source: str = ""
 
     @property

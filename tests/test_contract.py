@@ -131,7 +131,7 @@ def test_class_specific_vectors_are_measured_on_their_own_classes_only(laborator
 LIMITS = [
     ("sam", {"rho": 0.0}, "coop", {}),
     ("gcscoop", {"rho": 0.0}, "coop", {}),
-    ("gcscoop", {"rho": 0.7, "beta1": 1.0}, "coop", {}),
+    ("gcscoop", {"rho": 0.7, "beta1": 1.0, "beta2": 1.0}, "coop", {}),
     ("gcscoop", {"rho": 0.7, "beta1": "off", "beta2": -1.0}, "sam", {"rho": 0.7}),
     ("asam", {"rho": 0.0}, "coop", {}),
     ("gsam", {"rho": 0.0}, "coop", {}),
