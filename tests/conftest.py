@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,18 +20,26 @@ from gcsearch.backbone import Backbone
 from gcsearch.features import FeatureCache
 from gcsearch.laboratory import Laboratory
 from gcsearch.schema import Task
+from tests.shell import cleaned
 
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")
 
 
-def pytest_configure() -> None:
-    """How Ray is on a busy machine, before any module imports it."""
-    for name, value in {
-        "RAY_worker_niceness": "0",  # workers give way to all else by default: tests beside them would halt them
-        "RAY_agent_register_timeout_ms": "300000",  # a node ends itself where its agents start late
-        "RAY_timeout_ms_task_wait_for_death_info": "60000",  # "died", and not "unavailable", also when news are slow
-    }.items():
-        os.environ.setdefault(name, value)
+def pytest_configure(config: pytest.Config) -> None:
+    """Forget the shell, before any module reads it or starts a process. Workers of xdist inherit what is left."""
+    if hasattr(config, "workerinput"):
+        return
+    before = dict(os.environ)
+    home = Path(tempfile.mkdtemp(prefix="gcsearch-home-"))
+    _replace_environment(cleaned(os.environ, home))
+    config.add_cleanup(lambda: _replace_environment(before))
+    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+
+
+def _replace_environment(wanted: Mapping[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(wanted)
+    tempfile.tempdir = None  # remembered from TMPDIR
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -91,14 +102,6 @@ def write_dataset(root: Path, classes=CLASSES, train=6, val=4, test=6) -> Path:
                 split[part].append([str(path), label, name])
     (root / "tiny" / "split_zhou_Tiny.json").write_text(json.dumps(split))
     return root
-
-
-@pytest.fixture(scope="module")
-def own_cache(tmp_path_factory):
-    """A cache for all runs of a file, so that images are drawn and encoded once."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GCSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from gcsearch.cli import app
 from gcsearch.methods import METHODS, Trained
 from gcsearch.schema import Outcome, Pipeline
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("own_cache")]
+pytestmark = pytest.mark.slow
 
 COMBINED = "kgcoop+gcscoop"
 

@@ -125,11 +125,11 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def sweep(store, own_cache):
+def sweep(store):
     return pipelines.run(Pipeline.from_dict(CONTENT), store=store)
 
 
-def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep(own_cache):
+def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep():
     whole = Task.from_dict(CONTENT["task"])
     rules = {"coop": {}, "gcscoop": {"rho": 0.1}}
     settings = [
@@ -147,7 +147,7 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
 
 
 @pytest.mark.parametrize(("dies_after", "trained_again"), [(3, [SETS[0]] + [SETS[1]] * 4), (6, [SETS[1]] * 2)])
-def test_a_killed_pack_goes_on_where_it_was(own_cache, tmp_path, monkeypatch, dies_after, trained_again):
+def test_a_killed_pack_goes_on_where_it_was(tmp_path, monkeypatch, dies_after, trained_again):
     task = Task.from_dict(CONTENT["task"])
     settings = [Proposal(number=0, config=TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "epochs": 4}))]
     runner = PackRunner(task, "search", task.seeds, 2, cache_place(), checkpoints=tmp_path, checkpoint_every=1)
@@ -183,7 +183,7 @@ def test_the_mean_over_the_data_sets_chooses_and_each_has_its_numbers(sweep):
     assert {one.task.dataset for one in seen_from_each(sweep)} == set(SETS)
 
 
-def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, own_cache):
+def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path):
     out = sweep.export(tmp_path / "best")
     assert sorted(path.name for path in out.iterdir()) == sorted(SETS)
     for one in seen_from_each(sweep):
@@ -198,14 +198,14 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path, own
 
 
 @pytest.mark.parametrize("use", [pipelines.train, open_export, explore], ids=["train", "predict", "landscape"])
-def test_of_several_exports_one_has_to_be_named(sweep, tmp_path, own_cache, use):
+def test_of_several_exports_one_has_to_be_named(sweep, tmp_path, use):
     out = sweep.export(tmp_path / "best")
     inside = f"Name one of those in it: {out / SETS[1]}, {out / SETS[0]}."
     with pytest.raises(InputError, match=rf"(?s)the folder must be an export, .*\n{inside}"):
         use(out)
 
 
-def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path, own_cache):
+def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path):
     taken = tmp_path / "best" / SETS[1]
     taken.mkdir(parents=True)
     (taken / "mine.txt").write_text("something else")

@@ -16,8 +16,6 @@ from gcsearch import files, halving
 from gcsearch import pipeline as pipelines
 from gcsearch.schema import Outcome
 
-pytestmark = pytest.mark.usefixtures("own_cache")
-
 SPACE = """
 version = 1
 method = "gcscoop"

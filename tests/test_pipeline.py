@@ -39,17 +39,6 @@ SMOKE = {
 }
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory):
-    """One cache for all runs of this file, so that images are drawn and encoded once."""
-    before = os.environ.get("GCSEARCH_CACHE")
-    os.environ["GCSEARCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    yield
-    os.environ.pop("GCSEARCH_CACHE")
-    if before:
-        os.environ["GCSEARCH_CACHE"] = before
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("store")

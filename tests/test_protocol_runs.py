@@ -17,7 +17,7 @@ from gcsearch.schema import TrialConfig
 from gcsearch.store import Store
 from gcsearch.sweep import open_sweep
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("own_cache")]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SMALL = """
 version = 1
@@ -62,7 +62,7 @@ def here(*words):
 
 
 @pytest.fixture(scope="module")
-def protocols(tmp_path_factory, own_cache):
+def protocols(tmp_path_factory):
     """Few-shot and transfer as one matrix, half of which asks for more images than there are."""
     file = tmp_path_factory.mktemp("protocols") / "small.toml"
     file.write_text(SMALL.format(matrix=f"[matrix]\n{EVERY}", task='classes = "all"', objective="val_acc"))
