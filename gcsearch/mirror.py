@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import files
@@ -34,14 +33,31 @@ _TOGETHER = 64  # lines of the journal that are held, and written, at once
 _HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
 
 _CURSOR = "synced.json"
+EMBEDDED = "embedded"
 
 
-def lines_synced(folder: Path) -> int:
-    """How many lines of the journal in `folder` MLflow has."""
+def lines_synced(sweep: Sweep) -> int:
+    """How many lines of the sweep's journal its MLflow store has; none where they went to another store."""
     try:
-        return int(json.loads((folder / _CURSOR).read_bytes())["lines"])
-    except (OSError, ValueError, KeyError):
+        cursor = json.loads((sweep.folder / _CURSOR).read_bytes())
+        place, own = cursor["uri"], _place(sweep)
+        former = own == EMBEDDED and place.startswith("sqlite:///")  # the path stood there once
+        return int(cursor["lines"]) if place == own or former else 0
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return 0
+
+
+def lag(lines: int, synced: int) -> str:
+    """What MLflow has of a journal of so many lines, in words that every message uses."""
+    behind = lines - synced
+    if behind <= 0:
+        return "is in step with the journal"
+    return f"lacks the journal's last {behind} lines" if behind > 1 else "lacks the journal's last line"
+
+
+def _place(sweep: Sweep) -> str:
+    """The store of the sweep's runs as its cursor names it: without a password, and the same once it was moved."""
+    return shown(sweep.pipeline.tracking.uri) if sweep.pipeline.tracking.uri else EMBEDDED
 
 
 class Mirror:
@@ -87,10 +103,11 @@ class Mirror:
         self._thread.join(timeout)
         if not self._error and not self._thread.is_alive():
             return ""
+        lines = sum(1 for _ in self.journal.since())
         return (
-            f"MLflow at {shown(self.uri)} has {self._line} of the journal's lines"
-            f"{': ' + self._error if self._error else ', and is too slow to wait for'}\n"
-            f"The rest is safe in the journal: `gcsearch sync {self.sweep.name}` writes it later."
+            f"MLflow at {shown(self.uri)} {lag(lines, lines_synced(self.sweep))}: "
+            f"{self._error or 'it is too slow to wait for'}\n"
+            f"Nothing is lost: `gcsearch sync {self.sweep.name}` writes it later."
         )
 
     def sync(self) -> int:
@@ -99,10 +116,8 @@ class Mirror:
         Raises:
             RunError: the store does not answer.
         """
-        self._catch_up()
-        tracker = self._end()
-        self._catch_up()  # its own lines
-        return tracker.written
+        self._finish()
+        return self._opened().written
 
     def _work(self) -> None:
         failures = 0
@@ -120,11 +135,11 @@ class Mirror:
         """Bring MLflow up to the journal's present end. Returns the error, or nothing."""
         try:
             self.journal.check()  # who has lost the sweep to another driver writes nothing
-            self._catch_up()
             if closing:
-                self._end()
-                self._catch_up()
-            elif time.monotonic() >= self._beat_at:
+                self._finish()
+                return ""
+            self._catch_up()
+            if time.monotonic() >= self._beat_at:
                 self._beat_at = time.monotonic() + _HEARTBEAT
                 self._opened().beat()
         except Exception as error:  # whatever a store, a driver or a full disk may raise: the sweep goes on
@@ -161,7 +176,18 @@ class Mirror:
         self._tracker = tracker
         return tracker
 
-    def _catch_up(self) -> None:
+    def _finish(self) -> None:
+        """Write all that MLflow lacks and end the parent run; only then is the journal's end noted as written."""
+        self._catch_up(note=False)
+        self._end()
+        self._catch_up(note=False)  # what this has added
+        self._note()
+
+    def _note(self) -> None:
+        cursor = {"uri": _place(self.sweep), "lines": self._line}
+        files.write_whole(self.sweep.folder / _CURSOR, json.dumps(cursor))
+
+    def _catch_up(self, *, note: bool = True) -> None:
         """Write every line that came since; each may be written again, so an error on the way costs nothing."""
         tracker, first = self._opened(), self._byte == 0
         while (found := self._news())[1] > self._byte:
@@ -169,7 +195,8 @@ class Mirror:
             for start in range(0, len(places), _TOGETHER):
                 self._write(tracker, places[start : start + _TOGETHER])
             self._byte, self._line = end, self._line + lines
-            files.write_whole(self.sweep.folder / _CURSOR, json.dumps({"uri": shown(self.uri), "lines": self._line}))
+            if note:
+                self._note()
         if first and (orphans := tracker.end_orphans()):
             self._mended(f"{orphans} MLflow runs that nobody would complete were closed as KILLED")
 
@@ -217,13 +244,11 @@ class Mirror:
                 self.journal.append("run", **which, run_id=run_id)
                 self._run_ids[run_key(which)] = run_id
 
-    def _end(self) -> Tracker:
+    def _end(self) -> None:
         """End the parent run as the last session ended; one that left no word was killed."""
         why = self.journal.ended()
         status: Status = "FINISHED" if why == "FINISHED" else "FAILED" if why == "FAILED" else "KILLED"
-        tracker = self._opened()
-        tracker.end(status)
-        return tracker
+        self._opened().end(status)
 
 
 def _records(event: Event) -> Iterator[TrialRecord]:

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from gcsearch.methods import build
 from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord, is_oracle
+from gcsearch.selection import order
 from gcsearch.watcher import Watcher
 
 TITLES = {
@@ -60,7 +61,8 @@ class ProgressWatcher(Watcher):
         self.epochs: dict[int, int] = {}
         self.running: dict[int, float] = {}
         self.first: tuple[float, int] | None = None
-        self.ended, self.best = 0, -math.inf
+        self.best: TrialRecord | None = None
+        self.ended = 0
         self.began = self.spoke = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -106,12 +108,17 @@ class ProgressWatcher(Watcher):
     def record(self, record: TrialRecord) -> None:
         self.running.pop(record.number, None)
         self.ended += 1
-        value = record.mean(self.objective)
-        if self.name == "search" and record.outcome is Outcome.COMPLETE and value > self.best:
-            self.best = value
+        if self.name == "search" and self._leads(record):
+            self.best = record.model_copy(update={"curve": ()})
             oracle = ", oracle" if is_oracle(self.objective) else ""
-            self.note = f"best {self.objective} {value:.2f} (t{record.number:04d}{oracle})"
+            self.note = f"best {self.objective} {record.mean(self.objective):.2f} (t{record.number:04d}{oracle})"
         self._show_settings()
+
+    def _leads(self, record: TrialRecord) -> bool:
+        """Whether the record is the first of the ranking so far."""
+        if record.outcome is not Outcome.COMPLETE or not math.isfinite(record.mean(self.objective)):
+            return False
+        return self.best is None or order(record, self.objective) < order(self.best, self.objective)
 
     def cluster(self, description: str) -> None:
         self.console.print(f"gcsearch: on the cluster {description}", highlight=False)

@@ -91,10 +91,9 @@ def rank(
     several = len(objectives) > 1
     ahead = front(records, objectives) if several else set[int]()
 
-    def order(record: TrialRecord) -> tuple[float, ...]:
-        mean = record.mean(objective)
-        worth = -mean if math.isfinite(mean) else math.inf
-        return (_LAST[record.outcome], several and record.number not in ahead, worth, *_effort(record))
+    def place_of(record: TrialRecord) -> tuple[float, ...]:
+        outcome, *others = order(record, objective)
+        return (outcome, several and record.number not in ahead, *others)
 
     return [
         Ranked(
@@ -104,8 +103,15 @@ def rank(
             record.number in ahead if several else None,
             (regrets or {}).get(record.number),
         )
-        for place, record in enumerate(sorted(records, key=order), start=1)
+        for place, record in enumerate(sorted(records, key=place_of), start=1)
     ]
+
+
+def order(record: TrialRecord, objective: str) -> tuple[float, ...]:
+    """What records are sorted by, the best with the smallest: outcome, objective, and what breaks ties, see `rank`."""
+    mean = record.mean(objective)
+    worth = -mean if math.isfinite(mean) else math.inf
+    return (_LAST[record.outcome], worth, *_effort(record))
 
 
 def _effort(record: TrialRecord) -> tuple[float, float, int]:

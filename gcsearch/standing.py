@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from math import ceil, isfinite
+from math import ceil
 from typing import Any
 
 from gcsearch import selection
 from gcsearch.journal import REOPENING, Event
 from gcsearch.lease import Seen, look, request_path
-from gcsearch.mirror import lines_synced
+from gcsearch.mirror import lag, lines_synced
 from gcsearch.schema import Outcome, TrialRecord, is_oracle
 from gcsearch.sweep import Sweep
 
@@ -59,7 +59,6 @@ class Standing:
         best = "none yet"
         if self.best is not None:
             best = f"{self.objective} {self.best:.2f} (t{self.best_number:04d}{oracle})"
-        behind = self.journal_lines - self.mlflow_lines
         rows = [
             ("sweep", f"{self.sweep}: {self.state}{f', {self.why}' if self.why else ''}"),
             ("done", f"{self.done} of {self.total} settings{self._outcomes()}; stage {self.stage}"),
@@ -71,8 +70,7 @@ class Standing:
             rows.append(("left", f"about {duration(self.seconds_left)} of search; confirmation beside"))
         if self.driver:
             rows.append(("driver", f"{self.driver} since {self.since}, last heard of {self.heartbeat}"))
-        mlflow = "in step with the journal" if not behind else f"lacks the journal's last {behind} lines"
-        return [*rows, ("MLflow", mlflow)]
+        return [*rows, ("MLflow", lag(self.journal_lines, self.mlflow_lines))]
 
     def _outcomes(self) -> str:
         other = [f"{count} {name}" for name, count in self.outcomes.items() if name != Outcome.COMPLETE]
@@ -90,14 +88,12 @@ def stand(sweep: Sweep) -> Standing:
         session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
         session.hear(event)
         searched = event["kind"] in _AFTER_SEARCH or (searched and event["kind"] != "extend")
-        final = event["kind"] == "final" or (final and event["kind"] not in REOPENING)
+        final = _whole(event) if event["kind"] == "final" else final and event["kind"] not in REOPENING
         if event["kind"] == "record":
             latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
     objective = search.ranking_metric
-    complete = [record for record in latest.values() if record.outcome is Outcome.COMPLETE]
-    measured = {record.number: record.mean(objective) for record in complete if isfinite(record.mean(objective))}
-    front = selection.front(complete, search.objectives)
-    best = max(front & measured.keys(), key=lambda number: (measured[number], -number), default=None)
+    ranking = selection.rank(latest.values(), objective, search.objectives)
+    best = ranking[0].record if ranking and ranking[0].rank else None
     total = max(session.trials or sweep.pipeline.search.trials, len(latest))
     left = 0 if searched else total - len(latest)
     rate = session.per_minute(datetime.now(UTC) if driven else None)
@@ -109,8 +105,8 @@ def stand(sweep: Sweep) -> Standing:
         total=total,
         outcomes=dict(Counter(record.outcome.value for record in latest.values())),
         objective=objective,
-        best=None if best is None else measured[best],
-        best_number=best,
+        best=best.mean(objective) if best else None,
+        best_number=best.number if best else None,
         per_minute=rate,
         seconds_left=60 * left / rate if rate and driven else None,
         workers=sorted(session.workers),
@@ -118,9 +114,14 @@ def stand(sweep: Sweep) -> Standing:
         since=seen.holder.since if seen else None,
         heartbeat=seen.beat.isoformat(timespec="seconds") if seen else None,
         journal_lines=lines,
-        mlflow_lines=lines_synced(sweep.folder),
+        mlflow_lines=lines_synced(sweep),
         why=seen.gone if seen else "",
     )
+
+
+def _whole(final: Event) -> bool:
+    """Whether the confirm stage is over: one with a failed trial is repeated by the next session."""
+    return all(record["outcome"] != Outcome.FAILED for record in final["records"])
 
 
 def _state(seen: Seen | None, ended: str, *, asked: bool) -> str:

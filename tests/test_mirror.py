@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import sqlite3
 import threading
 import time
 
 import pytest
+from mlflow.store.db import utils as mlflow_utils
 
 from gcsearch import bulk, files, mirror, tracking
 from gcsearch.errors import RunError
-from gcsearch.mirror import Mirror, lines_synced
+from gcsearch.mirror import Mirror, lag, lines_synced
 from gcsearch.schema import Outcome, Pipeline
+from gcsearch.standing import stand
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
 from tests.servers import free_port
@@ -113,7 +117,7 @@ def test_what_the_journal_says_appears_in_mlflow_and_run_ids_in_the_journal(swee
     assert [(event["number"], event["stage"]) for event in told] == [(0, "search"), (1, "search"), (0, "test")]
     names = {file.path for file in client(sweep).list_artifacts(parent(sweep).info.run_id)}
     assert {"pipeline.toml", "space.toml", "environment.json", "report.html"} <= names
-    assert lines_synced(sweep.folder) == len(one.journal.events())
+    assert lines_synced(sweep) == len(one.journal.events())
 
 
 def test_writing_again_from_the_first_line_changes_nothing(sweep):
@@ -127,7 +131,7 @@ def test_writing_again_from_the_first_line_changes_nothing(sweep):
     assert Following(sweep).mirror.sync() == 0
     assert sweep.journal.path.read_text() == lines
     assert [run.info.run_id for run in runs(sweep)] == there
-    assert lines_synced(sweep.folder) == lines.count("\n")
+    assert lines_synced(sweep) == lines.count("\n")
     assert parent(sweep).info.status == "KILLED"
 
 
@@ -193,11 +197,99 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
         patch.setattr(tracking.Tracker, "_put", killed)
         Following(sweep).mirror.sync()
     assert children(sweep) == {0: "FINISHED", 1: "RUNNING"}
-    assert lines_synced(sweep.folder) == 0
+    assert lines_synced(sweep) == 0
     with Following(sweep) as one:
         one.has([0, 1, 2])
     assert set(children(sweep).values()) == {"FINISHED"}
     assert one.mended == []
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """MLflow waits for a locked database for twenty seconds, which no setting of its own changes."""
+    text = mlflow_utils.sql.text
+    monkeypatch.setattr(mlflow_utils.sql, "text", lambda words: text(words.replace("20000", "50")))
+
+
+@contextlib.contextmanager
+def locked(uri):
+    """The database, while another program writes in it."""
+    with contextlib.closing(sqlite3.connect(uri.removeprefix("sqlite:///"))) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.rollback()
+
+
+def test_while_the_database_is_locked_the_warning_and_status_count_the_same_lines(sweep, database, impatient):
+    sweep.journal.append("record", record=a_record(0))
+    Following(sweep).mirror.sync()  # an earlier session
+    assert dict(stand(sweep).lines())["MLflow"] == "is in step with the journal"
+    with locked(database):
+        for number in range(1, 4):
+            sweep.journal.append("record", record=a_record(number))
+        sweep.journal.append("close", why="FINISHED")
+        one = Following(sweep)
+        one.mirror.start()
+        warning, found = one.mirror.close(), stand(sweep)
+        assert f"{database} lacks the journal's last 4 lines: " in warning
+        assert "database is locked" in warning
+        assert dict(found.lines())["MLflow"] == "lacks the journal's last 4 lines"
+        assert found.to_dict()["journal_lines"] - found.to_dict()["mlflow_lines"] == 4
+        with pytest.raises(RunError, match="database is locked"):
+            Following(sweep).mirror.sync()
+        assert stand(sweep).mlflow_lines == found.mlflow_lines
+    assert Following(sweep).mirror.sync() == 3
+    assert dict(stand(sweep).lines())["MLflow"] == "is in step with the journal"
+    assert parent(sweep).info.status == "FINISHED"
+
+
+def test_mlflow_is_in_step_only_once_the_sweeps_own_run_has_ended(sweep, monkeypatch):
+    sweep.journal.append("record", record=a_record(0))
+    sweep.journal.append("close", why="FINISHED")
+    with monkeypatch.context() as patch:
+        patch.setattr(tracking.Tracker, "end", lambda *_: 1 / 0)
+        one = Following(sweep)
+        one.mirror.start()
+        assert "lacks the journal's last" in one.mirror.close()
+    assert children(sweep) == {0: "FINISHED"}
+    assert (parent(sweep).info.status, stand(sweep).mlflow_lines) == ("RUNNING", 0)
+    Following(sweep).mirror.sync()
+    assert (parent(sweep).info.status, lag_of(sweep)) == ("FINISHED", 0)
+
+
+def lag_of(sweep):
+    return stand(sweep).journal_lines - stand(sweep).mlflow_lines
+
+
+def test_another_store_lacks_what_the_former_one_has(sweep, tmp_path):
+    Following(sweep).mirror.sync()
+    assert lag_of(sweep) == 0
+    for uri in ("http://127.0.0.1:5000", f"sqlite:///{tmp_path}/other.db"):
+        content = sweep.pipeline.to_dict() | {"tracking": {"uri": uri, "experiment": "mirrors"}}
+        files.write_whole(sweep.folder / "pipeline.toml", files.to_toml(content))
+        moved = Sweep(sweep.name, sweep.store, sweep.folder)
+        assert lag_of(moved) == len(moved.journal.events())
+
+
+def test_the_embedded_store_may_be_moved(tmp_path):
+    folder = tmp_path / "sweeps" / "plain"
+    files.write_whole(folder / "pipeline.toml", files.to_toml(Pipeline.from_dict({"name": "plain"}).to_dict()))
+    sweep = Sweep("plain", Store(tmp_path), folder)
+    sweep.journal.append("open", id="plain-0")
+    for place in ("embedded", "sqlite:////elsewhere/mlflow.db"):  # and what stood there before
+        files.write_whole(folder / "synced.json", json.dumps({"uri": place, "lines": 1}))
+        assert lag_of(sweep) == 0
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"uri": 3, "lines": 1}', '{"uri": "embedded"}', '{"lines": 1}'])
+def test_a_damaged_cursor_says_nothing(content, sweep):
+    files.write_whole(sweep.folder / "synced.json", content)
+    assert lines_synced(sweep) == 0
+
+
+def test_lines_are_counted_in_words():
+    assert (lag(9, 9), lag(8, 9)) == ("is in step with the journal",) * 2
+    assert (lag(9, 8), lag(9, 0)) == ("lacks the journal's last line", "lacks the journal's last 9 lines")
 
 
 def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
@@ -284,7 +376,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
         trouble = one.mirror.close()
         assert time.monotonic() - began < 30
     assert trouble.startswith(
-        f"MLflow at {sweep.pipeline.tracking.uri} has 0 of the journal's lines: The MLflow server"
+        f"MLflow at {sweep.pipeline.tracking.uri} lacks the journal's last 3 lines: The MLflow server"
     )
     assert trouble.endswith("`gcsearch sync away` writes it later.")
     with pytest.raises(RunError, match="does not answer"):
@@ -300,7 +392,7 @@ def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch
     monkeypatch.setattr(tracking.Tracker, "log_records", lambda *_: [str(gate.wait(20))])
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
-        assert "is too slow to wait for\nThe rest is safe in the journal" in one.mirror.close(timeout=0.5)
+        assert "it is too slow to wait for\nNothing is lost: `gcsearch sync" in one.mirror.close(timeout=0.5)
         gate.set()
 
 
@@ -332,7 +424,7 @@ def test_who_has_lost_the_sweep_writes_nothing_more(sweep):
 
 def test_the_cursor_names_the_store_without_its_password(tmp_path):
     sweep = a_sweep(tmp_path, "secret", "postgresql://me:secret@db/x")
-    assert lines_synced(sweep.folder) == 0
+    assert lines_synced(sweep) == 0
     one = Following(sweep).mirror
     one._opened = lambda: type("Tracker", (), {"end_orphans": lambda self: 0})()
     one._catch_up()

@@ -14,7 +14,8 @@ from gcsearch import files
 from gcsearch.errors import InputError
 from gcsearch.lease import STALE, Wish, ask, driving
 from gcsearch.pipeline import cancel
-from gcsearch.schema import Outcome, Pipeline
+from gcsearch.progress import ProgressWatcher
+from gcsearch.schema import Outcome, Pipeline, TrialConfig
 from gcsearch.standing import stand
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
@@ -103,6 +104,29 @@ def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
     sweep.journal.append("open", trials=3)
     assert (stand(sweep).total, stand(sweep).per_minute, stand(sweep).stage) == (3, None, "confirm")
     sweep.journal.append("final", records=[], threads=1)
+    assert stand(sweep).stage == "over"
+
+
+def test_the_best_is_the_first_of_the_ranking_also_among_equals(sweep):
+    """In `status`, in the progress of a run and in `best`: of equal means the one of fewer epochs comes first."""
+    watcher = ProgressWatcher("val_h", quiet=True)
+    watcher.stage("search", 10)
+    for number, epochs in enumerate((20, 5, 10)):
+        config = TrialConfig(method="coop", hyperparameters={"epochs": epochs})
+        record = a_record(number, epochs=epochs, config=config, metrics=a_record(0).metrics)
+        sweep.journal.append("record", record=record)
+        watcher.record(record)
+    assert (stand(sweep).best_number, sweep.ranking[0].record.number) == (1, 1)
+    assert watcher.note == "best val_h 58.00 (t0001)"
+
+
+def test_a_confirmation_with_a_failed_trial_is_not_over(sweep):
+    searched(sweep, 10)
+    champion = a_record(0, stage="test", label="champion")
+    sweep.journal.append("final", records=[champion.model_copy(update={"outcome": Outcome.FAILED})], threads=1)
+    sweep.journal.append("close", why="FAILED")
+    assert (stand(sweep).state, stand(sweep).stage) == ("failed", "confirm")
+    sweep.journal.append("final", records=[champion], threads=1)
     assert stand(sweep).stage == "over"
 
 
