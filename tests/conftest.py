@@ -20,20 +20,20 @@ from gcsearch.backbone import Backbone
 from gcsearch.features import FeatureCache
 from gcsearch.laboratory import Laboratory
 from gcsearch.schema import Task
-from tests.shell import cleaned
+from tests.shell import AT_THE_START, cleaned
 
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Forget the shell, before any module reads it or starts a process. Workers of xdist inherit what is left."""
-    if hasattr(config, "workerinput"):
-        return
-    before = dict(os.environ)
-    home = Path(tempfile.mkdtemp(prefix="gcsearch-home-"))
-    _replace_environment(cleaned(os.environ, home))
-    config.add_cleanup(lambda: _replace_environment(before))
-    config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    if not hasattr(config, "workerinput"):
+        before = dict(os.environ)
+        home = Path(tempfile.mkdtemp(prefix="gcsearch-home-"))
+        _replace_environment(cleaned(os.environ, home))
+        config.add_cleanup(lambda: _replace_environment(before))
+        config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    AT_THE_START.update(os.environ)
 
 
 def _replace_environment(wanted: Mapping[str, str]) -> None:

@@ -24,6 +24,10 @@ RAY = {
 """How Ray is on a busy machine."""
 
 
+AT_THE_START: dict[str, str] = {}
+"""The environment of this process as the tests began; libraries add to it as they are imported."""
+
+
 def cleaned(environment: Mapping[str, str], home: Path) -> dict[str, str]:
     """The environment for tests: no store, cluster, token, server, proxy, terminal or language of the user's.
 

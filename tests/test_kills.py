@@ -19,7 +19,7 @@ from gcsearch import open_sweep
 from gcsearch import pipeline as pipelines
 from gcsearch.files import to_toml
 from tests.servers import MlflowServer, has_postgres, postgres
-from tests.test_pipeline import SMOKE, _cache, command, journal_has, left_behind, long_space, start  # noqa: F401
+from tests.test_pipeline import SMOKE, command, journal_has, left_behind, long_space, start
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +35,7 @@ PATIENCE = 600
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory, _cache):  # noqa: F811
+def undisturbed(tmp_path_factory):
     """What a sweep that nobody disturbs comes to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     return pipelines.run(written(folder), store=folder)

@@ -10,7 +10,7 @@ import pytest
 
 from gcsearch import matrix, open_sweep
 from gcsearch import pipeline as pipelines
-from tests.test_pipeline import _cache, command, journal_has, left_behind, start  # noqa: F401
+from tests.test_pipeline import command, journal_has, left_behind, start
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def workers(sweep):
     return {record.worker for record in sweep.finals}
 
 
-def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_and_each_sweep_alone(tmp_path, _cache):  # noqa: F811
+def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_and_each_sweep_alone(tmp_path):
     file = tmp_path / "two.toml"
     file.write_text(CONTENT)
     table, said = compared(file, tmp_path / "whole")

@@ -45,7 +45,7 @@ def store(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def sweep(store, _cache):
+def sweep(store):
     return pipelines.run(Pipeline.from_dict(SMOKE), store=store)
 
 
@@ -409,7 +409,7 @@ def test_three_lines_of_python_do_the_same(tmp_path, monkeypatch):
         ),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_refused_by_plan_and_run_and_leaves_nothing_behind(change, message, tmp_path, _cache):
+def test_what_does_not_fit_is_refused_by_plan_and_run_and_leaves_nothing_behind(change, message, tmp_path):
     settings = {**SMOKE, "confirm": {"top": 1, "seeds": [4], "references": []}}
     if "space" in change:
         space = tmp_path / "space.toml"
@@ -425,13 +425,13 @@ def test_what_does_not_fit_is_refused_by_plan_and_run_and_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("space", files.shipped("search_spaces"))
-def test_every_space_can_be_planned(space, _cache):
+def test_every_space_can_be_planned(space):
     chosen = {**SMOKE, "search": {**SMOKE["search"], "space": space}, "confirm": {"references": ["literature"]}}
     made = plans.make(Pipeline.from_dict(chosen))
     assert (made.step_seconds > 0) == (space != "zeroshot")
 
 
-def test_a_plan_trains_nothing(tmp_path, _cache):
+def test_a_plan_trains_nothing(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "gcsearch", "plan", "demo", "--json"],
         capture_output=True,

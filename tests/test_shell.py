@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 
 import pytest
 
 from gcsearch.store import Store, cache_folder
-from tests.shell import RAY, cleaned
+from tests.shell import AT_THE_START, RAY, cleaned
 
 HOSTILE = {
     "GCSEARCH_STORE": "/home/me/store",
@@ -59,8 +58,7 @@ def test_an_ordinary_temporary_directory_is_used():
 
 
 def test_this_process_and_those_that_it_starts_are_clean():
-    heard = HOSTILE.keys() & os.environ.keys() - {"HOME", "GCSEARCH_CACHE", "LANG"}
-    assert not heard
+    assert HOSTILE.keys() & AT_THE_START.keys() == {"HOME", "GCSEARCH_CACHE", "LANG"}
     assert Store.locate().root == Path("gcsearch-store").absolute()
     assert cache_folder().is_relative_to(Path.home())
     assert Path.home().name.startswith("gcsearch-home-")
