@@ -374,18 +374,22 @@ def plan(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
     sets: Sets = None,
     quick: Quick = False,
+    store: Store = None,
     as_json: Json = False,
 ) -> None:
     """Check everything and say what would run, where and for how long. Trains nothing."""
     from gcsearch import matrix as matrices
 
     found = matrices.load(pipeline, _overrides(sets), quick=quick)
-    made = matrices.plan(found)
+    made = matrices.plan(found, store=store)
     if found.single:
         print_json(made[0].to_dict()) if as_json else print_pairs(made[0].lines())
     elif as_json:
-        seconds = sum(plan.search_seconds for plan in made)
-        print_json({"name": found.name, "search_seconds": seconds, "sweeps": [plan.to_dict() for plan in made]})
+        seconds = {
+            "seconds": sum(plan.seconds for plan in made),
+            "search_seconds": sum(plan.search_seconds for plan in made),
+        }
+        print_json({"name": found.name, **seconds, "sweeps": [plan.to_dict() for plan in made]})
     else:
         print_plans(made)
 
@@ -779,6 +783,7 @@ def cache_build(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
     sets: Sets = None,
     quick: Quick = False,
+    store: Store = None,
     quiet: Quiet = False,
 ) -> None:
     """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on.
@@ -795,7 +800,7 @@ def cache_build(
             _announce(made, one)
         return _watch(quiet=quiet)
 
-    matrices.cache(made, watch)
+    matrices.cache(made, watch, store=store)
     print(f"every image that {pipeline} reads is encoded, in {cache_place()}")
 
 

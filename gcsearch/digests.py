@@ -32,7 +32,7 @@ def of_files(
     `memory` is the folder that remembers; `progress` is told of files read. A file that cannot be read has zeros.
     """
     times, failed = _times(root, names)
-    file = memory / f"{hashlib.blake2b(str(root.absolute()).encode(), digest_size=10).hexdigest()}.arrow"
+    file = _file(root, memory)
     known, known_times, known_digests = _recall(file)
     positions = np.array([known.get(name, -1) for name in names], dtype=np.int64)
     digests = np.zeros((len(names), BYTES), np.uint8)
@@ -53,6 +53,20 @@ def of_files(
         with suppress(OSError):
             _remember(file, known, known_times, known_digests, [names[r] for r in kept], times[kept], digests[kept])
     return digests, failed
+
+
+def unknown(root: Path, names: Sequence[str], memory: Path) -> int:
+    """How many of these files would have to be read, because they are not remembered as they are."""
+    times, _ = _times(root, names)
+    known, known_times, _ = _recall(_file(root, memory))
+    return sum(
+        name not in known or (known_times[known[name]] != own).any() for name, own in zip(names, times, strict=True)
+    )
+
+
+def _file(root: Path, memory: Path) -> Path:
+    """Where the digests of files below `root` are remembered."""
+    return memory / f"{hashlib.blake2b(str(root.absolute()).encode(), digest_size=10).hexdigest()}.arrow"
 
 
 def _times(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[str, str]]:

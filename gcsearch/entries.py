@@ -17,6 +17,7 @@ import uuid
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,12 @@ class Shelf:
         with self.system.open_input_stream(source) as stream, whole(path) as file:
             shutil.copyfileobj(stream, file, 2**22)
         return True
+
+    def has(self, path: Path) -> bool:
+        """Whether the entry of this name is here; not where the place does not answer."""
+        with suppress(OSError):
+            return bool(self.system.get_file_info(f"{self.base}/{path.name}").type == pafs.FileType.File)
+        return False
 
     def offer(self, path: Path) -> None:
         """Copy an entry here, so that others see it whole or not at all."""

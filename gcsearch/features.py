@@ -39,6 +39,7 @@ PART = 256  # rows written at a time
 ON_PROCESSOR = 32  # rows encoded at a time there: more takes memory and no less time
 JOB = 32  # rows given to a process at a time
 AHEAD = 2 * PART // JOB  # jobs done and not yet encoded
+READ_TO_LOOK = 4096  # files that are read to find out whether an entry is there
 POLL = 0.1  # seconds between two looks at an entry that another process makes
 
 
@@ -134,6 +135,43 @@ class FeatureCache:
             names.setdefault(one.dataset.images, {}).update(dict.fromkeys(item.path for item in one.items))
         for folder, distinct in names.items():
             digests.of_files(folder, list(distinct), self.memory, progress)
+
+    def missing(self, wanted: Sequence[Wanted]) -> dict[Path, tuple[Wanted, int]]:
+        """What is wanted by entry, each once, and how many of its rows are still to be encoded. Encodes nothing.
+
+        Files that are not remembered are read where they are few. Where they are many, nothing of them can be in this
+        folder, and finding out whether another machine has encoded them would take as long as a run does for it.
+        """
+        found: dict[Path, tuple[Wanted, int]] = {}
+        for one in wanted:
+            names = [item.path for item in one.items]
+            if digests.unknown(one.dataset.images, names, self.memory) > READ_TO_LOOK:
+                entry = self._entry(one, names, np.zeros((len(names), digests.BYTES), np.uint8))
+                found[entry.path] = (one, one.rows)
+                continue
+            (entry,) = self._entries({id(one): one}).values()
+            if entry.path not in found:
+                found[entry.path] = (one, self._rows_missing(entry))
+        return found
+
+    def _rows_missing(self, entry: _Entry) -> int:
+        if self._is_there(entry) or (self.shared and self.shared.has(entry.path)):
+            return 0
+        return entry.wanted.rows - entry.partial.bytes_there() // (2 * self.backbone.embedding_size)
+
+    def seconds(self, wanted: Wanted) -> float:
+        """How long a row of what is wanted takes to be opened and encoded here: measured on its first images."""
+        job = wanted.job(range(min(wanted.rows, ON_PROCESSOR)), self.backbone.preparation)
+        began = time.perf_counter()
+        pixels = images.prepare(job).pixels
+        opening = (time.perf_counter() - began) / len(pixels)
+        self._encode(pixels[:1])  # the first call takes longer
+        began = time.perf_counter()
+        self._encode(pixels)
+        encoding = (time.perf_counter() - began) / len(pixels)
+        if self.backbone.tower.device.type == "cuda":
+            return max(encoding, opening / max(decoding.processes(self.decoders, wanted.rows, cores(), gpu=True), 1))
+        return encoding + opening / cores()  # the encoder has all cores, and shares them with what opens images
 
     @property
     def memory(self) -> Path:

@@ -48,6 +48,20 @@ def finishing(settings: SearchSettings) -> float:
     return sum(kept) / packs
 
 
+def trained(settings: SearchSettings) -> float:
+    """The share of their epochs that settings train on average; 1 where none has to leave."""
+    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
+    return sum(_trained(rungs(settings, pack)) for pack in range(packs)) / packs
+
+
+def _trained(rungs: Sequence[Rung]) -> float:
+    left, at, total = 1.0, 0.0, 0.0
+    for rung in rungs:
+        total += left * (rung.share - at)
+        left, at = left * rung.keep, rung.share
+    return total + left * (1 - at)
+
+
 def epoch_of(rung: Rung, epochs: int) -> int:
     """The epoch after which a setting of so many `epochs` stands at a rung."""
     return max(1, math.ceil(rung.share * epochs - 1e-9))

@@ -273,20 +273,24 @@ def _note(matrix: Matrix, store: Store) -> None:
     files.write_whole(store.matrix_file(matrix.name), json.dumps({"sweeps": list(names)}, indent=2) + "\n")
 
 
-def plan(matrix: Matrix) -> list[Plan]:
-    """The plan of each sweep. InputError, naming the sweep, for whatever a run would refuse."""
+def plan(matrix: Matrix, *, store: str | Path | None = None) -> list[Plan]:
+    """The plan of each sweep; what several of them read counts where it is encoded.
+
+    InputError, naming the sweep, for whatever a run would refuse.
+    """
     from gcsearch import laboratory
     from gcsearch import plan as plans
 
-    made = []
+    made: list[Plan] = []
+    counted: set[Path] = set()
     for pipeline in matrix.pipelines:
         with _named(matrix, pipeline):
-            made.append(plans.make(pipeline))
+            made.append(plans.make(pipeline, store=store, counted=counted))
         laboratory.forget()
     return made
 
 
-def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext()) -> None:
+def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext(), *, store: str | Path | None = None) -> None:
     """Encode what every sweep reads; what several of them read, such as test images, is encoded once.
 
     InputError, naming the sweep, for whatever `pipeline.cache` refuses; what was encoded before it stays.
@@ -296,7 +300,7 @@ def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext()) -> None
 
     for pipeline in matrix.pipelines:
         with watch(pipeline) as watcher, _named(matrix, pipeline):
-            pipelines.cache(pipeline, watcher=watcher)
+            pipelines.cache(pipeline, store=store, watcher=watcher)
         laboratory.forget()
 
 

@@ -250,6 +250,12 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
         )
 
 
+def check_goes_on(pipeline: Pipeline, store: Store) -> None:
+    """InputError where `run` would refuse to go on with the sweep of this name that is in the store."""
+    _check_same(pipeline, store, _texts(pipeline))
+    _check_not_cancelled(pipeline.name, store)
+
+
 def _anywhere(pipeline: Pipeline) -> Pipeline:
     """The pipeline without what changes no number: a sweep may go on elsewhere, with other room and other failures.
 
@@ -261,9 +267,15 @@ def _anywhere(pipeline: Pipeline) -> Pipeline:
 
 
 def cache(
-    pipeline: Pipeline | str | Path, *, overrides: Mapping[str, str] | None = None, watcher: Watcher | None = None
+    pipeline: Pipeline | str | Path,
+    *,
+    store: str | Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    watcher: Watcher | None = None,
 ) -> None:
     """Compute the features that the pipeline's search and confirmation read, and do no more.
+
+    `store` is where the sweep will be: all nodes of a cluster must share it.
 
     Raises:
         InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
@@ -271,7 +283,7 @@ def cache(
     pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
     space, where = check(pipeline), grounds.find(pipeline)
     with grounds.joined(where):
-        _prepare(pipeline, space, Store.locate(), where, watcher or Watcher())
+        _prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
 
 
 def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where, watcher: Watcher) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gcsearch.spaces import SearchSpace
 
 STEPS = 3
+ENOUGH_SECONDS = 5.0  # after which the steps of a large model are no more repeated
 SAMPLE = 256
 
 SIZES = (1, 2, 4, 8, 16, 32)
@@ -93,11 +94,17 @@ def typical(space: SearchSpace) -> tuple[list[methods.Method], float]:
 
 
 class Cost(NamedTuple):
-    """Of one step of a pack: seconds, bytes of the text tower, and in how many pieces it went through that."""
+    """Of one step of a pack: seconds, bytes of the text tower, and in how many pieces it went through that.
+
+    `measuring`: seconds of one measurement of all members by the names that are trained; `per_image`: of one image,
+    where every image has text features of its own.
+    """
 
     seconds: float = 0.0
     bytes: int = 0
     pieces: int = 1
+    measuring: float = 0.0
+    per_image: float = 0.0
 
 
 def measure_mixed(
@@ -111,8 +118,8 @@ def measure_mixed(
     """What one step of a pack costs in which every one of `kinds` has an equal part: they train one after another."""
     part = math.ceil(members / len(kinds))
     costs = [measure(lab, method, names, part, threads, limit) for method in kinds[:members]]
-    seconds, every_bytes, pieces = zip(*costs, strict=True)
-    return Cost(sum(seconds), max(every_bytes), max(pieces))
+    seconds, every_bytes, pieces, measuring, per_image = zip(*costs, strict=True)
+    return Cost(sum(seconds), max(every_bytes), max(pieces), sum(measuring), sum(per_image))
 
 
 def measure(
@@ -136,13 +143,24 @@ def measure(
         member = _random_member(method, tuple(names), lab)
         population = Population(lab.backbone, [member] * members, limit=limit, project=False)
         population.train_epoch()
-        began = time.perf_counter()
-        for _ in range(STEPS):
+        began, steps = time.perf_counter(), 0
+        while steps < STEPS and (steps == 0 or time.perf_counter() - began < ENOUGH_SECONDS):
             population.train_epoch()
-        seconds = (time.perf_counter() - began) / STEPS
+            steps += 1
+        seconds = (time.perf_counter() - began) / steps
+        began = time.perf_counter()
+        population.evaluate()
+        measuring = time.perf_counter() - began
     finally:
         torch.set_num_threads(before)
-    return Cost(seconds, population.bytes, len(population.parts))
+    alone = population.scored is None
+    return Cost(
+        seconds,
+        population.bytes,
+        len(population.parts),
+        0.0 if alone else measuring,
+        measuring / method.batch_size if alone else 0.0,
+    )
 
 
 def _random_member(method: methods.Trained, names: tuple[str, ...], lab: Laboratory) -> Member:

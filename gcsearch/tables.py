@@ -233,14 +233,18 @@ def print_plans(plans: list[Plan]) -> None:
             f"{plan.settings} x {plan.seeds} seeds",
             str(plan.trained_classes),
             str(plan.images),
-            duration(plan.search_seconds),
+            str(plan.to_encode),
+            duration(plan.seconds),
             f"{plan.peak_bytes / 2**20:.0f} MiB",
         ]
         for plan in plans
     ]
-    _table("", ["sweep", "settings", "classes trained", "images", "search", "memory"], rows, lambda *_: False)
-    total = duration(sum(plan.search_seconds for plan in plans))
-    print(f"{len(plans)} sweeps, about {total} of training in the search; start and confirmation beside")
+    titles = ["sweep", "settings", "classes trained", "images", "to encode", "time", "memory"]
+    _table("", titles, rows, lambda *_: False)
+    print(f"{len(plans)} sweeps, about {duration(sum(plan.seconds for plan in plans))} one after another")
+    for plan in plans:
+        for note in plan.notes:
+            print(f"{plan.name}: {note}")
 
 
 def print_beside(found: Beside, *, form: Form = "text") -> None:
