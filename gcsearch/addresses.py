@@ -7,6 +7,7 @@ import urllib.parse
 from pathlib import Path
 
 from gcsearch.errors import InputError
+from gcsearch.paths import absolute, sqlite_uri
 
 _SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
 
@@ -37,6 +38,16 @@ def check_uri(uri: str) -> None:
         _check_sqlite(uri, place)
 
 
+def absolute_uri(uri: str, folder: Path) -> str:
+    """`uri` with the absolute path of its file where it is a SQLite store; a relative one starts at `folder`."""
+    scheme, _, place = uri.partition(":///")
+    path, question, options = place.partition("?")
+    if scheme.partition("+")[0] != "sqlite" or path in ("", ".", ":memory:") or path.startswith(("/", "file:")):
+        return uri
+    file = absolute(urllib.parse.unquote(path), folder, key="tracking.uri")
+    return f"{sqlite_uri(file)}{question}{options}"
+
+
 def is_server(uri: str) -> bool:
     """Whether `uri` is the address of an MLflow server, not of a database."""
     return uri.partition("://")[0] in _SERVERS
@@ -44,7 +55,7 @@ def is_server(uri: str) -> bool:
 
 def _check_sqlite(uri: str, place: str) -> None:
     """MLflow would make a missing folder, so that a misspelt path begins an empty store without a word."""
-    file = Path(place.partition("?")[0].removeprefix("/"))
+    file = Path(urllib.parse.unquote(place.partition("?")[0].removeprefix("/")))
     if not place.startswith("/") or str(file) in (".", ":memory:"):
         rule = "a SQLite store must be a file, which outlives the process"
         remedy = "Write `sqlite:///` and then the path: `sqlite:////path/to/mlflow.db`."

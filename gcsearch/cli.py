@@ -405,11 +405,11 @@ def trial(
     quiet: Quiet = False,
 ) -> None:
     """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
-    from gcsearch.configuration import check_setting, own_template, parse_value
+    from gcsearch.configuration import check_setting, own_template, parse_value, with_absolute_paths
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
-    given = {key: parse_value(value, key) for key, value in _overrides(sets).items()}
+    given = with_absolute_paths({key: parse_value(value, key) for key, value in _overrides(sets).items()}, Path.cwd())
     task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
     values = {key: value for key, value in given.items() if not key.startswith("task.")}
     config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
@@ -697,6 +697,7 @@ def ui(
     """Browse the runs of a store with MLflow's own server, on this machine only."""
     import subprocess
 
+    from gcsearch import moved
     from gcsearch.errors import InputError
     from gcsearch.store import Store as Folder
     from gcsearch.tracking import ui_command
@@ -706,6 +707,7 @@ def ui(
         raise InputError(
             "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
         )
+    moved.follow(located)
     print(f"http://127.0.0.1:{port}", flush=True)
     try:
         sys.exit(subprocess.call(ui_command(located.mlflow_uri, located.artifacts, port)))  # noqa: S603

@@ -9,13 +9,14 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gcsearch import files, methods, shapes, spaces
-from gcsearch.addresses import check_uri
+from gcsearch import files, methods, paths, shapes, spaces
+from gcsearch.addresses import absolute_uri, check_uri
 from gcsearch.dotted import blamed, flat, put
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.protocol import check_objective
 from gcsearch.schema import Pipeline, SearchSettings, Task, TrialConfig, TrialFile, Value
 from gcsearch.spaces import LITERATURE, LITERATURE_CAPPED, SearchSpace
+from gcsearch.store import PIPELINE_FILE, SPACE_FILE
 
 _T = TypeVar("_T")
 
@@ -52,7 +53,7 @@ def read(
         InputError: there is no such table, or it has no keys.
     """
     path = files.find("pipelines", name_or_path, kind="pipeline")
-    content = files.read_toml(path)
+    content = _read_file(path)
     content.setdefault("name", path.stem)
     keys = _quick_keys(content, path) if quick else {}
     content.pop(QUICK, None)
@@ -63,10 +64,10 @@ def read(
         except InputError as error:
             raise error.at(file=path) from None
         content["name"] = f"{content['name']}-{QUICK}"
-    _resolve_paths(content, path.parent)
+    _use_kept_space(content, path)
     try:
         for key, value in (overrides or {}).items():
-            put(content, key, parse_value(value, key))
+            put(content, key, with_absolute_paths({key: parse_value(value, key)}, Path.cwd())[key])
     except InputError as error:
         raise error.at(file="--set") from None
     return path, content
@@ -117,7 +118,7 @@ def with_quick(
     """What `load` gives with or without the file's quick budget. That is checked in any case, and blamed by key."""
     loaded = None if quick else load(name_or_path, overrides, False)
     path = files.find("pipelines", name_or_path, kind="pipeline")
-    content = files.read_toml(path)
+    content = _read_file(path)
     if QUICK not in content and loaded is not None:
         return loaded
     keys = _quick_keys(content, path)
@@ -159,25 +160,68 @@ def own_template(task: dict[str, Any]) -> dict[str, Any]:
     return {**task, "template": first}
 
 
-PATHS = ("search.space", "task.root", "task.other_names", "task.pretrained")
+PATHS = ("search.space", "task.root", "task.other_names", "task.pretrained", "tracking.uri")
 """Keys whose values are paths, or may be."""
 
 
-def _resolve_paths(content: dict[str, Any], folder: Path) -> None:
-    """Relative paths in a pipeline's file, of its data, weights and search space, start at the file's folder."""
-    for dotted in PATHS:
-        table, key = dotted.split(".")
-        values = content.get(table)
-        if isinstance(values, dict) and key in values:
-            values[key] = resolved(dotted, values[key], folder)
+def _read_file(path: Path) -> dict[str, Any]:
+    """The content of a pipeline's file, every path in it absolute: relative ones start at the file's folder."""
+    try:
+        return with_absolute_paths(files.read_toml(path), path.parent)
+    except InputError as error:
+        raise error.at(file=path) from None
 
 
-def resolved(key: str, value: Any, folder: Path) -> Any:
-    """The value of one of the keys `PATHS`, whole where it is the path of something below `folder`."""
-    if not isinstance(value, str) or (key == "task.pretrained" and not files.is_path(value)):
-        return value  # a tag stays a tag, whatever lies beside the pipeline
-    path = value.removeprefix(files.ARCHIVE)
-    return value.removesuffix(path) + str((folder / path).absolute()) if (folder / path).exists() else value
+def with_absolute_paths(content: Mapping[str, Any], folder: Path, before: str = "") -> dict[str, Any]:
+    """The content of a pipeline, or a part of it, with every path absolute; relative ones start at `folder`.
+
+    Also those in [matrix] and [quick], and in keys that are written with dots.
+
+    Raises:
+        InputError: a value that cannot be a path, see `paths.absolute`.
+    """
+    made: dict[str, Any] = {}
+    for name, value in content.items():
+        key = f"{before}{name}"
+        if isinstance(value, dict):
+            made[name] = with_absolute_paths(value, folder, f"{key}.")
+        elif isinstance(value, list):
+            made[name] = [_absolute(key, one, folder) for one in value]
+        else:
+            made[name] = _absolute(key, value, folder)
+    return made
+
+
+def _absolute(written: str, value: Any, folder: Path) -> Any:
+    """The value of one key: absolute where it is a path; a shipped name or a tag stays, whatever lies in `folder`."""
+    key = written.removeprefix(f"{QUICK}.").removeprefix("matrix.")
+    if key not in PATHS or not isinstance(value, str):
+        return value
+    if key == "tracking.uri":
+        return absolute_uri(value, folder)
+    if (key == "search.space" and not files.is_file_name(value)) or (
+        key == "task.pretrained" and not files.is_path(value)
+    ):
+        return value
+    path = value.removeprefix(files.ARCHIVE) if key == "task.pretrained" else value
+    return value.removesuffix(path) + str(paths.absolute(path, folder, key=written))
+
+
+def with_paths_of_the_command(pipeline: Pipeline) -> Pipeline:
+    """A pipeline that a program has made, every path absolute; relative ones start at the folder of the command."""
+    return Pipeline.from_dict(with_absolute_paths(pipeline.to_dict(), Path.cwd()))
+
+
+def _use_kept_space(content: dict[str, Any], path: Path) -> None:
+    """Name the space that lies beside the kept pipeline of a sweep, where the path of the original is gone.
+
+    Former versions kept that path.
+    """
+    search, kept = content.get("search"), path.with_name(SPACE_FILE)
+    space = search.get("space") if isinstance(search, dict) else None
+    gone = isinstance(space, str) and files.is_file_name(space) and not Path(space).exists()
+    if gone and path.name == PIPELINE_FILE and kept.is_file():
+        content["search"] = {**content["search"], "space": str(kept)}
 
 
 def parse_value(text: str, key: str | None = None) -> Any:
@@ -442,7 +486,7 @@ def load_trial(path: str | Path) -> TrialFile:
     if path.is_dir():
         files.check_export(path, "config.toml")
         path /= "config.toml"
-    trial = TrialFile.from_dict(files.read_toml(path), file=path)
+    trial = TrialFile.from_dict(_read_file(path), file=path)
     methods.build(trial.trial, file=path)
     try:
         check_setting(trial.task, trial.trial)

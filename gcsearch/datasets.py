@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from gcsearch import readers, shapes
+from gcsearch import paths, readers, shapes
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.files import read_text
 from gcsearch.readers import Reader
@@ -209,7 +209,7 @@ def load(name: str, root: Path) -> Dataset:
 def read(name: str, root: Path) -> tuple[Dataset, Path]:
     """The data set, without looking for its images, and the file or folder that describes it. Errors as `load`."""
     layout = find(name)
-    folder = root / layout.folder
+    folder = paths.absolute(layout.folder, root, key="task.dataset")
     split = folder / layout.split
     if layout.reader is None or (layout.split and split.is_file()):
         contents = read_split(split)

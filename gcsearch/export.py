@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gcsearch import authors, card, documents, methods, words
+from gcsearch import authors, card, documents, methods, paths, words
 from gcsearch.documents import Against, Chosen, Classes, Data, Exported, Frozen, Measured, Origin, facts
 from gcsearch.errors import InputError
 from gcsearch.files import to_toml, write_tensors, write_whole
@@ -253,6 +253,7 @@ def _in_place_of(folder: Path) -> Iterator[Path]:
 
 def check_free(folder: Path, *, force: bool, key: str = "--out") -> None:
     """InputError where no export may be written to `folder`, which `key` named."""
+    folder = paths.absolute(folder, key=key)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     foreign = not folder.is_dir() or not (folder / "config.toml").exists()

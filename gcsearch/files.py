@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gcsearch.errors import InputError, is_control, unknown_name
+from gcsearch.paths import absolute
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,11 +33,12 @@ def find(folder: str, name_or_path: str | Path, *, kind: str, key: str | None = 
 
     Raises InputError where there is no such file; it lists the shipped names.
     """
-    path, known = Path(name_or_path), shipped(folder)
-    if path.suffix != ".toml" and len(path.parts) == 1:
+    known = shipped(folder)
+    if not is_file_name(str(name_or_path)):
         if str(name_or_path) not in known:
             raise unknown_name(kind, str(name_or_path), known, key=key)
         return known[str(name_or_path)]
+    path = absolute(name_or_path, key=key)
     if not path.is_file():
         raise InputError(f"the {kind} file must exist", file=path, key=key, remedy=f"Shipped: {', '.join(known)}.")
     return path
@@ -44,6 +46,11 @@ def find(folder: str, name_or_path: str | Path, *, kind: str, key: str | None = 
 
 ARCHIVE = "jit:"
 """Before the path of weights that are a TorchScript archive, which is opened only where that is asked for."""
+
+
+def is_file_name(text: str) -> bool:
+    """Whether what may be a shipped name or a file is a file: it ends in .toml or has a slash."""
+    return text.endswith(".toml") or "/" in text
 
 
 def is_path(text: str) -> bool:

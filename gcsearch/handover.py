@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcsearch.addresses import is_server
 from gcsearch.errors import InputError
 from gcsearch.sweep import Sweep, open_sweep
 
@@ -62,6 +63,10 @@ def hand_over(
 
 
 def _register(sweep: Sweep, folder: Path, model: str | None) -> Version:
-    from gcsearch import registry
+    from gcsearch import moved, registry
 
-    return registry.register(folder, sweep.mlflow_uri, model or sweep.name)
+    uri, store = sweep.mlflow_uri, sweep.store
+    if uri == store.mlflow_uri:
+        moved.follow(store)
+    artifacts = None if is_server(uri) else store.artifacts
+    return registry.register(folder, uri, model or sweep.name, artifacts)

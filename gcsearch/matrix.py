@@ -116,7 +116,7 @@ def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
                 received=repr(values),
                 remedy='Write for example `"task.shots" = [1, 2, 4]`.',
             )
-        axes[key] = [configuration.resolved(key, v, file.parent) if key in configuration.PATHS else v for v in values]
+        axes[key] = values
     if not axes:
         raise InputError("a matrix has at least one key", file=file, key="matrix", remedy="Remove the empty table.")
     return axes

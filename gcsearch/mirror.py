@@ -21,7 +21,7 @@ from gcsearch.addresses import is_server, shown
 from gcsearch.errors import GcsearchError
 from gcsearch.journal import Event, Journal, RunKey, run_key, run_of
 from gcsearch.schema import CHAMPION, SHORTLISTED, TrialRecord
-from gcsearch.store import locked
+from gcsearch.store import PIPELINE_FILE, SPACE_FILE, locked
 from gcsearch.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -85,9 +85,9 @@ class Mirror:
         self._error = ""
         self._closing = threading.Event()
         # Imported here, not in the thread: two threads that import large packages at once get in each other's way.
-        from gcsearch import tracking
+        from gcsearch import moved, tracking
 
-        self._tracking = tracking
+        self._tracking, self._moved = tracking, moved
         self._thread = threading.Thread(target=self._work, name="gcsearch-mirror", daemon=True)
 
     def start(self) -> None:
@@ -163,6 +163,8 @@ class Mirror:
         store.root.mkdir(parents=True, exist_ok=True)
         # A server has a place of its own for files; a database has none, and MLflow would take the working folder.
         artifacts = None if is_server(self.uri) else store.artifacts
+        if self.uri == store.mlflow_uri:
+            self._moved.follow(store)
         # Two processes that set up one fresh SQLite database at the same time break it.
         with locked(store.root / ".mlflow.lock", wait=True):
             tracker = self._tracking.Tracker(self.uri, chosen.experiment or self.sweep.pipeline.name, artifacts)
@@ -170,7 +172,7 @@ class Mirror:
         tracker.start_sweep(
             self.sweep.id,
             pipeline=self.sweep.pipeline,
-            files={name: self.sweep.folder / name for name in ("pipeline.toml", "space.toml")},
+            files={name: self.sweep.folder / name for name in (PIPELINE_FILE, SPACE_FILE)},
             began=_seconds(begun) if begun else None,
         )
         self._tracker = tracker

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gcsearch import files, methods, spaces
 from gcsearch import where as grounds
-from gcsearch.configuration import check, load, load_trial
+from gcsearch.configuration import check, load, load_trial, with_paths_of_the_command
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
 from gcsearch.lease import Driver, Seen, Wish, ask, driving
@@ -27,7 +27,7 @@ from gcsearch.schema import (
 )
 from gcsearch.spaces import SearchSpace
 from gcsearch.stages import Session, guarded, judge, over
-from gcsearch.store import Store, cache_address, cache_folder, cache_place
+from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store, cache_address, cache_folder, cache_place
 from gcsearch.sweep import Sweep, open_sweep
 from gcsearch.watcher import Watcher
 from gcsearch.where import Where
@@ -62,7 +62,7 @@ def run(
         InputError: something in the pipeline is wrong, or a sweep of this name was made from another one.
         RunError: no trial completed. TooManyFailures: more failed than `search.max_failed`; results are kept.
     """
-    pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides, quick=quick)
+    pipeline = _given(pipeline, overrides, quick=quick)
     space = check(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
     with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}", listener.warn) as driver:
@@ -78,6 +78,12 @@ def run(
             driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener, added
         )
     return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+
+
+def _given(pipeline: Pipeline | str | Path, overrides: Mapping[str, str] | None, *, quick: bool = False) -> Pipeline:
+    if isinstance(pipeline, Pipeline):
+        return with_paths_of_the_command(pipeline)
+    return load(pipeline, overrides, quick=quick)
 
 
 def _judged(sweep: Sweep, pipeline: Pipeline) -> Sweep:
@@ -119,15 +125,30 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
     found, listener = open_sweep(name, store), watcher or Watcher()
     if over(found.journal):
         return _judged(found, found.pipeline)
-    pipeline = found.as_begun
-    try:
-        space = check(pipeline)
-    except InputError as error:
-        raise error.at(file=found.folder / "pipeline.toml") from None
+    pipeline, space = _as_begun(found)
     with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         begin, added = (lambda: Sweep(name, found.store, found.folder)), _added_seeds(found)
         _drive(driver, pipeline, space, found.store, begin, listener, added)
     return Sweep(name, found.store, found.folder)
+
+
+def _as_begun(sweep: Sweep) -> tuple[Pipeline, SearchSpace]:
+    """What the sweep was begun from, checked anew."""
+    pipeline, file = sweep.as_begun, sweep.folder / PIPELINE_FILE
+    for key in ("root", "other_names"):
+        path = getattr(pipeline.task, key)
+        if path and not Path(path).is_absolute() and not path.startswith("~"):
+            raise InputError(
+                "a former version kept this path relative to a folder that is not known any more",
+                file=file,
+                key=f"task.{key}",
+                received=path,
+                remedy="Write the whole path in this file.",
+            )
+    try:
+        return with_paths_of_the_command(pipeline), check(pipeline)
+    except InputError as error:
+        raise error.at(file=file) from None
 
 
 def _reopened(sweep: Sweep, driver: Driver, kind: str, **asked: object) -> Sweep:
@@ -169,8 +190,7 @@ def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: 
         RunError, TooManyFailures: as `run`.
     """
     found, listener = open_sweep(name, store), watcher or Watcher()
-    pipeline = found.as_begun
-    space = check(pipeline)
+    pipeline, space = _as_begun(found)
     with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _check_extensible(found, space)
         there = len(found.records)
@@ -203,8 +223,7 @@ def confirm(
     """
     found, listener = open_sweep(name, store), watcher or Watcher()
     added = tuple(seeds)
-    pipeline = found.as_begun
-    space = check(pipeline)
+    pipeline, space = _as_begun(found)
     with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
         _check_added(found, added)
         begin = partial(_reopened, found, driver, "seeds", seeds=list(added))
@@ -228,22 +247,26 @@ def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
 
 def _texts(pipeline: Pipeline) -> dict[str, str]:
     """The two files that say what a sweep was made from."""
+    comment, content = f"Sweep {pipeline.name}: the pipeline as it was run.", pipeline.to_dict()
+    if files.is_file_name(pipeline.search.space):
+        comment += f"\nIts search space was {pipeline.search.space}; the copy lies beside this file."
+        content["search"]["space"] = SPACE_FILE
     return {
-        "space.toml": files.read_text(spaces.find(pipeline.search.space)),
-        "pipeline.toml": files.to_toml(pipeline.to_dict(), f"Sweep {pipeline.name}: the pipeline as it was run."),
+        SPACE_FILE: files.read_text(spaces.find(pipeline.search.space)),
+        PIPELINE_FILE: files.to_toml(content, comment),
     }
 
 
 def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
     """InputError where a sweep of this name was begun from other files."""
     folder = store.sweep(pipeline.name)
-    if not (folder / "pipeline.toml").exists():
+    if not (folder / PIPELINE_FILE).exists():
         return
-    began = Pipeline.from_dict(files.read_toml(folder / "pipeline.toml"), file=folder / "pipeline.toml")
-    if _anywhere(began) != _anywhere(pipeline) or files.read_text(folder / "space.toml") != texts["space.toml"]:
+    began = Sweep(pipeline.name, store, folder).pipeline
+    if _anywhere(began) != _anywhere(pipeline) or files.read_text(folder / SPACE_FILE) != texts[SPACE_FILE]:
         raise InputError(
             "a sweep goes on with the pipeline and space that it began with; these differ",
-            file=folder / "pipeline.toml",
+            file=folder / PIPELINE_FILE,
             key="name",
             received=pipeline.name,
             remedy="Begin another sweep with `--set name=OTHER`, or anew with --fresh (the old one is kept).",
@@ -259,9 +282,9 @@ def check_goes_on(pipeline: Pipeline, store: Store) -> None:
 def _anywhere(pipeline: Pipeline) -> Pipeline:
     """The pipeline without what changes no number: a sweep may go on elsewhere, with other room and other failures.
 
-    The threads of a worker stay, because the last digits depend on them.
+    The threads of a worker stay, because the last digits depend on them. The space is compared by its content.
     """
-    search = pipeline.search.model_copy(update={"max_failed": 0})
+    search = pipeline.search.model_copy(update={"max_failed": 0, "space": ""})
     resources = Resources(threads=pipeline.resources.threads)
     return pipeline.model_copy(update={"search": search, "resources": resources, "tracking": Tracking()})
 
@@ -280,7 +303,7 @@ def cache(
     Raises:
         InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
     """
-    pipeline = pipeline if isinstance(pipeline, Pipeline) else load(pipeline, overrides)
+    pipeline = _given(pipeline, overrides)
     space, where = check(pipeline), grounds.find(pipeline)
     with grounds.joined(where):
         _prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())

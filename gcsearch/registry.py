@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import __version__
+from gcsearch import __version__, moved
 from gcsearch.documents import Exported
 from gcsearch.errors import InputError, RunError
 from gcsearch.files import read_text
@@ -45,8 +45,10 @@ class Version:
         return f"{self.uri} is version {self.number}{', as before' if self.known else ''}"
 
 
-def register(folder: Path, uri: str, name: str) -> Version:
+def register(folder: Path, uri: str, name: str, artifacts: Path | None = None) -> Version:
     """Make the export in `folder` the champion of the registered model `name` in the MLflow store `uri`.
+
+    `artifacts` is the folder of the store for the files of runs; None where a server has them.
 
     The former champion becomes the challenger.  A version with the same content is taken instead of a new one, so that
     registering twice changes nothing.
@@ -64,7 +66,7 @@ def register(folder: Path, uri: str, name: str) -> Version:
         number = _find(client, name, facts.digest)
         known = number is not None
         if number is None:
-            number = _create(client, folder, name, facts)
+            number = _create(client, folder, name, facts, _Place(uri, artifacts))
         if former != number:
             client.set_registered_model_alias(name, CHAMPION, number)
             if former is not None:
@@ -88,8 +90,23 @@ def _find(client: MlflowClient, name: str, digest: str) -> str | None:
     return max((str(version.version) for version in versions), key=int, default=None)
 
 
-def _create(client: MlflowClient, folder: Path, name: str, facts: Exported) -> str:
-    run = _run(client, facts.origin.run_id)
+@dataclass(frozen=True)
+class _Place:
+    """Where the files of runs are: as the MLflow store `uri` says, or, of runs of this store, in `artifacts`."""
+
+    uri: str
+    artifacts: Path | None
+
+    def claimed(self, client: MlflowClient, run: Any) -> Any:
+        """The run, its files where the store lies now."""
+        if self.artifacts is None:
+            return run
+        moved.claim(self.uri, self.artifacts, {run.info.run_id: run.info.artifact_uri})
+        return client.get_run(run.info.run_id)
+
+
+def _create(client: MlflowClient, folder: Path, name: str, facts: Exported, place_of_runs: _Place) -> str:
+    run = place_of_runs.claimed(client, _run(client, facts.origin.run_id))
     with tempfile.TemporaryDirectory() as aside:
         saved = Path(aside, _FOLDER)
         _save(folder, saved)

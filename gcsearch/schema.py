@@ -645,6 +645,9 @@ def _one_name(name: str) -> str:
             received=repr(name),
             remedy="It becomes the name of a folder: write for example `pets-16shots`.",
         )
+    if len(name) > 200:  # 255 bytes fit a file's name, and files beside the folder have longer ones
+        rule, remedy = "a name has at most 200 characters", "It becomes the name of a folder: write a shorter one."
+        raise InputError(rule, received=f"{name[:40]}... with {len(name)}", remedy=remedy)
     return name
 
 

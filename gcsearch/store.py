@@ -25,6 +25,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcsearch.errors import InputError
+from gcsearch.paths import absolute, sqlite_uri
+
+PIPELINE_FILE, SPACE_FILE = "pipeline.toml", "space.toml"
+"""What a sweep was begun from, as it is kept in its folder; the first names the second where the space is no shipped
+one, so that both run wherever they lie beside each other."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,11 @@ class Store:
                 remedy="Name a folder, for a cluster on a shared disk. Encoded images may lie at an address, "
                 "see GCSEARCH_CACHE.",
             )
-        return cls(Path(found).absolute())
+        return cls(absolute(found, key="--store" if folder else "GCSEARCH_STORE"))
 
     @property
     def mlflow_uri(self) -> str:
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return sqlite_uri(self.root / "mlflow.db")
 
     @property
     def artifacts(self) -> Path:
@@ -74,7 +79,7 @@ class Store:
     def existing_sweep(self, name: str) -> Path:
         """The folder of the sweep `name`. InputError, listing the sweeps there are, when it is missing."""
         folder = self.sweep(name)
-        if Path(name).name != name or not (folder / "journal.jsonl").exists():
+        if Path(name).name != name or not self._has(folder / "journal.jsonl"):
             parts = self.matrix(name)
             raise InputError(
                 "this is a matrix of several sweeps, and one is wanted"
@@ -88,6 +93,10 @@ class Store:
             )
         return folder
 
+    def _has(self, file: Path) -> bool:
+        """Whether the file is there; not where its name is longer than a file's can be."""
+        return os.path.exists(file)  # noqa: PTH110  (of too long a name Path raises an error)
+
     def matrix_file(self, name: str) -> Path:
         """Where the sweeps of the matrix `name` are noted."""
         return self.root / "matrices" / f"{name}.json"
@@ -95,7 +104,7 @@ class Store:
     def matrix(self, name: str) -> list[str]:
         """The sweeps of the matrix `name`, begun or not; empty where there is none of this name."""
         file = self.matrix_file(name)
-        if Path(name).name != name or not file.exists():
+        if Path(name).name != name or not self._has(file):
             return []
         return [str(sweep) for sweep in json.loads(file.read_text(encoding="utf-8"))["sweeps"]]
 
@@ -119,7 +128,7 @@ def cache_folder() -> Path:
     chosen, address = os.environ.get("GCSEARCH_CACHE"), cache_address()
     if address:
         return user_cache_path("gcsearch") / "shared" / hashlib.blake2b(address.encode(), digest_size=8).hexdigest()
-    return Path(chosen).absolute() if chosen else user_cache_path("gcsearch")
+    return absolute(chosen, key="GCSEARCH_CACHE") if chosen else user_cache_path("gcsearch")
 
 
 def cache_address() -> str | None:

@@ -16,7 +16,7 @@ from gcsearch.joint import seen_from, worst_regrets
 from gcsearch.journal import Journal, run_key, run_of
 from gcsearch.provenance import environment
 from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord, plain_name
-from gcsearch.store import Store
+from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,14 +71,18 @@ class Sweep:
 
     @cached_property
     def pipeline(self) -> Pipeline:
-        path = self.folder / "pipeline.toml"
-        return Pipeline.from_dict(files.read_toml(path), file=path)
+        path = self.folder / PIPELINE_FILE
+        pipeline = Pipeline.from_dict(files.read_toml(path), file=path)
+        return self._on_kept_space(pipeline) if files.is_file_name(pipeline.search.space) else pipeline
 
     @property
     def as_begun(self) -> Pipeline:
         """The pipeline on the space that the sweep began with, wherever the space's own file may be now."""
-        search = self.pipeline.search.model_copy(update={"space": str(self.folder / "space.toml")})
-        return self.pipeline.model_copy(update={"search": search})
+        return self._on_kept_space(self.pipeline)
+
+    def _on_kept_space(self, pipeline: Pipeline) -> Pipeline:
+        search = pipeline.search.model_copy(update={"space": str(self.folder / SPACE_FILE)})
+        return pipeline.model_copy(update={"search": search})
 
     @property
     def trials(self) -> int:

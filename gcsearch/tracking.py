@@ -27,8 +27,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from gcsearch import moved
 from gcsearch.addresses import check_uri, is_server, shown
 from gcsearch.errors import InputError, RunError
+from gcsearch.files import write_whole
 from gcsearch.methods import Trained, title_and_tags
 from gcsearch.provenance import environment
 from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialRecord
@@ -110,7 +112,8 @@ class Tracker:
         Args:
             uri: a database (`sqlite:///...`, `postgresql://...`) or a server (`http://...`).
             experiment: name of the MLflow experiment.
-            artifacts: folder for the files of a new experiment; None leaves it to the server.
+            artifacts: the store's folder for the files of runs; None leaves them to the server. An experiment that
+                has a bucket, or a folder that somebody has chosen, keeps it.
 
         Raises:
             InputError: the URI is of a kind that cannot be used.
@@ -120,11 +123,22 @@ class Tracker:
         self.client = _connect(uri)
         with _speaking_of(uri):
             self.experiment_id = _experiment(self.client, experiment, artifacts)
+            self._artifacts = self._own(artifacts)
             self._tables = None if is_server(uri) else self._find_tables()
         self.parent = ""
         self.written = 0
         self._sweep = ""
         self._children: dict[tuple[str, ...], _Child] = {}
+
+    def _own(self, artifacts: Path | None) -> Path | None:
+        """The folder `artifacts` where the files of the experiment's runs belong into it, else None."""
+        location = self.client.get_experiment(self.experiment_id).artifact_location
+        return artifacts.absolute() if artifacts and moved.is_of_a_store(location, artifacts.absolute()) else None
+
+    def _claim(self, *runs: Run) -> None:
+        """See to it that the runs' files are looked for, and written, in the store as it lies now."""
+        if self._artifacts:
+            moved.claim(self.uri, self._artifacts, {run.info.run_id: run.info.artifact_uri for run in runs})
 
     # The parent run
 
@@ -149,6 +163,7 @@ class Tracker:
         about = environment()
         with _speaking_of(self.uri):
             runs = _search(self.client, [self.experiment_id], name)
+            self._claim(*runs)
             parents = [run for run in runs if run.data.tags.get("gcsearch.kind") == "sweep"]
             described = _sweep_tags(name, pipeline, about) | dict(tags or {})
             if parents:
@@ -219,6 +234,7 @@ class Tracker:
         from gcsearch.bulk import Tables  # brings SQLAlchemy, of which a server's client needs nothing
 
         location = self.client.get_experiment(self.experiment_id).artifact_location
+        location = self._artifacts.as_uri() if self._artifacts else location
         return Tables.find(self.uri, self.experiment_id, location)
 
     def _whole_run(self, record: TrialRecord, ended: float) -> WholeRun:
@@ -298,6 +314,7 @@ class Tracker:
 
     def _create(self, name: str, tags: Mapping[str, str], began: float) -> str:
         run = self.client.create_run(self.experiment_id, int(1000 * began), _cut_all(tags, _TAG_LENGTH), name)
+        self._claim(run)
         return str(run.info.run_id)
 
     def _batches(self, run_id: str, params: Mapping[str, object], metrics: Sequence[Metric]) -> None:
@@ -312,6 +329,12 @@ class Tracker:
 
     def _put(self, run_id: str, name: str, content: Path | str) -> None:
         """Store a file, or text, as the artifact `name` (may contain folders) of a run."""
+        if self._artifacts:  # whatever another process, which reaches the store through another path, has claimed
+            write_whole(
+                self._artifacts / run_id / "artifacts" / name,
+                content.read_bytes() if isinstance(content, Path) else content,
+            )
+            return
         folder, _, file = name.rpartition("/")
         with tempfile.TemporaryDirectory() as temporary:
             source = Path(temporary, file)

@@ -37,8 +37,11 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
                 remedy=f"Compare [task] with that of {store.sweep(name) / 'pipeline.toml'}, or leave it out.",
             )
         return sweep.records
+    from gcsearch import moved
     from gcsearch.tracking import read_records
 
+    if not pipeline.tracking.uri:
+        moved.follow(store)
     try:
         every = read_records(pipeline.tracking.uri or store.mlflow_uri, name)
     except InputError as error:

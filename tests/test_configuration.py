@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import configuration
+from gcsearch import configuration, files, matrix
 from gcsearch.errors import InputError
+from gcsearch.schema import Pipeline
+from gcsearch.store import Store
 
 
 def write(folder: Path, pretrained: str | None, backbone: str = "ViT-B-32") -> Path:
@@ -54,3 +56,112 @@ def test_a_backbone_without_weights_is_refused_and_mini_needs_none(folder):
     with pytest.raises(InputError, match=r"task\.pretrained: a backbone that is not bundled needs its weights"):
         configuration.load(write(folder, None))
     assert configuration.load(write(folder, None, backbone="mini")).task.pretrained is None
+
+
+@pytest.fixture
+def places(tmp_path, monkeypatch) -> Path:
+    """Data beside a pipeline in `home`, and other data below the folder of the command, `here`."""
+    for root in ("home/data", "home/mine dir", "here/data"):
+        (tmp_path / root).mkdir(parents=True)
+    (tmp_path / "home" / "space.toml").write_text(files.shipped("search_spaces")["sam"].read_text())
+    (tmp_path / "home" / "names.txt").write_text("tree\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return tmp_path
+
+
+FILE = """
+[task]
+root = "data"
+other_names = "names.txt"
+[search]
+space = "./space.toml"
+[tracking]
+uri = "sqlite:///runs.db?timeout=5"
+[quick]
+task.root = "mine dir"
+"""
+
+
+def test_every_path_of_a_file_starts_at_its_folder_and_those_of_flags_at_that_of_the_command(places):
+    home, here = places / "home", places / "here"
+    (home / "mine.toml").write_text(FILE)
+    plain = configuration.load("../home/mine.toml")
+    assert plain.task.root == f"{here}/../home/data"
+    assert plain.task.other_names == f"{here}/../home/names.txt"
+    assert plain.search.space == f"{here}/../home/space.toml"
+    assert plain.tracking.uri == f"sqlite:///{here}/../home/runs.db?timeout=5"
+    assert configuration.load(home / "mine.toml", quick=True).task.root == f"{home}/mine dir"
+    for written, read in {"data": f"{here}/data", "./data": f"{here}/data", "~/data": f"{home}/data"}.items():
+        assert configuration.load(home / "mine.toml", {"task.root": written}).task.root == read
+        assert configuration.load(home / "mine.toml", {"task": f'{{root = "{written}"}}'}).task.root == read
+    flags = {"tracking.uri": "sqlite:///runs.db", "search.space": "gcscoop"}
+    flagged = configuration.load(home / "mine.toml", flags)
+    assert (flagged.tracking.uri, flagged.search.space) == (f"sqlite:///{here}/runs.db", "gcscoop")
+
+
+def test_a_path_that_is_not_there_is_absolute_all_the_same(places):
+    (places / "home" / "mine.toml").write_text('[task]\nroot = "absent"\n')
+    assert configuration.load(places / "home" / "mine.toml").task.root == str(places / "home" / "absent")
+
+
+def test_paths_in_a_matrix_start_at_its_file_and_those_in_an_override_of_it_at_the_folder_of_the_command(places):
+    file = places / "home" / "many.toml"
+    file.write_text('[matrix]\n"task.root" = ["data", "mine dir"]\n')
+    roots = [one.task.root for one in matrix.load(file).pipelines]
+    assert roots == [f"{places}/home/data", f"{places}/home/mine dir"]
+    roots = [one.task.root for one in matrix.load(file, {"matrix.task.root": '["data"]'}).pipelines]
+    assert roots == [f"{places}/here/data"]
+
+
+def test_a_pipeline_that_a_program_makes_has_the_paths_of_the_command(places):
+    made = Pipeline.from_dict({"name": "made", "task": {"root": "data"}, "search": {"space": "gcscoop"}})
+    assert configuration.with_paths_of_the_command(made).task.root == f"{places}/here/data"
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "a%20b", "a#b", "a?b", "a&b;c", "a'b", 'a"b', "a[b]*", "a{}{0}", "~a", "$HOME", "ü+é"]
+)
+def test_a_folder_may_have_any_name(places, name):
+    (places / "here" / name).mkdir()
+    found = configuration.load("demo", {"task.root": f"./{name}"})
+    assert Path(found.task.root).is_dir() and found.task.root == f"{places}/here/{name}"
+
+
+@pytest.mark.parametrize(
+    ("written", "message"),
+    [
+        ('"a\\nb"', "task.root: a path has no line break"),
+        ('""', "task.root: a path is not empty"),
+        ("~nobody-of-this-name/data", "there is no home folder of ~nobody-of-this-name"),
+        ("file/data", r"file is a file and no folder, got .*here/file/data"),
+        ("x" * 300, "the path cannot be used: File name too long"),
+        ("loop", "the path cannot be used: Too many levels of symbolic links"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_a_path_is_refused_in_words(places, monkeypatch, written, message):
+    (places / "here" / "file").touch()
+    (places / "here" / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match=message):
+        configuration.load("demo", {"task.root": written})
+    with pytest.raises(InputError, match=message.removeprefix("task.root: ")):
+        Store.locate(configuration.parse_value(written) or "\n")
+
+
+def test_a_kept_pipeline_runs_on_the_space_that_was_kept_beside_it(places):
+    """Former versions kept the path of the space, which may be gone."""
+    kept = places / "kept"
+    kept.mkdir()
+    (kept / "space.toml").write_text((places / "home" / "space.toml").read_text())
+    for space in ("/gone/mine.toml", "space.toml"):
+        (kept / "pipeline.toml").write_text(f'name = "mine"\n[search]\nspace = "{space}"\n')
+        assert configuration.load(kept / "pipeline.toml").search.space == str(kept / "space.toml")
+    (kept / "space.toml").unlink()
+    with pytest.raises(InputError, match=r"space\.toml.*the search space file must exist"):
+        configuration.load(kept / "pipeline.toml")
+
+
+def test_a_name_fits_into_a_files_name():
+    assert Pipeline(name="n" * 200).name
+    with pytest.raises(InputError, match="a name has at most 200 characters"):
+        Pipeline.from_dict({"name": "n" * 201})
