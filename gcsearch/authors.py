@@ -18,11 +18,14 @@ from gcsearch.schema import Task, TrialConfig
 _OPTIMISERS = {"gcscoop": "gcsam", "sam": "sam"}
 _WORDS = "a photo of a"  # the only words that their trainer starts from
 _BACKBONES = {
-    "ViT-B-16": "ViT-B/16",
-    "ViT-B-32": "ViT-B/32",
-    **{name: name for name in ("RN50", "RN101", "RN50x4", "RN50x16")},
+    "ViT-B-16": ("ViT-B/16", 224),
+    "ViT-B-32": ("ViT-B/32", 224),
+    "RN50": ("RN50", 224),
+    "RN101": ("RN101", 224),
+    "RN50x4": ("RN50x4", 288),
+    "RN50x16": ("RN50x16", 384),
 }
-"""All that the table of models in their `clip/clip.py` has: no ViT-L/14, no RN50x64."""
+"""Their name and image size of all that the table of models in their `clip/clip.py` has: no ViT-L/14, no RN50x64."""
 _DATASETS = {
     "OxfordPets": "oxford_pets",
     "OxfordFlowers": "oxford_flowers",
@@ -75,15 +78,18 @@ def _differences(task: Task, seeds: Sequence[int]) -> list[str]:
     if task.pretrained != "openai":
         notes.append(f"It loads OpenAI's weights alone, and these results are from {weights}.")
     elif _backbone(task) is None:
-        known = ", ".join(_BACKBONES.values())
+        known = ", ".join(name for name, _ in _BACKBONES.values())
         notes.append(f"Its table of models ({known}) has no {task.backbone}, which these results are from.")
     if 0 in seeds:
         notes.append("It takes seeds above 0 only: seed 0 is left out.")
     return notes
 
 
-def _backbone(task: Task) -> str | None:
-    """Their name of the backbone; open_clip's names with QuickGELU are of the same models, as OpenAI trained them."""
+def _backbone(task: Task) -> tuple[str, int] | None:
+    """Their name of the backbone and the side of its images; None where they have no such model.
+
+    open_clip's names with QuickGELU are of the same models, as OpenAI trained them.
+    """
     return _BACKBONES.get(task.backbone.removesuffix("-quickgelu"))
 
 
@@ -123,8 +129,9 @@ def _tree(method: Trained, config: TrialConfig, task: Task) -> dict[str, Any]:
         "TRAINER.COOP.CTX_INIT": bool(method.ctx_init),
         "TRAINER.COOP.PREC": "fp32",
     }
-    if name := _backbone(task):
-        flat["MODEL.BACKBONE.NAME"] = name
+    if known := _backbone(task):
+        flat["MODEL.BACKBONE.NAME"], side = known
+        flat["INPUT.SIZE"] = [side, side]
     tree: dict[str, Any] = {}
     for key, value in (flat | _flat(method, task)).items():
         *path, last = key.split(".")

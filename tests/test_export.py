@@ -326,10 +326,14 @@ def test_a_backbone_that_is_not_in_the_authors_table_is_not_named_and_said(backb
     assert f"has no {backbone}" in found.commands
 
 
-@pytest.mark.parametrize(("backbone", "theirs"), [("ViT-B-32", "ViT-B/32"), ("RN50x16-quickgelu", "RN50x16")])
-def test_a_backbone_of_the_authors_table_is_named_as_there(backbone, theirs):
+@pytest.mark.parametrize(
+    ("backbone", "theirs", "side"), [("ViT-B-32", "ViT-B/32", 224), ("RN50x16-quickgelu", "RN50x16", 384)]
+)
+def test_a_backbone_of_the_authors_table_is_named_as_there_with_its_image_size(backbone, theirs, side):
     found = options("gcscoop", task=PETS.model_copy(update={"backbone": backbone}))
-    assert yaml.safe_load(found.file)["MODEL"]["BACKBONE"]["NAME"] == theirs
+    tree = yaml.safe_load(found.file)
+    assert tree["MODEL"]["BACKBONE"]["NAME"] == theirs
+    assert tree["INPUT"]["SIZE"] == [side, side]
     assert "table of models" not in found.file
 
 
