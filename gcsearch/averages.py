@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from gcsearch import documents
 from gcsearch.comparison import ORACLE, Against, Group, Row, leaders
+from gcsearch.config.metrics import METRICS
 from gcsearch.documents import Numbers
 from gcsearch.evidence import by_seed, verdict_of
 from gcsearch.methods import with_tags
@@ -23,7 +24,7 @@ from gcsearch.metrics import harmonic_mean, spread
 from gcsearch.protocol import Column
 from gcsearch.schema import Outcome, TrialRecord
 
-H_OF_MEANS = Column("h_of_means", "H of means", "")
+H_OF_MEANS = Column.of(METRICS["test_h_of_means"])
 
 _DATA_SET = frozenset({"dataset", "root", "template"})
 

@@ -8,10 +8,11 @@ from typing import Any
 
 from gcsearch import published as numbers
 from gcsearch.comparison import ORACLE, Group, Row
+from gcsearch.config.metrics import METRICS
 from gcsearch.metrics import finite, spread
 from gcsearch.published import COLUMNS, Cell, Published, Result
 
-_METRIC = {"base": "test_base_acc", "new": "test_new_acc", "h": "test_h", "acc": "test_acc"}
+_METRIC = {one.column: one for one in METRICS.values() if one.stage == "test"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Line:
 
     def ours(self, column: str) -> tuple[float, ...]:
         """Our accuracies in per cent, one per seed; empty where there are none."""
-        return self.row.record.metrics.get(_METRIC[column], ()) if self.row else ()
+        return self.row.record.metrics.get(_METRIC[column].key, ()) if self.row else ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; what does not exist is null."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import nan
 
+from gcsearch.config.metrics import PERCENT, Unit, find
 from gcsearch.documents import Exported, Measured, Numbers, Objective
 from gcsearch.methods import with_tags
+from gcsearch.metrics import Spread, number, plus_minus
 from gcsearch.protocol import columns
-from gcsearch.schema import TrialFile, is_margin
+from gcsearch.schema import TrialFile
 
 
 def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], left_out: Sequence[str]) -> str:
@@ -93,20 +96,19 @@ def _cell(row: Measured, metric: str) -> str:
     return "-" if numbers is None or numbers.mean is None else described(numbers)
 
 
-def described(numbers: Numbers, *, accuracy: bool = True) -> str:
-    """`84.91 ± 0.22 [84.36, 85.46]`; of a single seed `84.91`. The interval is cut off where accuracies end."""
-    text = f"{numbers.mean:.2f}"
-    if numbers.deviation is not None:
-        text += f" ± {numbers.deviation:.2f}"
+def described(numbers: Numbers, unit: Unit = PERCENT) -> str:
+    """`84.91 ± 0.22 [84.36, 85.46]`; of a single seed `84.91`. The interval is cut off where its unit ends."""
+    mean, deviation = (nan if value is None else value for value in (numbers.mean, numbers.deviation))
+    text = plus_minus(Spread(mean, deviation, len(numbers.per_seed)))
     if numbers.interval is None:
         return text
     low, high = numbers.interval
-    return f"{text} [{max(low, 0):.2f}, {min(high, 100):.2f}]" if accuracy else f"{text} [{low:.2f}, {high:.2f}]"
+    return f"{text} [{number(max(low, unit.low))}, {number(min(high, unit.high))}]"
 
 
 def chosen_with(value: Objective) -> str:
-    """The numbers of an objective; a margin is no accuracy and has no bounds."""
-    return described(value, accuracy=not is_margin(value.name))
+    """The numbers of an objective, in the bounds of its unit."""
+    return described(value, find(value.name).unit)
 
 
 def _chosen(facts: Exported) -> list[str]:

@@ -668,12 +668,12 @@ def report(
         found = open_sweep(sweep, store)
         if out:
             _check_file(out)
-        print(near(found.report(out)))
+        print(near(found.report(out, warn=_say)))
         return
     if out:
         _check_file(out / "report.html")
     for found in gathering.begun(parts, store, _say):
-        print(near(found.report(out / f"{found.name}.html" if out else None)), flush=True)
+        print(near(found.report(out / f"{found.name}.html" if out else None, warn=_say)), flush=True)
 
 
 def _check_file(out: Path) -> None:

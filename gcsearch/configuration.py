@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from gcsearch import files, methods, paths, shapes, spaces
 from gcsearch.addresses import absolute_uri, check_uri
+from gcsearch.config.metrics import find as find_metric
 from gcsearch.dotted import blamed, flat, put
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.protocol import check_objective
@@ -379,7 +380,7 @@ def _fits_beside_another(space: SearchSpace, method: str, name: str, value: Valu
 def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
     """Class-specific vectors fit no other class, and names of new classes need some: as far as the space has them."""
     task, objective = pipeline.task, pipeline.search.objective
-    of_new = {"val_h", "test_h", "val_new_acc", "test_new_acc"}.intersection(pipeline.search.objectives)
+    of_new = any(find_metric(name).side in ("new", "both") for name in pipeline.search.objectives)
     values = spaces.extremes(space.parameters["class_specific"]) if "class_specific" in space.parameters else []
     if any(values) and of_new:
         raise InputError(

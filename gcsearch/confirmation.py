@@ -20,7 +20,7 @@ from gcsearch import methods, selection
 from gcsearch.configuration import references
 from gcsearch.evidence import pooled
 from gcsearch.journal import Journal
-from gcsearch.schema import CHAMPION, SHORTLISTED, Outcome, Pipeline, Proposal, Stage, TrialRecord
+from gcsearch.schema import CHAMPION, SHORTLISTED, Outcome, Pipeline, Proposal, Role, Stage, TrialRecord
 from gcsearch.spaces import SearchSpace
 from gcsearch.sweep import RECHECK, Sweep
 
@@ -58,8 +58,11 @@ class Confirmation:
         champion = self._choose(short)
         settings = self._settings(short, champion)
         self.on_stage("confirm", len(settings) * len(self.sweep.confirmed_seeds))
-        done = self._measured("confirmed", "test", [proposal for proposal, _ in settings])
-        finals = [one.model_copy(update={"label": label}) for one, (_, label) in zip(done, settings, strict=True)]
+        done = self._measured("confirmed", "test", [proposal for proposal, _, _ in settings])
+        finals = [
+            one.model_copy(update={"label": label, "role": role})
+            for one, (_, label, role) in zip(done, settings, strict=True)
+        ]
         return finals, champion
 
     def _choose(self, short: Sequence[TrialRecord]) -> TrialRecord:
@@ -72,16 +75,18 @@ class Confirmation:
         chosen = selection.one_standard_error(again, search.ranking_metric)
         return next(record for record in short if record.number == chosen.number)
 
-    def _settings(self, short: Sequence[TrialRecord], champion: TrialRecord) -> list[tuple[Proposal, str]]:
+    def _settings(self, short: Sequence[TrialRecord], champion: TrialRecord) -> list[tuple[Proposal, str, Role]]:
         """References, numbered -1, -2, ... because they are no trials of the search; the shortlist; the champion."""
         named = [
-            (Proposal(number=-1 - index, config=config), title)
+            (Proposal(number=-1 - index, config=config), title, Role.REFERENCE)
             for index, (config, title) in enumerate(references(self.pipeline, self.space))
         ]
         others = [
-            (_proposal(record), f"{SHORTLISTED} t{record.number:04d}") for record in short if record is not champion
+            (_proposal(record), f"{SHORTLISTED} t{record.number:04d}", Role.SHORTLISTED)
+            for record in short
+            if record is not champion
         ]
-        return [*named, *others, (_proposal(champion), CHAMPION)]
+        return [*named, *others, (_proposal(champion), CHAMPION, Role.CHAMPION)]
 
     def _measured(self, kind: str, stage: Stage, proposals: Sequence[Proposal]) -> list[TrialRecord]:
         """A record per proposal with the seeds of all batches; what the journal has is not run again.

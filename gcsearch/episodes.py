@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from gcsearch.config.metrics import TARGETS
 from gcsearch.metrics import Score, harmonic_mean
-from gcsearch.protocol import TARGETS
 from gcsearch.schema import Stage
 
 

@@ -1,9 +1,9 @@
-"""Accuracy, margin, the harmonic mean, and means with their spread. Accuracies are in per cent."""
+"""Accuracy, margin, harmonic mean, means with their spread, and how they are written. Accuracies are in per cent."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import fsum, isfinite, nan, sqrt
+from math import fsum, isfinite, isnan, nan, sqrt
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -91,3 +91,28 @@ def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float
 def finite(value: float) -> float | None:
     """The value for JSON, which has no NaN and no infinity: None in their place."""
     return value if isfinite(value) else None
+
+
+# --- Numbers for people: the same digits on the terminal, in the report, on the card and in LaTeX
+
+
+def number(value: float, *, signed: bool = False) -> str:
+    """`83.10`, or `+1.50`; `-` where there is no number. What rounds to zero has no sign."""
+    if not isfinite(value):
+        return "-"
+    text = f"{value:+.2f}" if signed else f"{value:.2f}"
+    return "0.00" if text.lstrip("+-") == "0.00" else text
+
+
+def plus_minus(value: Spread) -> str:
+    """`83.10 ± 0.82`: mean and deviation; the mean alone of one seed."""
+    if not isfinite(value.mean):
+        return "-"
+    return number(value.mean) + ("" if isnan(value.deviation) else f" ± {number(value.deviation)}")
+
+
+def p_value(p: float) -> str:
+    """`0.062`; nothing where there is none."""
+    if isnan(p):
+        return ""
+    return f"{p:.3f}" if p >= 0.0005 else "<0.001"

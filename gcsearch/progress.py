@@ -19,8 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gcsearch.config.metrics import is_oracle
 from gcsearch.methods import build
-from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord, is_oracle
+from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.selection import order
 from gcsearch.watcher import Watcher
 

@@ -13,18 +13,13 @@ are from right, see `gcsearch.metrics.lost_margin`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+from gcsearch.config.metrics import METRICS, TARGETS, Metric, Stage, find, measured
 from gcsearch.errors import InputError
 from gcsearch.joint import h_of_means, metric_on
-from gcsearch.schema import Objective, SearchSettings, Stage, Task, is_oracle, plain_name
-
-TARGETS = "targets"
-"""The column, and behind `test_acc_` the metric, of the mean over the targets without the source."""
-
-
-OF_ALL = ("val_acc", "val_margin", "test_acc")
-"""The objectives where all classes are trained."""
+from gcsearch.schema import SearchSettings, Task
 
 
 class Column(NamedTuple):
@@ -34,24 +29,30 @@ class Column(NamedTuple):
     title: str
     metric: str
 
+    @classmethod
+    def of(cls, metric: Metric) -> Column:
+        """The column of a metric."""
+        return cls(metric.column, metric.heading, metric.key)
+
 
 def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
     """What the tables of a task show, from left to right: every accuracy that its settings can have."""
-    prefix = "test" if stage == "test" else "val"
-    base = Column("base", "base", f"{prefix}_base_acc")
-    new = Column("new", "new", f"{prefix}_new_acc"), Column("h", "H", f"{prefix}_h")
+    own = [Column.of(one) for one in _measured(task, stage) if one.column]
     targets = task.targets if stage == "test" else ()
-    if task.classes == "all":
-        own: tuple[Column, ...] = (Column("acc", "source" if targets else "Acc", f"{prefix}_acc"),)
-    else:
-        own = (base,) if stage == "search" and task.folds == 1 else (base, *new)
-    away = [plain_name(target) for target in targets]
-    mean = [Column(TARGETS, "mean of targets", f"test_acc_{TARGETS}")] if set(targets) - {task.dataset} else []
+    if targets and task.classes == "all":
+        own = [one._replace(title="source") for one in own]
     if task.also:
-        of_means = (Column("h_of_means", "H of means", h_of_means(prefix)),) if own[-1].key == "h" else ()
-        names = [part.dataset for part in task.each]
-        own = (*own, *of_means, *(Column(plain_name(n), plain_name(n), metric_on(own[-1].metric, n)) for n in names))
-    return (*own, *(Column(name, name, f"test_acc_{name}") for name in away), *mean)
+        last = own[-1]
+        if last.key == "h":
+            own.append(Column.of(METRICS[h_of_means("test" if stage == "test" else "val")]))
+        own += [Column.of(find(metric_on(last.metric, part.dataset))) for part in task.each]
+    own += [Column.of(find(metric_on("test_acc", target))) for target in targets]
+    mean = [Column.of(METRICS[f"test_acc_{TARGETS}"])] if set(targets) - {task.dataset} else []
+    return (*own, *mean)
+
+
+def _measured(task: Task, stage: Stage) -> list[Metric]:
+    return measured(stage, task.classes, held_out=task.folds > 1)
 
 
 def deciding(task: Task) -> Column:
@@ -60,12 +61,12 @@ def deciding(task: Task) -> Column:
     return shown["h"] if task.classes == "base" else shown.get(TARGETS, shown["acc"])
 
 
-def objectives(task: Task) -> tuple[Objective, ...]:
-    """The objectives that the protocol measures, the recommended one first, the oracles last."""
-    if task.classes == "all":
-        return ("val_acc", "val_margin", "test_acc")
-    held_out: tuple[Objective, ...] = () if task.folds == 1 else ("val_h",)
-    return ("val_base_margin", "val_base_acc", *held_out, "test_h", "test_base_acc")
+def objectives(task: Task) -> tuple[Metric, ...]:
+    """The metrics of the protocol that a search may maximise alone, the recommended one first, the oracles last."""
+    return tuple(one for stage in STAGES for one in _measured(task, stage) if one.alone)
+
+
+STAGES: tuple[Stage, ...] = ("search", "test")
 
 
 def check_objective(task: Task, settings: SearchSettings) -> None:
@@ -73,13 +74,13 @@ def check_objective(task: Task, settings: SearchSettings) -> None:
     if not isinstance(settings.objective, str):
         _check_several(task, settings.objectives)
         return
-    objective, fitting = settings.objective, objectives(task)
+    objective, fitting = settings.objective, [one.key for one in objectives(task)]
     if objective in fitting:
         return
     if task.classes == "all":
         rule = "where all classes are trained (task.classes), there is neither base nor H, but `val_acc`"
         other = '`classes = "base"`'
-    elif objective in OF_ALL:
+    elif find(objective).classes == "all":
         name = objective.replace("_", "_base_", 1)
         rule = f"where base classes are trained (task.classes), this is called `{name}`"
         other = '`classes = "all"`'
@@ -90,18 +91,19 @@ def check_objective(task: Task, settings: SearchSettings) -> None:
     raise InputError(rule, key="search.objective", received=objective, remedy=remedy)
 
 
-def _check_several(task: Task, names: tuple[str, ...]) -> None:
-    measured = objectives(task)
-    fitting = [name for name in measured if "test" not in name]
+def _check_several(task: Task, names: Sequence[str]) -> None:
+    chosen = [find(name) for name in names]
     rule = remedy = ""
-    if "val_h" not in measured:
+    if task.classes == "all" or task.folds == 1:
         rule = "several objectives need base classes that are trained and others that are held out"
-        remedy = f'Set `objective = "{fitting[0]}"`, or `classes = "base"` and two folds or more in [task].'
+        first = objectives(task)[0].key
+        remedy = f'Set `objective = "{first}"`, or `classes = "base"` and two folds or more in [task].'
     elif len(set(names)) != len(names):
         rule, remedy = "the objectives must be distinct", "Remove the repeated one."
-    elif any(name in OF_ALL for name in names):
+    elif any(one.classes == "all" for one in chosen):
         rule, remedy = "base classes are trained, so there is no number of all", "Name val_base_acc and val_new_acc."
-    elif len({is_oracle(name) for name in names}) > 1:
-        rule, remedy = "all objectives must be of one stage", "Name such as begin with val, or such as begin with test."
+    elif len({one.stage for one in chosen}) > 1:
+        rule = "all objectives must be of one stage"
+        remedy = "Name only objectives that begin with val, or only objectives that begin with test."
     if rule:
         raise InputError(rule, key="search.objective", received=list(names), remedy=remedy)

@@ -28,42 +28,14 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, ErrorDetails
 
+from gcsearch.config.metrics import Objective, ObjectiveOfSeveral, is_oracle
+from gcsearch.config.metrics import Stage as Stage
 from gcsearch.errors import InputError, unknown_name
 
 Value = bool | int | float | str
 """What a hyper-parameter can be."""
 
-Stage = Literal["search", "test"]
-"""`search`: validation images of the trained classes, and of base classes held out as if they were new.
-`test`: all classes of the protocol trained; test images of these, of new classes, of the targets."""
-
 Precision = Literal["float32", "bfloat16", "float16"]
-
-Objective = Literal[
-    "val_h", "val_base_acc", "val_base_margin", "val_acc", "val_margin", "test_h", "test_base_acc", "test_acc"
-]
-"""The metric that a sweep maximises: names a key of `EpochReport.metrics`.
-
-Those of the stage `search` see what is trained and validation images only.  Those that begin with `test` are oracles:
-see `is_oracle`."""
-
-
-ObjectiveOfSeveral = Objective | Literal["val_new_acc", "test_new_acc"]
-"""What may stand among several objectives: accuracy on new classes alone would be served by untrained prompts."""
-
-
-def is_oracle(objective: str) -> bool:
-    """Whether choosing by this metric looks at test images, and at new classes with them.
-
-    It is what the field's papers mostly do, and says how well one could have chosen, not how well one can.
-    Everything that is chosen so is called an oracle wherever it appears.
-    """
-    return objective.startswith("test_")
-
-
-def is_margin(objective: str) -> bool:
-    """Whether it is a margin, in thousandths of a cosine and without bounds, and not an accuracy in per cent."""
-    return objective.endswith("_margin")
 
 
 MOST = 2**63 - 1
@@ -342,6 +314,11 @@ class Task(Model):
         return folds
 
 
+def written(value: Value) -> str:
+    """A hyper-parameter's value for people: four digits that count."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 class TrialConfig(Model):
     """One setting of one method: all that its numbers depend on beside the task.
 
@@ -366,10 +343,7 @@ class TrialConfig(Model):
 
     def describe(self) -> str:
         """For people: `gcscoop rho=0.1 beta1=0.5 beta2=0.8`."""
-        values = (
-            f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
-            for name, value in self.hyperparameters.items()
-        )
+        values = (f"{name}={written(value)}" for name, value in self.hyperparameters.items())
         return " ".join((self.method, *values))
 
 
@@ -401,10 +375,7 @@ class Proposal(Model):
 class EpochReport(Model):
     """The numbers of one setting after one epoch: for each metric one value per seed.
 
-    Accuracies in per cent, see `gcsearch.protocol`: `val_base_acc`, `val_new_acc`, `val_h` (stage search) or
-    `test_base_acc`, `test_new_acc`, `test_h` (stage test); with all classes trained `val_acc` or `test_acc`; with
-    targets `test_acc_TARGET` of each and `test_acc_targets`, their mean without the source. In the stage search also
-    `val_base_margin`, with all classes `val_margin`: the lost margin of the trained classes, see `gcsearch.metrics`.
+    Those of `gcsearch.config.metrics` that the task's protocol has, and with targets `test_acc_TARGET` of each;
     `loss` (mean over the epoch's steps); for rules with a second gradient `cosine` (mean cosine between the plain and
     the perturbed gradient); for GCSAM `share_plain`, `share_projected`, `share_perturbed` (share of the epoch's steps
     in each branch).
@@ -442,6 +413,25 @@ SHORTLISTED = "shortlisted"
 """How the labels of the other settings of the shortlist begin."""
 
 
+class Role(StrEnum):
+    """What a record is in its sweep: a trial of the search, or one of the settings that are confirmed."""
+
+    SEARCHED = "searched"
+    REFERENCE = "reference"
+    SHORTLISTED = "shortlisted"
+    CHAMPION = "champion"
+
+
+def _role(known: dict[str, Any]) -> Role:
+    """The role of a record whose file does not state it, as an earlier gcsearch wrote them."""
+    label = known.get("label", "")
+    if label == CHAMPION:
+        return Role.CHAMPION
+    if known.get("number", 0) < 0:
+        return Role.REFERENCE
+    return Role.SHORTLISTED if label.startswith(f"{SHORTLISTED} t") else Role.SEARCHED
+
+
 class TrialRecord(Model):
     """A finished trial. `metrics` holds the last epoch's numbers, one value per seed, in order of `seeds`."""
 
@@ -459,6 +449,7 @@ class TrialRecord(Model):
     seconds: float = 0.0
     worker: str = ""
     label: str = ""
+    role: Role = Field(default_factory=_role)
     run_id: str = ""
 
     def mean(self, metric: str) -> float:

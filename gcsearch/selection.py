@@ -12,11 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from gcsearch import documents, methods
+from gcsearch.config.metrics import is_oracle
 from gcsearch.documents import Numbers, Objective, facts
 from gcsearch.errors import RunError
 from gcsearch.evidence import paired
+from gcsearch.joint import worst_regrets
 from gcsearch.metrics import Spread, spread
-from gcsearch.schema import Outcome, TrialRecord, is_oracle
+from gcsearch.schema import Outcome, Pipeline, TrialRecord
 
 _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
 
@@ -112,6 +114,14 @@ def order(record: TrialRecord, objective: str) -> tuple[float, ...]:
     mean = record.mean(objective)
     worth = -mean if math.isfinite(mean) else math.inf
     return (_LAST[record.outcome], worth, *_effort(record))
+
+
+def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> list[Ranked]:
+    """The records of the search of `pipeline`, best first: the one order of terminal, report, shortlist and export."""
+    task, search = pipeline.task, pipeline.search
+    metric = search.ranking_metric
+    regrets = worst_regrets(records, metric, [part.dataset for part in task.each]) if task.also else {}
+    return rank(records, metric, search.objectives, regrets)
 
 
 def _effort(record: TrialRecord) -> tuple[float, float, int]:

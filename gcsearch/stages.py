@@ -86,7 +86,7 @@ class Session:
                 with session(placement):
                     self._search(placement)
                     self._confirm(placement)
-            self.journal.append("artifact", file=self.sweep.report().name)
+            self._report()
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self._check_confirmed()
             why = "FINISHED"
@@ -104,6 +104,21 @@ class Session:
             # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
             self._close(why, mirror)
         judge(self.sweep, self.pipeline.search.max_failed)
+
+    def _report(self) -> None:
+        """Write the report. A fault in the drawing is said, and costs nothing that was measured."""
+        try:
+            path = self.sweep.report(warn=self.watcher.warn)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # whatever the drawing dies of
+            first = next(iter(str(error).splitlines()), "")
+            why = f"{type(error).__name__}: {first}" if first else type(error).__name__
+            self.watcher.warn(
+                f"the report could not be written ({why}); `gcsearch report {self.sweep.name}` tries it again"
+            )
+        else:
+            self.journal.append("artifact", file=path.name)
 
     def _check_confirmed(self) -> None:
         """RunError where a setting failed in the confirm stage: whoever goes on measures it again."""

@@ -9,10 +9,11 @@ from math import ceil
 from typing import Any
 
 from gcsearch import selection
+from gcsearch.config.metrics import is_oracle
 from gcsearch.journal import REOPENING, Event
 from gcsearch.lease import Seen, look, request_path
 from gcsearch.mirror import lag, lines_synced
-from gcsearch.schema import Outcome, TrialRecord, is_oracle
+from gcsearch.schema import Outcome, TrialRecord
 from gcsearch.sweep import Sweep
 
 _STATES = {"FINISHED": "finished", "FAILED": "failed", "STOPPED": "stopped", "CANCELLED": "cancelled"}

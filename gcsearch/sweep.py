@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from gcsearch import files, selection
 from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
-from gcsearch.joint import seen_from, worst_regrets
+from gcsearch.joint import seen_from
 from gcsearch.journal import Journal, run_key, run_of
 from gcsearch.provenance import environment
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord, plain_name
+from gcsearch.schema import Outcome, Pipeline, Role, Task, TrialRecord, plain_name
 from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store
 
 if TYPE_CHECKING:
@@ -114,19 +114,15 @@ class Sweep:
     @property
     def ranking(self) -> list[selection.Ranked]:
         """All settings of the search, best first."""
-        search = self.pipeline.search
-        return selection.rank(self.records, search.ranking_metric, search.objectives, self.worst_regrets)
+        return selection.ranking(self.pipeline, self.records)
 
-    @cached_property
+    @property
     def worst_regrets(self) -> dict[int, float]:
         """Of a search on several data sets: how far each completed setting is behind the best there, where it is worst.
 
         By number; empty for a search on one data set.
         """
-        task, search = self.pipeline.task, self.pipeline.search
-        if not task.also:
-            return {}
-        return worst_regrets(self.records, search.ranking_metric, [part.dataset for part in task.each])
+        return {row.record.number: row.worst_regret for row in self.ranking if row.worst_regret is not None}
 
     @property
     def confirmed_seeds(self) -> list[tuple[int, ...]]:
@@ -140,10 +136,10 @@ class Sweep:
         Where the objective is an oracle these are the confirmed records themselves, see `gcsearch.confirmation`.
         """
         if self.pipeline.search.oracle:
-            again = [one for one in self.finals if one.number >= 0 and one.outcome is Outcome.COMPLETE]
+            again = [one for one in self.finals if one.role is not Role.REFERENCE and one.outcome is Outcome.COMPLETE]
             return sorted(again, key=lambda record: record.number) if len(again) > 1 else []
         parts: dict[int, dict[tuple[int, ...], TrialRecord]] = {}
-        chosen = {record.number: record.config for record in self.finals if record.number >= 0}
+        chosen = {record.number: record.config for record in self.finals if record.role is not Role.REFERENCE}
         for record in self.journal.records(RECHECK):
             if chosen.get(record.number) == record.config and record.outcome is Outcome.COMPLETE:
                 parts.setdefault(record.number, {})[record.seeds] = record
@@ -162,7 +158,7 @@ class Sweep:
     @property
     def confirmed(self) -> TrialRecord | None:
         """The champion's record on test images; None before the confirmation."""
-        return next((record for record in self.finals if record.label == CHAMPION), None)
+        return next((record for record in self.finals if record.role is Role.CHAMPION), None)
 
     @property
     def mlflow_uri(self) -> str:
@@ -176,9 +172,12 @@ class Sweep:
         """
         return export_sweep(self, Path(folder), given=classes, force=force)
 
-    def report(self, path: str | Path | None = None) -> Path:
-        """Write the report (one HTML file) to `path`, by default into the sweep's folder."""
-        return write_report(self, Path(path) if path else self.folder / "report.html")
+    def report(self, path: str | Path | None = None, *, warn: Callable[[str], None] = lambda _: None) -> Path:
+        """Write the report (one HTML file) to `path`, by default into the sweep's folder.
+
+        `warn` is told of pictures that could not be drawn, a line each.
+        """
+        return write_report(self, Path(path) if path else self.folder / "report.html", warn)
 
 
 def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
@@ -215,7 +214,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             f"settings with `gcsearch extend {sweep.name}`.",
         )
     whole = sweep.pipeline.task
-    references = [other for other in sweep.finals if other.label != CHAMPION]
+    references = [other for other in sweep.finals if other.role is not Role.CHAMPION]
     row = next(row for row in sweep.ranking if row.record.number == record.number)
     # The number beside it is the mean, which no data set has by itself.
     over = ", ".join(part.dataset for part in whole.each)
@@ -265,7 +264,7 @@ def seen_from_each(sweep: Sweep) -> list[Finished]:
     champion, whole, oracle = sweep.confirmed, sweep.pipeline.task, sweep.pipeline.search.oracle
     if champion is None:
         return []
-    references = [record for record in sweep.finals if record.number < 0]
+    references = [record for record in sweep.finals if record.role is Role.REFERENCE]
     views = [(task, _view(whole, task)) for task in whole.each]
     return [Finished(sweep.name, task, seen(champion), list(map(seen, references)), oracle) for task, seen in views]
 
@@ -278,7 +277,7 @@ def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
     return lambda record: seen_from(record, task.dataset, names)
 
 
-def write_report(sweep: Sweep, path: Path) -> Path:
+def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
     """Draw the sweep's report to `path`."""
     from gcsearch import report
 
@@ -289,6 +288,7 @@ def write_report(sweep: Sweep, path: Path) -> Path:
         sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
         environment(),
         rechecked=sweep.rechecked,
+        warn=warn,
     )
     files.write_whole(path, html)
     return path

@@ -76,21 +76,16 @@ def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callab
 
 
 def _plus_minus(values: tuple[float, ...]) -> str:
-    import math
+    from gcsearch.metrics import plus_minus, spread
 
-    from gcsearch.metrics import spread
-
-    mean, deviation, n = spread(values)
-    if n == 0:
-        return "-"
-    return f"{mean:.2f}" if math.isnan(deviation) else f"{mean:.2f} ± {deviation:.2f}"
+    return plus_minus(spread(values))
 
 
 def print_results(records: list[TrialRecord], task: Task, title: str = "", *, epochs: bool = False) -> None:
     """What the protocol of `task` measures of records of one stage, a row each, with how long it ran if `epochs`."""
     from gcsearch.comparison import tagged
     from gcsearch.protocol import columns
-    from gcsearch.schema import CHAMPION
+    from gcsearch.schema import Role
 
     shown = columns(task, records[0].stage if records else "test")
     rows = [[tagged(record), *(_plus_minus(record.metrics.get(c.metric, ())) for c in shown)] for record in records]
@@ -98,7 +93,7 @@ def print_results(records: list[TrialRecord], task: Task, title: str = "", *, ep
     if epochs:
         titles.append("epochs")
         rows = [[*row, str(record.epochs or "-")] for row, record in zip(rows, records, strict=True)]
-    _table(title, titles, rows, lambda line, _: records[line].label == CHAMPION)
+    _table(title, titles, rows, lambda line, _: records[line].role is Role.CHAMPION)
 
 
 def print_finals(sweep: Sweep) -> None:
@@ -135,6 +130,7 @@ def _verdict(sweep: Sweep) -> list[str]:
 def print_ranking(sweep: Sweep, top: int) -> None:
     """The best `top` settings of a sweep."""
     from gcsearch.comparison import described
+    from gcsearch.metrics import number
     from gcsearch.protocol import columns
 
     ranking, search = sweep.ranking, sweep.pipeline.search
@@ -144,7 +140,7 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     several = bool(sweep.pipeline.task.also)
 
     def regret(row: Ranked) -> list[str]:
-        return ["-" if row.worst_regret is None else f"{row.worst_regret:.2f}"] if several else []
+        return ["-" if row.worst_regret is None else number(row.worst_regret)] if several else []
 
     rows = [
         [
@@ -201,15 +197,17 @@ def _beside_another(row: Row | Average) -> list[str]:
     """The paired difference with its 95 % interval, marked where that leaves out zero, and Wilcoxon's p."""
     import math
 
+    from gcsearch.metrics import number, p_value
+
     if row.against is None:
         return ["", ""]
     lead = row.against.lead
     if lead is None:
         return ["no common seed", ""]
     if math.isnan(lead.low):
-        return [f"{lead.mean:+.2f} (one seed)", ""]
-    mark = "*" if lead.distinguishable else ""
-    return [f"{lead.mean:+.2f} [{lead.low:+.2f}, {lead.high:+.2f}]{mark}", f"{lead.p:.3f}"]
+        return [f"{number(lead.mean, signed=True)} (one seed)", ""]
+    mean, low, high = (number(value, signed=True) for value in (lead.mean, lead.low, lead.high))
+    return [f"{mean} [{low}, {high}]{'*' if lead.distinguishable else ''}", p_value(lead.p)]
 
 
 def print_averages(table: Averages, *, form: Form = "text") -> None:

@@ -6,7 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.metrics import Score, accuracy, harmonic_mean, interval, lost_margin, spread
+from gcsearch.metrics import (
+    Score,
+    accuracy,
+    harmonic_mean,
+    interval,
+    lost_margin,
+    number,
+    p_value,
+    plus_minus,
+    spread,
+)
 
 
 def test_harmonic_mean_is_the_published_one():
@@ -65,3 +75,29 @@ def test_the_interval_is_students_and_covers_the_mean_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(5, 2, (2000, 4))
     covered = sum(low <= 5 <= high for low, high in map(interval, draws.tolist()))
     assert 0.935 < covered / 2000 < 0.965
+
+
+@pytest.mark.parametrize(
+    ("value", "plain", "signed"),
+    [
+        (10.0, "10.00", "+10.00"),
+        (-20.004, "-20.00", "-20.00"),
+        (1.005, "1.00", "+1.00"),
+        (-0.004, "0.00", "0.00"),
+        (0.0, "0.00", "0.00"),
+        (math.nan, "-", "-"),
+        (-math.inf, "-", "-"),
+    ],
+)
+def test_numbers_have_two_decimals_and_zero_no_sign(value, plain, signed):
+    assert (number(value), number(value, signed=True)) == (plain, signed)
+
+
+def test_a_mean_has_its_deviation_where_there_is_one():
+    assert plus_minus(spread([80.0, 81.0])) == "80.50 ± 0.71"
+    assert plus_minus(spread([80.0])) == "80.00"
+    assert plus_minus(spread([])) == plus_minus(spread([80.0, math.nan])) == "-"
+
+
+def test_a_p_that_rounds_to_nothing_is_said_to_be_small():
+    assert [p_value(p) for p in (0.0625, 0.25, 1.0, 0.0001, math.nan)] == ["0.062", "0.250", "1.000", "<0.001", ""]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from gcsearch import configuration, datasets, decoding
+from gcsearch.config.metrics import COSINE, PERCENT
 from gcsearch.draws import reference_draw
 from gcsearch.errors import InputError
 from gcsearch.features import FeatureCache
@@ -249,8 +250,7 @@ def test_columns_show_what_the_protocol_measures(task, searched, tested, decides
     assert " ".join(column.key for column in columns(task)) == tested
     assert deciding(task).title == decides
     measured = {column.metric for stage in ("search", "test") for column in columns(task, stage)}
-    accuracies = [name for name in objectives(task) if not name.endswith("margin")]
-    assert set(accuracies) <= measured
+    assert {one.key for one in objectives(task) if one.unit is PERCENT} <= measured
 
 
 def test_columns_are_the_metrics_that_a_trial_has(away):
@@ -260,7 +260,8 @@ def test_columns_are_the_metrics_that_a_trial_has(away):
             (trial,) = run_pack(lab, lab.episodes(stage, [1]), proposals({"zeroshot": {}}))
             assert list(accuracies(trial.record)) == [column.metric for column in columns(lab.task, stage)]
             margins = set(trial.record.metrics) - set(accuracies(trial.record))
-            assert margins == {name for name in objectives(lab.task) if name.endswith("margin") and stage == "search"}
+            measured = [one for one in objectives(lab.task) if one.unit is COSINE and one.stage == stage]
+            assert margins == {one.key for one in measured}
 
 
 ALL = {"classes": "all"}

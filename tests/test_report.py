@@ -9,7 +9,7 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from gcsearch import report
+from gcsearch import report, selection
 from gcsearch.methods import find
 from gcsearch.report import findings
 from gcsearch.report.landscape import REACH, Landscape, axis, contour_pairs, importances, landscape, searched, surface
@@ -106,13 +106,13 @@ def test_the_table_has_means_deviations_and_paired_leads():
 
 def test_the_headline_claims_what_the_interval_allows():
     sentences = findings.headline(PIPELINE, a_sweep(), FINALS, 10)
-    assert "reaches H = 81.0 ± 1.0 on test images" in sentences[0]
+    assert "reaches H = 81.00 ± 1.00 on test images" in sentences[0]
     assert "3 seeds" in sentences[0]
     assert (
-        sentences[1]
-        == "That is 11.0 points above zero-shot CLIP (95 % interval +8.5 to +13.5, 3 paired seeds, Wilcoxon p = 0.25)."
+        sentences[1] == "That is 11.00 points above zero-shot CLIP "
+        "(95 % interval +8.52 to +13.48, 3 paired seeds, Wilcoxon p = 0.250)."
     )
-    assert sentences[2].startswith("It is not distinguishable from GCSCoOp, literature: +0.8 points of H")
+    assert sentences[2].startswith("It is not distinguishable from GCSCoOp, literature: +0.77 points of H")
     assert len(sentences) == 3
 
 
@@ -120,14 +120,14 @@ def test_the_headline_admits_defeat_and_a_single_seed():
     better = a_final("SAM", (99.0, 99.0, 99.0))
     assert "not in front: SAM is higher" in findings.headline(PIPELINE, a_sweep(), [*FINALS, better], 10)[-1]
     one = [a_final("zero-shot CLIP", (70.0,)), a_final("champion", (80.0,), rho=0.1)]
-    assert "+10.0 points of H on one seed, which says little" in findings.headline(PIPELINE, a_sweep(), one, 10)[1]
+    assert "+10.00 points of H on one seed, which says little" in findings.headline(PIPELINE, a_sweep(), one, 10)[1]
     same = [a_final("SAM, literature", (80.0, 81.0), rho=0.1), a_final("champion", (80.0, 81.0), rho=0.1)]
     assert "same setting as SAM, literature" in findings.headline(PIPELINE, a_sweep(), same, 10)[1]
 
 
 def test_the_headline_before_the_confirmation_and_without_any_success():
     first, second = findings.headline(PIPELINE, [a_record(3, 80.0)], [], 3)
-    assert "trial 3" in first and "val_h = 81.0 ± 1.4 over 2 seeds" in first
+    assert "trial 3" in first and "val_h = 81.00 ± 1.41 over 2 seeds" in first
     assert "too high" in second
     (sentence,) = findings.headline(PIPELINE, [lost(0), lost(1), lost(2, Outcome.DIVERGED)], [], None)
     assert sentence == (
@@ -161,9 +161,9 @@ def test_a_champion_without_new_classes_is_compared_by_base_accuracy():
     assert rows[0].lead.mean == pytest.approx(11.0)
     sentences = findings.headline(PIPELINE, [a_record(3, method="coop")], [FINALS[0], literature, champion], 3)
     assert "CoOp [class-specific]" in sentences[0]
-    assert "reaches a base accuracy of 81.0 ± 1.0 on test images (3 seeds). It says nothing about new" in sentences[0]
-    assert sentences[1].startswith("That is 11.0 points above zero-shot CLIP")
-    assert "+0.7 points of base accuracy" in sentences[2]
+    assert "reaches a base accuracy of 81.00 ± 1.00 on test images (3 seeds). It says nothing about new" in sentences[0]
+    assert sentences[1].startswith("That is 11.00 points above zero-shot CLIP")
+    assert "+0.67 points of base accuracy" in sentences[2]
 
 
 def test_a_reference_without_new_classes_is_not_compared_in_h():
@@ -189,6 +189,40 @@ def test_a_capped_search_says_that_its_references_train_uncapped():
     assert told({"epochs": 12.0, "lr": 0.001}, a_sweep())[-1] == both
     assert told({"epochs": 500.0, "coop": {"epochs": 50.0}}, a_sweep())[-1].endswith("CoOp (epochs 200, cap 50).")
     assert "uncapped" not in told({"epochs": 200.0}, a_sweep())[-1]
+
+
+def test_every_reference_is_a_yardstick_by_its_role_whatever_its_label():
+    sam = a_final("Sharp, my words", (70.0, 71.0, 72.0), number=-2, method="sam", rho=0.3)
+    shortlisted = a_final("shortlisted t0003", (70.0, 71.0, 72.0), number=3, rho=0.4)
+    sentences = findings.headline(PIPELINE, a_sweep(), [sam, shortlisted, FINALS[2]], 10)
+    assert sentences[1].startswith("That is 10.00 points above Sharp, my words (95 % interval")
+    assert len(sentences) == 2, "a shortlisted setting is none"
+
+
+def test_many_references_share_a_sentence_by_what_their_intervals_say():
+    fixed = [a_final(f"reference {n}", (70.0, 71.0, 72.0), number=-1 - n, rho=n / 10) for n in range(5)]
+    further = [
+        a_final("worse", (60.0, 61.0, 62.0), number=-6, rho=0.6),
+        a_final("better", (90.0, 91.0, 92.0), number=-7, rho=0.7),
+        a_final("like it", (79.0, 82.0, 82.0), number=-8, rho=0.8),
+        a_final("as low", (60.0, 61.0, 62.5), number=-9, rho=0.9),
+        a_final("elsewhere", (60.0, 61.0), number=-10, seeds=(8, 9), rho=0.95),
+    ]
+    sentences = findings.headline(PIPELINE, a_sweep(), [*fixed, *further, FINALS[2]], 10)
+    assert len(sentences) == 1 + 5 + 1 + 1
+    assert sentences[6] == (
+        "By the same intervals of H it is above worse and as low; below better; not distinguishable from like it; "
+        "not compared with elsewhere."
+    )
+
+
+def test_records_of_an_earlier_version_have_the_role_that_their_label_gave_them():
+    roles = {}
+    for label, number in (("champion", 3), ("shortlisted t0004", 4), ("SAM", -2), ("", 5), ("shortlisted by me", 6)):
+        stated = a_final(label, (1.0,), number=number).to_dict()
+        del stated["role"]
+        roles[label] = TrialRecord.from_dict(stated).role.value
+    assert list(roles.values()) == ["champion", "shortlisted", "reference", "searched", "searched"]
 
 
 # --- Axes and the rebuilt study
@@ -339,7 +373,7 @@ def test_curves_span_the_seeds():
 
 
 def test_the_champion_is_compared_with_the_literature_and_with_the_field():
-    names = [name for name, _ in findings.compared(a_sweep(), 10, "val_h")]
+    names = [name for name, _ in findings.compared(selection.rank(a_sweep(), "val_h"), 10, "val_h")]
     assert names[0] == "trial 10, champion"
     assert names[1] == "trial 3, literature"
     assert names[2].endswith("worst")
@@ -355,21 +389,19 @@ def test_branch_shares_add_up():
     assert findings.branches(a_record(method="coop")) is None
 
 
-def test_entries_rank_completed_trials_only():
-    records = [lost(0), a_record(1, 70.0), a_record(2, 90.0, outcome=Outcome.PRUNED), a_record(3, 80.0)]
-    assert [(e.rank, e.record.number) for e in findings.entries(records, "val_h")] == [
-        (1, 3),
-        (2, 1),
-        (None, 0),
-        (None, 2),
-    ]
-
-
 # --- The page
 
 
 def page(records, finals=(), champion=None, **more) -> str:
-    return report.build_report(PIPELINE, records, finals, champion, **more)
+    return built(PIPELINE, records, finals, champion, **more)
+
+
+def built(*about, **more) -> str:
+    """The page; fails where a part of it could not be drawn."""
+    lacking: list[str] = []
+    text = report.build_report(*about, warn=lacking.append, **more)
+    assert not lacking
+    return text
 
 
 def own(text: str) -> str:
@@ -488,14 +520,14 @@ def test_the_page_of_class_specific_vectors_leaves_out_what_they_do_not_have():
     by_base = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_base_acc", space="coop")})
     records = [base_only(a_record(n, 70 + n, method="coop", hyperparameters={"lr": 0.001 * n})) for n in range(1, 13)]
     champion = base_only(a_final("champion", (80.0, 81.0), number=12, method="coop", lr=0.012))
-    text = own(report.build_report(by_base, records, [champion], 12))
+    text = own(built(by_base, records, [champion], 12))
     assert "No setting has accuracies on both sides" in text
-    assert "<td class=n>80.5 ± 0.7<td class=n>–<td class=n>–" in text
+    assert "<td class=n>80.50 ± 0.71<td class=n>–<td class=n>–" in text
     assert "champion ahead by, in base accuracy" in text
     assert "H –" not in text
-    text = own(report.build_report(by_base, records, [FINALS[0], champion], 12))
+    text = own(built(by_base, records, [FINALS[0], champion], 12))
     assert "so not in it: champion [class-specific]." in text
-    text = own(report.build_report(PIPELINE, records, [], None))
+    text = own(built(PIPELINE, records, [], None))
     assert "No trial has come to a number (12 complete)" in text
 
 
@@ -519,11 +551,11 @@ def test_the_page_says_how_the_champion_was_chosen_as_far_as_it_was():
 @pytest.mark.parametrize(
     ("targets", "metrics", "sentence", "decides"),
     [
-        ([], ["test_acc"], "reaches an accuracy of 81.0 ± 1.0 on test images of all classes (3 seeds).", "accuracy"),
+        ([], ["test_acc"], "reaches an accuracy of 81.00 ± 1.00 on test images of all classes (3 seeds).", "accuracy"),
         (
             ["shapes-neon"],
             ["test_acc", "test_acc_shapes-neon", "test_acc_targets"],
-            "reaches a mean accuracy of 81.0 ± 1.0 on the targets (source 81.0 ± 1.0; 3 seeds).",
+            "reaches a mean accuracy of 81.00 ± 1.00 on the targets (source 81.00 ± 1.00; 3 seeds).",
             "mean accuracy on the targets",
         ),
     ],
@@ -535,16 +567,62 @@ def test_the_page_of_all_classes_calls_nothing_base(targets, metrics, sentence, 
         a_record(n).model_copy(update={"metrics": {"val_acc": (70.0 + n, 71.0 + n)}, "curve": ()}) for n in range(12)
     ]
     finals = [one.model_copy(update={"metrics": dict.fromkeys(metrics, one.metrics["test_h"])}) for one in FINALS]
-    text = own(report.build_report(every, records, finals, 10))
+    text = own(built(every, records, finals, 10))
     assert sentence in text
     assert f"champion ahead by, in {decides}" in text
     assert f"points of {decides} (95 % interval" in text
     assert "accuracy on all classes, validation images (%)" in text
     assert f"trained on all classes{' of the source' if targets else ''}. " in text
-    assert text.count("<td class=n>81.0 ± 1.0") == len(metrics)
+    assert text.count("<td class=n>81.00 ± 1.00") == len(metrics)
     assert ("shapes-neon" in text) == bool(targets)
     words = re.sub(r"<(script|style|details)>.*?</(script|style|details)>", "", text, flags=re.DOTALL)
     assert "base classes" not in words and "<th class=n>base" not in words
+
+
+def test_the_page_has_the_order_of_the_ranking_with_ties_and_a_front():
+    records = [a_record(n, 80.0, epochs=4, hyperparameters={"rho": 0.5 - n / 10, "epochs": 9 - n}) for n in range(4)]
+    ordered = [row.record.number for row in selection.ranking(PIPELINE, records)]
+    assert ordered == [3, 2, 1, 0], "of equal means the one of fewer epochs comes first"
+    assert re.findall(r"<tr[^>]*><td class=n data-v='\d'>\d<td class=n data-v='(\d)'>", own(page(records, [], 3))) == [
+        "3", "2", "1", "0",
+    ]  # fmt: skip
+    several = SearchSettings(objective=("val_base_acc", "val_new_acc"))
+    sides = [(90.0, 20.0), (60.0, 60.0), (59.0, 60.0), (20.0, 80.0)]
+    front = [
+        a_record(n).model_copy(
+            update={"metrics": {"val_base_acc": (b,), "val_new_acc": (w,), "val_h": (2 * b * w / (b + w),)}}
+        )
+        for n, (b, w) in enumerate(sides)
+    ]
+    text = own(built(PIPELINE.model_copy(update={"search": several}), front, [], 1))
+    assert re.findall(r"data-v='\d'>(\d(?: \*)?)<td class=n data-v='(\d)'>", text)[:4] == [
+        ("1 *", "1"), ("2 *", "0"), ("3 *", "3"), ("4", "2"),
+    ]  # fmt: skip
+
+
+def broken(*_, **__):
+    raise KeyError("val_base_margni")
+
+
+@pytest.mark.parametrize(
+    ("broken_part", "named"),
+    [
+        ("draw_history", "picture course of the search"),
+        ("draw_slice", "picture slice of rho"),
+        ("draw_confirmation", "picture scatter of the confirmation"),
+        ("importances", "section importances"),
+        ("landscape", "section slices"),
+        ("render_table", "section results"),
+    ],
+)
+def test_what_cannot_be_drawn_is_a_line_that_names_it_and_all_else_is_there(broken_part, named, monkeypatch):
+    monkeypatch.setattr(f"gcsearch.report.page.{broken_part}", broken)
+    lines: list[str] = []
+    text = own(report.build_report(PIPELINE, a_sweep(), FINALS, 10, warn=lines.append))
+    assert f"the report lacks the {named}: KeyError: 'val_base_margni'" in lines
+    assert all("\n" not in line for line in lines)
+    assert f"The {named} could not be drawn: KeyError" in text
+    assert "<h2>All trials</h2>" in text and len(figures(text)) >= 4
 
 
 def test_maps_are_dots_until_there_are_enough_for_a_surface():

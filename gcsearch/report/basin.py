@@ -8,12 +8,13 @@ from __future__ import annotations
 import html
 import io
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import plotly.graph_objects as go
 
 from gcsearch.documents import Sharpnesses
-from gcsearch.report.page import Section, block, document
+from gcsearch.report.page import Picture, Section, block, document
 from gcsearch.report.theme import ACCENT, BAR, INK, SURFACE, colour_scale, empty_figure
 from gcsearch.sharpness import Ground
 
@@ -68,14 +69,15 @@ def _prompt() -> go.Scatter:
 def basin_page(title: str, numbers: Sharpnesses, grounds: Sequence[Ground]) -> str:
     """One HTML file, readable without a network: the numbers of every seed, and a picture for each of `grounds`."""
     low, high = limits(grounds)
-    figures: list[go.Figure] = []
+    figures: list[str] = []
     lead = (
         "Sharpness is the largest rise of the loss that was found within rho; the eigenvalue is the Hessian's largest."
     )
     reading = _READING.format(round(grounds[0].steps[-1] / numbers.rho))
+    pictures = [Picture(ground.title, partial(draw_basin, ground, low, high)) for ground in grounds]
     sections = [
         Section("Numbers", lead, body=_table(numbers)),
-        Section("The loss around the prompts", reading, [draw_basin(ground, low, high) for ground in grounds]),
+        Section("The loss around the prompts", reading, pictures),
     ]
     about = f"{numbers.method} · rho {numbers.rho:.4g}"
     return document("gcsearch landscape", title, about, [block(one, figures) for one in sections], figures, "")

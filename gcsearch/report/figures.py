@@ -11,8 +11,9 @@ from typing import Any
 import optuna
 import plotly.graph_objects as go
 
+from gcsearch.config.metrics import PERCENT, Metric, Stage, find
 from gcsearch.metrics import harmonic_mean
-from gcsearch.report.findings import Branches, Curve, History, Point, iso_h
+from gcsearch.report.findings import SIDES, Branches, Curve, History, Point, iso_h
 from gcsearch.report.landscape import Axis, Landscape, Surface, axis, decades, round_steps
 from gcsearch.report.theme import (
     ACCENT,
@@ -36,7 +37,7 @@ from gcsearch.report.theme import (
     styled,
 )
 from gcsearch.report.wording import counted, hover, named, value_text
-from gcsearch.schema import CHAMPION, SHORTLISTED, Outcome, TrialRecord
+from gcsearch.schema import Outcome, Role, TrialRecord
 
 _MEANING = {
     "rho": "rho, radius of the perturbation",
@@ -59,7 +60,7 @@ _NAMED = 7  # settings that a legend can name without taking the picture's place
 _LANDMARKS = ("zeroshot", "coop", "sam", "gcscoop")
 
 
-def draw_scatter(points: Sequence[Point], champion: int | None) -> go.Figure:
+def draw_scatter(points: Sequence[Point], champion: int | None, stage: Stage) -> go.Figure:
     """Base against new accuracy of the search, over curves of equal H; colour is rho where there is one."""
     figure = empty_figure(440)
     _iso_lines(figure, [(point.base, point.new) for point in points])
@@ -75,8 +76,7 @@ def draw_scatter(points: Sequence[Point], champion: int | None) -> go.Figure:
     best = [point for point in points if point.number == champion]
     if best:
         figure.add_trace(star([best[0].base], [best[0].new], [best[0].text]))
-    figure.update_xaxes(title_text="trained base classes, validation accuracy (%)")
-    figure.update_yaxes(title_text="held-out base classes, validation accuracy (%)")
+    _name_sides(figure, stage)
     return figure
 
 
@@ -131,22 +131,27 @@ def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
     pairs = [(r, r.metrics["test_base_acc"], r.metrics["test_new_acc"]) for r in measured]
     _iso_lines(figure, [point for _, base, new in pairs for point in zip(base, new, strict=True)])
     colours = [BLUE, GREEN, PURPLE, AMBER, GREY]
-    many = sum(not record.label.startswith(SHORTLISTED) for record, _, _ in pairs) > _NAMED
+    many = sum(record.role is not Role.SHORTLISTED for record, _, _ in pairs) > _NAMED
     for index, (record, base, new) in enumerate(pairs):
-        mine, name = record.label == CHAMPION, named(record)
-        quiet = record.label.startswith(SHORTLISTED) or (many and not mine and record.config.method not in _LANDMARKS)
+        mine, name = record.role is Role.CHAMPION, named(record)
+        quiet = record.role is Role.SHORTLISTED or (many and not mine and record.config.method not in _LANDMARKS)
         colour = ACCENT if mine else GREY if quiet else colours[index % len(colours)]
         texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
         mean = ([fmean(base)], [fmean(new)], [f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"])
         mark = star(*mean) if mine else dots(*mean, "" if quiet else name, size=13, color=colour, symbol="diamond")
         figure.add_trace(mark)
-    figure.update_xaxes(title_text="base classes, test accuracy (%)")
-    figure.update_yaxes(title_text="new classes, test accuracy (%)")
+    _name_sides(figure, "test")
     return figure
 
 
-def draw_history(course: History, texts: Sequence[str], champion: int | None, objective: str) -> go.Figure:
+def _name_sides(figure: go.Figure, stage: Stage) -> None:
+    base, new = (find(key).legend for key in SIDES[stage])
+    figure.update_xaxes(title_text=base)
+    figure.update_yaxes(title_text=new)
+
+
+def draw_history(course: History, texts: Sequence[str], champion: int | None, objective: Metric) -> go.Figure:
     """Each trial with its deviation over seeds, and the best so far; trials without a number on the floor."""
     figure = empty_figure(360)
     known = [i for i, mean in enumerate(course.means) if math.isfinite(mean)]
@@ -178,15 +183,15 @@ def draw_history(course: History, texts: Sequence[str], champion: int | None, ob
     last = max(course.numbers)
     ticks = [tick for tick in round_steps(0, max(last, 1), count=10) if tick.is_integer()]
     figure.update_xaxes(title_text="trial, in the order of proposal", range=[-0.7, last + 0.7], tickvals=ticks)
-    figure.update_yaxes(title_text=f"{objective} (%)", domain=[0.12 if lost else 0, 1])
+    figure.update_yaxes(title_text=objective.axis, domain=[0.12 if lost else 0, 1])
     figure.update_layout(yaxis2={"domain": [0, 0.08], "range": [-1, 1], "visible": False})
     figure.update_layout(xaxis={"anchor": "free", "position": 0})
     return figure
 
 
-def draw_slice(land: Landscape, name: str, champion: int | None, objective: str) -> go.Figure:
+def draw_slice(land: Landscape, name: str, champion: int | None, objective: Metric) -> go.Figure:
     """Optuna's slice of one hyper-parameter: every completed setting, its value against the objective."""
-    figure = optuna.visualization.plot_slice(land.study, params=[name], target_name=f"{objective} (%)")
+    figure = optuna.visualization.plot_slice(land.study, params=[name], target_name=objective.axis)
     names = list(land.axes)
     cloud = figure.data[0]
     order = [int(number) for number in cloud.marker.color]
@@ -203,12 +208,12 @@ def draw_slice(land: Landscape, name: str, champion: int | None, objective: str)
         figure.add_trace(star([cloud.x[spot]], [cloud.y[spot]], [texts[spot]], legend=False))
     styled(figure, 300, top=30)
     _apply(figure.update_xaxes, land.axes[name])
-    figure.update_yaxes(title_text=f"{objective} (%)")
+    figure.update_yaxes(title_text=objective.axis)
     return figure
 
 
 def draw_contour(
-    land: Landscape, pair: tuple[str, str], ground: Surface | None, champion: int | None, objective: str
+    land: Landscape, pair: tuple[str, str], ground: Surface | None, champion: int | None, objective: Metric
 ) -> go.Figure:
     """A map of two hyper-parameters: each setting a dot in the colour of its value, over `ground` if there is one.
 
@@ -222,7 +227,7 @@ def draw_contour(
     x, y = ([land.axes[name].place(land.records[i].config.values[name]) for i in both] for name in pair)
     texts = [hover(land.records[i], list(land.axes)) for i in both]
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}
-    bar = {"title": {"text": objective, "font": {"size": 13}}} | BAR
+    bar = {"title": {"text": objective.key, "font": {"size": 13}}} | BAR
     look |= {"color": [land.values[i] for i in both], "colorscale": colour_scale(), "colorbar": bar}
     figure.add_trace(dots(x, y, texts, cmin=low, cmax=high, **look))
     mine = [spot for spot, i in enumerate(both) if land.records[i].number == champion]
@@ -261,9 +266,10 @@ def draw_importances(shares: Mapping[str, float]) -> go.Figure:
     return figure
 
 
-def draw_curves(curves: Sequence[tuple[str, Curve]], objective: str) -> go.Figure:
+def draw_curves(curves: Sequence[tuple[str, Curve]], objective: Metric) -> go.Figure:
     """Learning curves; the first is the champion's and has a band from the lowest to the highest seed."""
     figure = empty_figure(400)
+    unit = f" {objective.unit.sign}" if objective.unit is PERCENT else ""
     for index, (name, one) in reversed(list(enumerate(curves))):
         if index == 0:
             figure.add_trace(_band(one, BAND[ACCENT]))
@@ -271,7 +277,7 @@ def draw_curves(curves: Sequence[tuple[str, Curve]], objective: str) -> go.Figur
         else:
             colour, dash = _OTHER_LINES[(index - 1) % len(_OTHER_LINES)]
             line = {"color": colour, "width": 1.8, "dash": dash}
-        template = f"{html.escape(name)}<br>epoch %{{x}}: %{{y:.1f}} %<extra></extra>"
+        template = f"{html.escape(name)}<br>epoch %{{x}}: %{{y:.2f}}{unit}<extra></extra>"
         figure.add_trace(
             go.Scatter(
                 x=one.epochs, y=one.mean, mode="lines", name=name, line=line, hovertemplate=template,
@@ -279,7 +285,7 @@ def draw_curves(curves: Sequence[tuple[str, Curve]], objective: str) -> go.Figur
             )
         )  # fmt: skip
     figure.update_xaxes(title_text="epoch", rangemode="tozero")
-    figure.update_yaxes(title_text=f"{objective} (%), mean over seeds")
+    figure.update_yaxes(title_text=f"{objective.axis}, mean over seeds")
     return figure
 
 

@@ -8,18 +8,19 @@ from statistics import fmean
 from typing import NamedTuple
 
 from gcsearch import protocol
-from gcsearch.evidence import Difference, paired
-from gcsearch.metrics import Spread, spread
+from gcsearch.config.metrics import Stage, find
+from gcsearch.evidence import Difference, Verdict, paired, verdict
+from gcsearch.metrics import Spread, number, p_value, plus_minus, spread
 from gcsearch.report.landscape import searched
-from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts, plus_minus, signed
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Task, TrialRecord
+from gcsearch.report.wording import counted, describe, hover, joined, named, outcome_counts
+from gcsearch.schema import Outcome, Pipeline, Role, Task, TrialRecord
+from gcsearch.selection import Ranked, rank
 from gcsearch.spaces import LITERATURE, LITERATURE_CAPPED, cap_remarks
 
-ZEROSHOT = "zero-shot"
 BASE_TO_NEW = Task()
-COOP = "CoOp"
 
 _OTHERS = 4  # learning curves drawn beside the champion's
+_IN_FULL = 5  # references that the verdict compares in a sentence each; further ones share one
 
 
 class Row(NamedTuple):
@@ -30,23 +31,32 @@ class Row(NamedTuple):
     """
 
     name: str
-    label: str
+    record: TrialRecord
     values: dict[str, Spread]
-    champion: bool
     lead: Difference | None
+
+    @property
+    def champion(self) -> bool:
+        """Whether it is the champion's."""
+        return self.record.role is Role.CHAMPION
 
 
 def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[Row]:
     """The confirmed settings in the form of the field's tables, see `protocol.columns`; the champion last."""
-    champion = labelled(finals, CHAMPION)
+    champion = champion_of(finals)
     metric = deciding(finals, task)
 
     def row(record: TrialRecord) -> Row:
         values = {column.key: spread(record.metrics.get(column.metric, ())) for column in protocol.columns(task)}
         lead = paired(champion, record, metric) if champion and record is not champion else None
-        return Row(named(record), record.label, values, record is champion, lead)
+        return Row(named(record), record, values, lead)
 
     return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
+
+
+def champion_of(finals: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The confirmed champion, if there is one."""
+    return next((record for record in finals if record.role is Role.CHAMPION), None)
 
 
 class Choice(NamedTuple):
@@ -61,7 +71,7 @@ class Choice(NamedTuple):
 def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], objective: str) -> list[Choice]:
     """The shortlist by its second measurement, the best first."""
     before = {record.number: record.metrics.get(objective, ()) for record in records}
-    ordered = sorted(rechecked, key=lambda record: (-record.mean(objective), record.number))
+    ordered = [row.record for row in rank(rechecked, objective)]
     return [
         Choice(
             record,
@@ -75,17 +85,9 @@ def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], obj
 
 def deciding(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> str:
     """What the champion is compared by: the protocol's metric, or base accuracy where it has nothing else."""
-    champion, metric = labelled(finals, CHAMPION), protocol.deciding(task).metric
+    champion, metric = champion_of(finals), protocol.deciding(task).metric
     base_only = champion and champion.metrics.get("test_base_acc") and not champion.metrics.get(metric)
     return "test_base_acc" if base_only else metric
-
-
-IN_WORDS = {
-    "test_h": "H",
-    "test_base_acc": "base accuracy",
-    "test_acc": "accuracy",
-    "test_acc_targets": "mean accuracy on the targets",
-}
 
 
 def headline(
@@ -96,26 +98,27 @@ def headline(
         reasons = [record.reason.splitlines()[0] for record in records if record.reason]
         first = f" The first reason given: {reasons[0]}" if reasons else ""
         return [f"No setting has completed ({outcome_counts(records)}), so there is nothing to choose.{first}"]
-    confirmed = labelled(finals, CHAMPION)
+    confirmed = champion_of(finals)
     metric = deciding(finals, pipeline.task)
     if confirmed is None or not confirmed.metrics.get(metric):
         return _unconfirmed(pipeline, records, champion)
     rows = render_table(finals, pipeline.task)
     sentences = [_reached(confirmed, describe(confirmed.config, searched(records)), rows[-1])]
-    sentences += [
-        _comparison(row, confirmed, labelled(finals, row.label), metric) for row in rows if _is_yardstick(row.label)
-    ]
+    yardsticks = [row for row in rows if row.record.role is Role.REFERENCE]
+    sentences += [_comparison(row, confirmed, metric) for row in yardsticks[:_IN_FULL]]
+    if further := yardsticks[_IN_FULL:]:
+        sentences.append(_summary(further, confirmed, metric))
     mean = confirmed.mean(metric)
     ahead = [named(record) for record in finals if record.mean(metric) > mean]
     if ahead:
         verb = "is" if len(ahead) == 1 else "are"
-        sentences.append(f"By mean {IN_WORDS[metric]} it is not in front: {joined(ahead)} {verb} higher.")
+        sentences.append(f"By mean {find(metric).title} it is not in front: {joined(ahead)} {verb} higher.")
     return [*sentences, *_about_cap(pipeline, records, finals)]
 
 
 def _about_cap(pipeline: Pipeline, records: Sequence[TrialRecord], finals: Sequence[TrialRecord]) -> list[str]:
     """How far the references are comparable where `search.cap` holds for the search alone."""
-    references = [(record.config, record.label) for record in finals if record.number < 0]
+    references = [(record.config, record.label) for record in finals if record.role is Role.REFERENCE]
     lowered = LITERATURE in pipeline.confirm.references and LITERATURE_CAPPED in {one.label for one in records}
     return cap_remarks(pipeline.search.cap, references, left_out=lowered)
 
@@ -148,32 +151,45 @@ def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: i
     ]
 
 
-def _comparison(row: Row, champion: TrialRecord, reference: TrialRecord | None, metric: str) -> str:
-    lead, words = row.lead, IN_WORDS[metric]
-    if reference and not reference.metrics.get(metric):
+def _comparison(row: Row, champion: TrialRecord, metric: str) -> str:
+    lead, words = row.lead, find(metric).title
+    known = verdict(champion, row.record, lead)
+    if known is Verdict.SAME:
+        return f"It is the same setting as {row.name}: the search found nothing better."
+    if not row.record.metrics.get(metric):
         return f"{row.name} has no {words}, so the two are not compared."
     if lead is None:
         return f"It has no seed in common with {row.name}, so the two are not compared."
-    if reference and reference.config.digest == champion.config.digest:
-        return f"It is the same setting as {row.name}: the search found nothing better."
     if lead.n == 1:
-        return f"Against {row.name} it is {signed(lead.mean)} points of {words} on one seed, which says little."
+        by = number(lead.mean, signed=True)
+        return f"Against {row.name} it is {by} points of {words} on one seed, which says little."
+    low, mean, high = (number(value, signed=True) for value in (lead.low, lead.mean, lead.high))
+    p = p_value(lead.p).replace("<", "< ")
     interval = (
-        f"95 % interval {signed(lead.low)} to {signed(lead.high)}, {lead.n} paired seeds, Wilcoxon p = {lead.p:.2g}"
+        f"95 % interval {low} to {high}, {lead.n} paired seeds, Wilcoxon p {p if p.startswith('<') else f'= {p}'}"
     )
-    if not lead.distinguishable:
-        return f"It is not distinguishable from {row.name}: {signed(lead.mean)} points of {words} ({interval})."
+    if known is Verdict.INDISTINGUISHABLE:
+        return f"It is not distinguishable from {row.name}: {mean} points of {words} ({interval})."
     side = "above" if lead.mean > 0 else "below"
-    return f"That is {abs(lead.mean):.1f} points {side} {row.name} ({interval})."
+    return f"That is {number(abs(lead.mean))} points {side} {row.name} ({interval})."
 
 
-def _is_yardstick(label: str) -> bool:
-    return label.endswith(LITERATURE) or label.startswith((ZEROSHOT, COOP))
+_KINDS = {
+    Verdict.BETTER: "above",
+    Verdict.WORSE: "below",
+    Verdict.INDISTINGUISHABLE: "not distinguishable from",
+    Verdict.SAME: "the same setting as",
+    Verdict.UNKNOWN: "not compared with",
+}
 
 
-def labelled(finals: Sequence[TrialRecord], label: str) -> TrialRecord | None:
-    """The confirmed setting with this label, if there is one."""
-    return next((record for record in finals if record.label == label), None)
+def _summary(rows: Sequence[Row], champion: TrialRecord, metric: str) -> str:
+    """Many references in one sentence, by what their intervals say."""
+    kinds: dict[Verdict, list[str]] = {}
+    for row in rows:
+        kinds.setdefault(verdict(champion, row.record, row.lead), []).append(row.name)
+    parts = [f"{words} {joined(kinds[kind])}" for kind, words in _KINDS.items() if kind in kinds]
+    return f"By the same intervals of {find(metric).title} it is {'; '.join(parts)}."
 
 
 class Point(NamedTuple):
@@ -187,12 +203,19 @@ class Point(NamedTuple):
     text: str
 
 
+SIDES: dict[Stage, tuple[str, str]] = {
+    "search": ("val_base_acc", "val_new_acc"),
+    "test": ("test_base_acc", "test_new_acc"),
+}
+"""The two accuracies that the protocol trades, by the stage that measures them."""
+
+
 def scatter_points(records: Sequence[TrialRecord]) -> list[Point]:
-    """Every setting with a validation accuracy on both sides."""
+    """Every setting with an accuracy on both sides, in the stage that the search was measured in."""
     names = searched(records)
     points = []
     for record in records:
-        base, new = record.mean("val_base_acc"), record.mean("val_new_acc")
+        base, new = map(record.mean, SIDES[record.stage])
         if math.isfinite(base) and math.isfinite(new):
             rho = record.config.hyperparameters.get("rho")
             radius = float(rho) if isinstance(rho, (int, float)) else None
@@ -254,18 +277,15 @@ def curve(record: TrialRecord, metric: str) -> Curve:
     )
 
 
-def compared(records: Sequence[TrialRecord], champion: int, objective: str) -> list[tuple[str, TrialRecord]]:
+def compared(ranking: Sequence[Ranked], champion: int, objective: str) -> list[tuple[str, TrialRecord]]:
     """The settings whose learning curves are shown.
 
     The champion, then those from the literature, the runner-up, the worst and the middle one, as far as there
     are such.
     """
-    complete = sorted(
-        (r for r in records if r.outcome is Outcome.COMPLETE and len(curve(r, objective).epochs) > 1),
-        key=lambda record: -record.mean(objective),
-    )
-    others = [record for record in complete if record.number != champion]
-    wanted = [("champion", record) for record in complete if record.number == champion]
+    ranked = [row.record for row in ranking if row.rank is not None and len(curve(row.record, objective).epochs) > 1]
+    others = [record for record in ranked if record.number != champion]
+    wanted = [("champion", record) for record in ranked if record.number == champion]
     wanted += [(record.label, record) for record in others if record.label][:2]
     if others:
         wanted += [("runner-up", others[0]), ("worst", others[-1]), ("middle", others[len(others) // 2])]
@@ -295,27 +315,3 @@ def branches(record: TrialRecord) -> Branches | None:
     given = {name: record.config.hyperparameters.get(name) for name in ("beta1", "beta2")}
     bounds = {name: float(value) for name, value in given.items() if isinstance(value, (int, float))}
     return Branches(shares[0].epochs, plain, projected, perturbed, curve(record, "cosine"), bounds)
-
-
-class Entry(NamedTuple):
-    """A line of the table of all trials; `rank` counts from 1 over the completed ones."""
-
-    rank: int | None
-    record: TrialRecord
-    objective: Spread
-    seeds: tuple[float, ...]
-
-
-def entries(records: Sequence[TrialRecord], objective: str) -> list[Entry]:
-    """All trials, the best first, then those without a rank by number."""
-
-    def order(record: TrialRecord) -> tuple[bool, float, int]:
-        mean = record.mean(objective)
-        ranked = record.outcome is Outcome.COMPLETE and math.isfinite(mean)
-        return (not ranked, -mean if ranked else 0.0, record.number)
-
-    table = []
-    for place, record in enumerate(sorted(records, key=order), start=1):
-        values = record.metrics.get(objective, ())
-        table.append(Entry(None if order(record)[0] else place, record, spread(values), values))
-    return table

@@ -5,7 +5,8 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, partial
 from importlib import resources
 from typing import NamedTuple
 
@@ -13,8 +14,9 @@ from plotly.graph_objects import Figure
 from plotly.offline import get_plotlyjs
 
 from gcsearch import files
-from gcsearch.joint import worst_regrets
+from gcsearch.config.metrics import Metric, find
 from gcsearch.methods import title_and_tags, with_tags
+from gcsearch.metrics import number, plus_minus, spread
 from gcsearch.protocol import columns
 from gcsearch.report.figures import (
     draw_confirmation,
@@ -28,16 +30,13 @@ from gcsearch.report.figures import (
     draw_slice,
 )
 from gcsearch.report.findings import (
-    IN_WORDS,
     Choice,
-    Entry,
     Row,
     branches,
     choice,
     compared,
     curve,
     deciding,
-    entries,
     headline,
     history,
     render_table,
@@ -55,36 +54,33 @@ from gcsearch.report.landscape import (
 )
 from gcsearch.report.theme import DARK
 from gcsearch.report.wording import (
-    accuracy_text,
     counted,
     describe,
     hover,
     joined,
     named,
     outcome_counts,
-    plus_minus,
-    signed,
+    typeset,
     value_text,
 )
-from gcsearch.schema import Pipeline, TrialRecord, is_margin
+from gcsearch.schema import Pipeline, TrialRecord
+from gcsearch.selection import Ranked, ranking
+
+Warn = Callable[[str], None]
+"""Told in a line of what the page lacks."""
 
 _LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
-
-_METRIC = {
-    "val_h": "H of trained and held-out base classes, validation images (%)",
-    "val_base_acc": "accuracy on trained base classes, validation images (%)",
-    "val_new_acc": "accuracy on held-out base classes, validation images (%)",
-    "val_base_margin": "lost margin of trained base classes, validation images (cosine x 1000)",
-    "val_acc": "accuracy on all classes, validation images (%)",
-    "val_margin": "lost margin of all classes, validation images (cosine x 1000)",
-    "test_h": "H of base and new classes, test images (%)",
-    "test_base_acc": "accuracy on base classes, test images (%)",
-    "test_new_acc": "accuracy on new classes, test images (%)",
-}
 
 _POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; base-uri 'none'"
 )
+
+
+class Picture(NamedTuple):
+    """A picture by its name, drawn when the page is put together."""
+
+    name: str
+    draw: Callable[[], Figure]
 
 
 class Section(NamedTuple):
@@ -92,13 +88,13 @@ class Section(NamedTuple):
 
     title: str
     lead: str
-    figures: Sequence[Figure] = ()
+    pictures: Sequence[Picture] = ()
     body: str = ""
 
     @property
     def shows(self) -> bool:
         """Whether there is more than words."""
-        return bool(self.figures or self.body)
+        return bool(self.pictures or self.body)
 
 
 def build_report(
@@ -110,33 +106,57 @@ def build_report(
     *,
     rechecked: Sequence[TrialRecord] = (),
     link: str = "",
+    warn: Warn = lambda _: None,
 ) -> str:
     """One HTML file with everything in it, plotly.js included once; nothing is loaded from elsewhere.
 
+    What cannot be drawn is named to `warn` and in the page, and costs nothing else.
+
     Args:
-        records: of the search. finals: of the confirmation, labelled; the champion's label is "champion".
+        records: of the search. finals: of the confirmation, labelled; the champion's role is champion.
         champion: its trial number; None where no trial completed.
         provenance: versions, git commit, and what else the numbers depend on.
         rechecked: the shortlist as measured again, which the champion was chosen by.
         link: where the runs can be browsed: an address, or words.
     """
-    objective = pipeline.search.ranking_metric
+    objective = find(pipeline.search.ranking_metric)
     records = sorted(records, key=lambda record: record.number)
-    land = landscape(records, objective)
-    sections = [
-        _results_section(pipeline, finals),
-        _choice_section(pipeline, records, rechecked, champion, over=bool(finals)),
-        *_scatter_sections(records, finals, champion),
-        _history_section(records, champion, objective),
-        _slices_section(land, champion, objective),
-        _contours_section(land, champion, objective),
-        _importance_section(land),
-        _curves_section(records, champion, objective),
-        _branches_section(records, champion),
-        _trials_section(records, champion, objective, [part.dataset for part in pipeline.task.each]),
-    ]
+    ranked = ranking(pipeline, records)
+    land = cache(lambda: landscape(records, objective.key))
+    parts: dict[str, Callable[[], Section]] = {
+        "results": lambda: _results_section(pipeline, finals),
+        "choice": lambda: _choice_section(pipeline, records, rechecked, champion, over=bool(finals)),
+        "base against new": lambda: _scatter_section(records, finals, champion),
+        "course of the search": lambda: _history_section(records, champion, objective),
+        "slices": lambda: _slices_section(land(), champion, objective),
+        "maps of two": lambda: _contours_section(land(), champion, objective),
+        "importances": lambda: _importance_section(land()),
+        "learning curves": lambda: _curves_section(ranked, champion, objective),
+        "gradient rule": lambda: _branches_section(records, champion),
+        "all trials": lambda: _trials_section(pipeline, ranked, champion, objective),
+    }
+    sections = [_built(name, build, warn) for name, build in parts.items()]
     sentences = headline(pipeline, records, finals, champion)
-    return _page(pipeline, records, sentences, sections, _footer(pipeline, records, finals, provenance or {}, link))
+    foot = _footer(pipeline, records, finals, provenance or {}, link)
+    return _page(pipeline, records, sentences, sections, foot, warn)
+
+
+def _built(name: str, build: Callable[[], Section], warn: Warn) -> Section:
+    """The section, or in its place the reason why there is none."""
+    try:
+        return build()
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # whatever one part dies of, the others are shown
+        return Section(name.capitalize(), _lacking(f"section {name}", error, warn))
+
+
+def _lacking(what: str, error: Exception, warn: Warn) -> str:
+    """In words that the page lacks `what`; `warn` hears of it too."""
+    first = next(iter(str(error).splitlines()), "")
+    why = f"{type(error).__name__}{': ' if first else ''}{first}"
+    warn(f"the report lacks the {what}: {why}")
+    return f"The {what} could not be drawn: {why}"
 
 
 def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
@@ -144,7 +164,7 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
         return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
     task = pipeline.task
     rows = [_result_row(row) for row in render_table(finals, task)]
-    ahead = f"champion ahead by, in {IN_WORDS[deciding(finals, task)]}"
+    ahead = f"champion ahead by, in {find(deciding(finals, task)).title}"
     titles = "".join(f"<th class=n>{html.escape(column.title)}" for column in columns(task))
     head = f"<tr><th>setting{titles}<th class=n>{ahead}</tr>"
     seeds = sorted({seed for record in finals for seed in record.seeds})
@@ -182,8 +202,8 @@ def _choice_section(
         "third does not. Of those within one standard error of the best (of the difference, paired by seed) the one of "
         "fewest epochs, then of smallest rho, is the champion."
     )
-    columns = ("setting", f"{search.ranking_metric} in the search", "with new seeds", "behind the best")
-    head = "".join(f"<th{' class=n' if index else ''}>{column}" for index, column in enumerate(columns))
+    titles = ("setting", f"{search.ranking_metric} in the search", "with new seeds", "behind the best")
+    head = "".join(f"<th{' class=n' if index else ''}>{title}" for index, title in enumerate(titles))
     names = searched(records)
     rows = "".join(_choice_row(row, names, champion) for row in choice(records, rechecked, search.ranking_metric))
     table = f"<table class=results><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
@@ -193,76 +213,85 @@ def _choice_section(
 def _choice_row(row: Choice, names: Sequence[str], champion: int | None) -> str:
     chosen = row.record.number == champion
     text = html.escape(f"trial {row.record.number}, {describe(row.record.config, names)}")
-    behind = "" if row.behind is None else f"{signed(-row.behind.mean)} <small>± {row.behind.error:.1f}</small>"
-    cells = "".join(f"<td class=n>{cell}" for cell in (plus_minus(row.before), plus_minus(row.again), behind))
+    behind = ""
+    if row.behind is not None:
+        behind = f"{_signed(-row.behind.mean)} <small>± {typeset(number(row.behind.error))}</small>"
+    both = (typeset(plus_minus(row.before)), typeset(plus_minus(row.again)))
+    cells = "".join(f"<td class=n>{cell}" for cell in (*both, behind))
     return f"<tr{' class=champion' if chosen else ''}><td>{f'<b>★ {text}</b>' if chosen else text}{cells}</tr>"
 
 
 def _result_row(row: Row) -> str:
-    cells = "".join(f"<td class=n>{plus_minus(value)}" for value in row.values.values())
+    cells = "".join(f"<td class=n>{typeset(plus_minus(value))}" for value in row.values.values())
     if row.lead is None:
         lead = ""
     elif row.lead.n == 1:
-        lead = f"{signed(row.lead.mean)} <small>one seed</small>"
+        lead = f"{_signed(row.lead.mean)} <small>one seed</small>"
     else:
-        lead = f"{signed(row.lead.mean)} <small>[{signed(row.lead.low)}, {signed(row.lead.high)}]</small>"
+        lead = f"{_signed(row.lead.mean)} <small>[{_signed(row.lead.low)}, {_signed(row.lead.high)}]</small>"
     name = f"<b>★ {html.escape(row.name)}</b>" if row.champion else html.escape(row.name)
     return f"<tr{' class=champion' if row.champion else ''}><td>{name}{cells}<td class=n>{lead}</tr>"
 
 
-def _scatter_sections(
-    records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None
-) -> list[Section]:
-    measured = scatter_points(records)
+def _signed(value: float) -> str:
+    return typeset(number(value, signed=True))
+
+
+def _scatter_section(records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None) -> Section:
+    title, measured = "Base against new", scatter_points(records)
     points = measured if len(measured) >= _LEAST_PICTURED else []
-    figures = [draw_scatter(points, champion)] if points else []
+    pictures = (
+        [Picture("scatter of the search", partial(draw_scatter, points, champion, records[0].stage))] if points else []
+    )
     one_sided = [r for r in finals if not (r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc"))]
     if len(one_sided) < len(finals):
-        figures.append(draw_confirmation(finals))
-    if not figures:
-        why = "Only one setting to show." if measured else "No setting has accuracies on both sides."
-        return [Section("Base against new", why)]
+        pictures.append(Picture("scatter of the confirmation", partial(draw_confirmation, finals)))
+    if not pictures:
+        return Section(title, "Only one setting to show." if measured else "No setting has accuracies on both sides.")
     parts = []
-    if points:
+    if points and records[0].stage == "search":
         parts.append(
             "The search: each point is one setting, by validation images; the held-out part of the base classes plays "
             "“new”, and no test image or new class is involved."
         )
-    if len(figures) > (1 if points else 0):
+    elif points:
+        parts.append("The search, an oracle: each point is one setting, by test images of base and new classes.")
+    if len(pictures) > (1 if points else 0):
         parts.append(
             "The confirmation: test images; small dots are seeds, large marks their means (names on hovering)."
         )
         if one_sided:
             parts.append(f"Without accuracies on both sides, so not in it: {joined([named(r) for r in one_sided])}.")
     parts.append("Grey curves join points of equal H.")
-    if len(figures) > 1:
-        parts.append("The two protocols are not on one scale.")
-    return [Section("Base against new", " ".join(parts), figures)]
+    if len(pictures) > 1:
+        parts.append("The two are not on one scale.")
+    return Section(title, " ".join(parts), pictures)
 
 
-def _history_section(records: Sequence[TrialRecord], champion: int | None, objective: str) -> Section:
+def _history_section(records: Sequence[TrialRecord], champion: int | None, objective: Metric) -> Section:
     title = "Course of the search"
-    if not any(math.isfinite(record.mean(objective)) for record in records):
+    if not any(math.isfinite(record.mean(objective.key)) for record in records):
         return Section(title, f"No trial has come to a number ({outcome_counts(records)}).")
-    if len(records) < _LEAST_PICTURED:
-        return Section(title, f"Only one setting was tried: {describe(records[0].config, searched(records))}.")
     names = searched(records)
-    figure = draw_history(history(records, objective), [hover(r, names) for r in records], champion, objective)
-    lead = f"{_METRIC[objective]}. Bars are standard deviations over seeds: read differences against them."
-    return Section(title, lead, [figure])
+    if len(records) < _LEAST_PICTURED:
+        return Section(title, f"Only one setting was tried: {describe(records[0].config, names)}.")
+    texts = [hover(record, names) for record in records]
+    draw = partial(draw_history, history(records, objective.key), texts, champion, objective)
+    lead = f"Shown is {objective.legend}. Bars are standard deviations over seeds: read differences against them."
+    return Section(title, lead, [Picture("course of the search", draw)])
 
 
-def _slices_section(land: Landscape, champion: int | None, objective: str) -> Section:
+def _slices_section(land: Landscape, champion: int | None, objective: Metric) -> Section:
     title = "One hyper-parameter at a time"
     if len(land.records) < _LEAST_PICTURED or not land.axes:
         return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
-    figures = [draw_slice(land, name, champion, objective) for name in land.axes]
-    lead = f"Every completed setting, {_METRIC[objective]}. The other hyper-parameters vary too, hence the scatter."
+    pictures = [Picture(f"slice of {name}", partial(draw_slice, land, name, champion, objective)) for name in land.axes]
+    lead = f"Every completed setting, {objective.legend}. The other hyper-parameters vary too, hence the scatter."
     special = [f"{n}: “{text}” stands apart" for n, one in land.axes.items() for text in one.special.values()]
-    return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", figures)
+    return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", pictures)
 
 
-def _contours_section(land: Landscape, champion: int | None, objective: str) -> Section:
+def _contours_section(land: Landscape, champion: int | None, objective: Metric) -> Section:
     title = "Two at a time"
     pairs = contour_pairs(land)
     if not pairs:
@@ -270,10 +299,11 @@ def _contours_section(land: Landscape, champion: int | None, objective: str) -> 
     if len(land.records) < _LEAST_PICTURED:
         return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
     grounds = [surface(land, pair) for pair in pairs]
-    figures = [
-        draw_contour(land, pair, ground, champion, objective) for pair, ground in zip(pairs, grounds, strict=True)
+    pictures = [
+        Picture(f"map of {' and '.join(pair)}", partial(draw_contour, land, pair, ground, champion, objective))
+        for pair, ground in zip(pairs, grounds, strict=True)
     ]
-    lead = f"Each dot is a setting, its colour {_METRIC[objective]}; the lowest tenth shares one colour. "
+    lead = f"Each dot is a setting, its colour {objective.legend}; the lowest tenth shares one colour. "
     if any(grounds):
         lead += (
             "The surface averages the settings near by and is blank where none lies within "
@@ -281,7 +311,7 @@ def _contours_section(land: Landscape, champion: int | None, objective: str) -> 
         )
     if not all(grounds):
         lead += f"Fewer than {LEAST_SURFACE} settings with numbers on both axes get no surface."
-    return Section(title, lead, figures)
+    return Section(title, lead, pictures)
 
 
 def _importance_section(land: Landscape) -> Section:
@@ -297,21 +327,26 @@ def _importance_section(land: Landscape) -> Section:
             " Read it with care: as rho goes to 0 both gradients become the same, and then the bounds beta1 and "
             "beta2 mean nothing, so settings of small rho make the bounds look less important than they are."
         )
-    return Section(title, lead, [draw_importances(shares)])
+    return Section(title, lead, [Picture("importances", partial(draw_importances, shares))])
 
 
-def _curves_section(records: Sequence[TrialRecord], champion: int | None, objective: str) -> Section:
+def _curves_section(ranked: Sequence[Ranked], champion: int | None, objective: Metric) -> Section:
     title = "Learning curves"
-    chosen = compared(records, champion, objective) if champion is not None else []
+    chosen = compared(ranked, champion, objective.key) if champion is not None else []
     if not chosen or chosen[0][1].number != champion:
         return Section(title, "The champion has fewer than two measured epochs, or there is no champion.")
-    figure = draw_curves([(name, curve(record, objective)) for name, record in chosen], objective)
-    names = searched(records)
+    curves = [(name, curve(record, objective.key)) for name, record in chosen]
+    names = searched([row.record for row in ranked])
     listed = "".join(
         f"<li><b>{html.escape(name)}</b> {html.escape(describe(record.config, names))}" for name, record in chosen
     )
-    lead = f"{_METRIC[objective]}; the band spans the champion's lowest and highest seed."
-    return Section(title, lead, [figure], f"<ul class=key>{listed}</ul>")
+    lead = f"Shown is {objective.legend}; the band spans the champion's lowest and highest seed."
+    return Section(
+        title,
+        lead,
+        [Picture("learning curves", partial(draw_curves, curves, objective))],
+        f"<ul class=key>{listed}</ul>",
+    )
 
 
 def _branches_section(records: Sequence[TrialRecord], champion: int | None) -> Section:
@@ -328,50 +363,51 @@ def _branches_section(records: Sequence[TrialRecord], champion: int | None) -> S
         "gradient, which decides: at or below beta1 the plain one, at or above beta2 the perturbed one, between "
         "them the projection. Means over seeds; the band spans lowest and highest seed."
     )
-    return Section(title, lead, [draw_shares(chosen), draw_cosine(chosen)])
+    pictures = [Picture("branches", partial(draw_shares, chosen)), Picture("cosine", partial(draw_cosine, chosen))]
+    return Section(title, lead, pictures)
 
 
-def _trials_section(
-    records: Sequence[TrialRecord], champion: int | None, objective: str, datasets: Sequence[str]
-) -> Section:
-    title = "All trials"
+def _trials_section(pipeline: Pipeline, ranked: Sequence[Ranked], champion: int | None, objective: Metric) -> Section:
+    title, records = "All trials", [row.record for row in ranked]
     if not records:
         return Section(title, "No trial has ended yet.")
-    names = searched(records)
+    search, names = pipeline.search, searched(records)
     seeds = max((record.seeds for record in records), key=len)
-    regrets = worst_regrets(records, objective, datasets) if len(datasets) > 1 else None
-    lost = [] if regrets is None else ["worst regret"]
-    titles = ["rank", "trial", *names, objective, *lost, *(f"seed {seed}" for seed in seeds), "epochs run"]
+    several = [find(name) for name in search.objectives if name != objective.key]
+    further = [one.key for one in several] + (["worst regret"] if pipeline.task.also else [])
+    titles = ["rank", "trial", *names, objective.key, *further, *(f"seed {seed}" for seed in seeds), "epochs run"]
     head = "".join(f"<th class=n tabindex=0>{html.escape(title)}" for title in titles)
-    rows = "".join(
-        _trial_row(entry, names, seeds, champion, [] if regrets is None else [_lost(regrets.get(entry.record.number))])
-        for entry in entries(records, objective)
-    )
-    unit = "in thousandths of a cosine" if is_margin(objective) else "in per cent"
-    lead = f"Click a heading to sort. Mean ± standard deviation over seeds, {unit}."
+    head = f"<tr>{head}<th tabindex=0>outcome</tr>"
+    rows = "".join(_trial_row(row, names, several, seeds, champion, joint=bool(pipeline.task.also)) for row in ranked)
+    lead = f"Click a heading to sort. Mean ± standard deviation over seeds, {objective.unit.words}."
+    lead += " A star behind the rank: on the front." if several else ""
     same = _shared(records, names)
     lead += f" The same in all: {same}." if same else ""
-    head = f"<tr>{head}<th tabindex=0>outcome</tr>"
     table = f"<table class=sortable><thead>{head}</thead><tbody>{rows}</tbody></table>"
     return Section(title, lead, body=f"<div class='scroll tall'>{table}</div>")
 
 
-def _lost(regret: float | None) -> str:
-    """The most that a setting is behind the best on a data set."""
-    return _cell(regret, "" if regret is None else f"{regret:.2f}")
-
-
 def _trial_row(
-    entry: Entry, names: Sequence[str], seeds: Sequence[int], champion: int | None, further: Sequence[str]
+    row: Ranked,
+    names: Sequence[str],
+    several: Sequence[Metric],
+    seeds: Sequence[int],
+    champion: int | None,
+    *,
+    joint: bool,
 ) -> str:
-    record = entry.record
-    per_seed = dict(zip(record.seeds, entry.seeds, strict=False))
-    cells = [_cell(entry.rank, "" if entry.rank is None else str(entry.rank)), _cell(record.number, str(record.number))]
+    record = row.record
+    per_seed = dict(zip(record.seeds, record.metrics.get(row.objective, ()), strict=False))
+    place = "" if row.rank is None else f"{row.rank}{' *' if row.front else ''}"
+    cells = [_cell(row.rank, place), _cell(record.number, str(record.number))]
     for name in names:
         value = record.config.values.get(name)
         cells.append(_cell(value, "" if value is None else value_text(value)))
-    cells += [_cell(entry.objective.mean, plus_minus(entry.objective)), *further]
-    cells += [_cell(per_seed.get(seed), accuracy_text(per_seed.get(seed, math.nan))) for seed in seeds]
+    means = [row.values, *(spread(record.metrics.get(one.key, ())) for one in several)]
+    cells += [_cell(value.mean, plus_minus(value)) for value in means]
+    if joint:
+        cells.append(_cell(row.worst_regret, "" if row.worst_regret is None else number(row.worst_regret)))
+    cells += [_cell(per_seed.get(seed), number(per_seed[seed]) if seed in per_seed else "") for seed in seeds]
     cells.append(_cell(record.epochs, str(record.epochs)))
     told = html.escape(" · ".join(filter(None, [record.outcome.value, record.label])))
     mark = " class=champion" if record.number == champion else ""
@@ -391,7 +427,7 @@ def _cell(value: object, text: str) -> str:
     """A number cell; `data-v` is what sorting compares, and is left out where there is no value."""
     known = value is not None and not (isinstance(value, float) and math.isnan(value))
     key = f" data-v='{html.escape(str(value), quote=True)}'" if known else ""
-    return f"<td class=n{key}>{html.escape(text)}"
+    return f"<td class=n{key}>{typeset(text)}"
 
 
 def _shared(records: Sequence[TrialRecord], varied: Sequence[str]) -> str:
@@ -432,12 +468,17 @@ def _linked(text: str) -> str:
 
 
 def _page(
-    pipeline: Pipeline, records: Sequence[TrialRecord], sentences: Sequence[str], sections: Sequence[Section], foot: str
+    pipeline: Pipeline,
+    records: Sequence[TrialRecord],
+    sentences: Sequence[str],
+    sections: Sequence[Section],
+    foot: str,
+    warn: Warn,
 ) -> str:
-    figures: list[Figure] = []
-    blocks = [block(section, figures) for section in sections if section.shows]
+    figures: list[str] = []
+    blocks = [block(section, figures, warn) for section in sections if section.shows]
     blocks.append(_left_out([section for section in sections if not section.shows]))
-    first, *rest = map(html.escape, sentences)
+    first, *rest = map(typeset, sentences)
     task = pipeline.task
     about = (
         f"{task.title} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
@@ -447,9 +488,9 @@ def _page(
     return document("gcsearch report", pipeline.name, about, [lead, *blocks], figures, foot)
 
 
-def document(kind: str, name: str, about: str, blocks: Sequence[str], figures: Sequence[Figure], foot: str) -> str:
-    """The whole page: `blocks` are HTML, with a place of id `figure-0`, `figure-1`, ... for each of `figures`."""
-    drawn = ",".join(figure.to_json() for figure in figures).replace("</", "<\\/")
+def document(kind: str, name: str, about: str, blocks: Sequence[str], figures: Sequence[str], foot: str) -> str:
+    """The whole page: `blocks` are HTML, with a place of id `figure-0`, ... for each of `figures`, which are JSON."""
+    drawn = ",".join(figures).replace("</", "<\\/")
     name = html.escape(name)
     return f"""<!doctype html>
 <html lang="en">
@@ -478,13 +519,21 @@ def document(kind: str, name: str, about: str, blocks: Sequence[str], figures: S
 """
 
 
-def block(section: Section, figures: list[Figure]) -> str:
-    """A section as HTML; its pictures are added to `figures`."""
+def block(section: Section, figures: list[str], warn: Warn = lambda _: None) -> str:
+    """A section as HTML; its pictures are added to `figures` as JSON. `warn` hears of those that cannot be drawn."""
     places = ""
-    for figure in section.figures:
+    for picture in section.pictures:
+        try:
+            figure = picture.draw()
+            drawn = str(figure.to_json())
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # a picture is no reason to lose the page
+            places += f"<p class=lacking>{html.escape(_lacking(f'picture {picture.name}', error, warn))}</p>"
+            continue
         places += f"<div class=figure id=figure-{len(figures)} style='min-height:{figure.layout.height}px'></div>"
-        figures.append(figure)
-    shape = {0: "", 1: "one", 2: "two"}.get(len(section.figures), "three")
+        figures.append(drawn)
+    shape = {0: "", 1: "one", 2: "two"}.get(len(section.pictures), "three")
     grid = f"<div class='grid {shape}'>{places}</div>" if places else ""
     words = f"<h2>{html.escape(section.title)}</h2><p>{html.escape(section.lead)}</p>"
     return f"<section>{words}{section.body}{grid}</section>"

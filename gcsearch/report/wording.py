@@ -3,40 +3,29 @@
 from __future__ import annotations
 
 import html
-import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from gcsearch.config.metrics import METRICS, PERCENT
 from gcsearch.methods import title_and_tags, with_tags
-from gcsearch.metrics import Spread, spread
-from gcsearch.schema import Outcome, TrialConfig, TrialRecord
+from gcsearch.metrics import plus_minus, spread
+from gcsearch.schema import Outcome, TrialConfig, TrialRecord, Value, written
 
 
-def plus_minus(value: Spread) -> str:
-    """`83.1 ± 0.8`; without the deviation where there is none, a dash where there is no mean."""
-    if math.isnan(value.mean):
+def typeset(text: str) -> str:
+    """Words or numbers as HTML: escaped, with a true minus sign; a dash for a number that is missing."""
+    if text == "-":
         return "–"
-    return f"{value.mean:.1f}" + ("" if math.isnan(value.deviation) else f" ± {value.deviation:.1f}")
+    return html.escape(re.sub(r"(?<![\w.)-])-(?=\d)", "−", text))
 
 
-def accuracy_text(value: float) -> str:
-    """`83.1`; nothing where there is no number."""
-    return "" if math.isnan(value) else f"{value:.1f}"
-
-
-def signed(value: float) -> str:
-    """`+1.5` or `−1.5`; what rounds to zero has no sign."""
-    text = f"{value:+.1f}".replace("-", "−")
-    return "0.0" if text[1:] == "0.0" else text
-
-
-def value_text(value: object) -> str:
+def value_text(value: Value) -> str:
     """A hyper-parameter's value; words in quotation marks."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return f"“{value}”" if isinstance(value, str) and " " in value else str(value)
+    text = written(value)
+    return f"“{text}”" if isinstance(value, str) and " " in value else text
 
 
 def counted(number: int, noun: str) -> str:
@@ -71,13 +60,9 @@ def hover(record: TrialRecord, names: Sequence[str]) -> str:
     """The text of a point: trial, outcome, numbers, setting, a line each."""
     label = f", {record.label}" if record.label else ""
     lines = [f"<b>trial {record.number}{html.escape(label)}</b> ({record.outcome.value})"]
-    for key, words in (
-        ("val_h", "H"),
-        ("val_base_acc", "trained"),
-        ("val_new_acc", "held out"),
-        ("val_acc", "accuracy"),
-    ):
-        if record.metrics.get(key):
-            lines.append(f"{words} {plus_minus(spread(record.metrics[key]))} %")
+    for metric in METRICS.values():
+        if values := record.metrics.get(metric.key):
+            unit = f" {metric.unit.sign}" if metric.unit is PERCENT else ""
+            lines.append(f"{metric.title} {typeset(plus_minus(spread(values)))}{unit}")
     lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.values.items() if n in names]
     return "<br>".join(lines)
