@@ -14,7 +14,7 @@ from typing import Any
 from gcsearch import documents, methods
 from gcsearch.config.metrics import is_oracle
 from gcsearch.documents import Numbers, Objective, facts
-from gcsearch.errors import RunError
+from gcsearch.errors import InputError, RunError
 from gcsearch.evidence import paired
 from gcsearch.joint import worst_regrets
 from gcsearch.metrics import Spread, spread
@@ -126,7 +126,10 @@ def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> list[Ranked]:
 
 def _effort(record: TrialRecord) -> tuple[float, float, int]:
     """What breaks ties: steps, rho, number. Steps are counted for one image, SubPT's probe included: a task has N."""
-    values = methods.complete(record.config).hyperparameters
+    try:
+        values = methods.complete(record.config).hyperparameters
+    except InputError:  # of an earlier gcsearch, which allowed what is refused now
+        values = record.config.hyperparameters
     epochs = float(values.get("epochs", record.epochs)) + float(values.get("probe_epochs", 0))
     return epochs / float(values.get("batch_size", 1)), float(values.get("rho", 0.0)), record.number
 

@@ -197,3 +197,15 @@ def test_one_standard_error_costs_little_and_a_clear_best_is_never_passed_over()
         cost.append(max(truth.values()) - truth[one_standard_error(noisy, "val_h").number])
     assert sum(cost) / 100 < 0.15
     assert max(cost) < 1.0
+
+
+def test_settings_that_are_refused_by_now_are_ranked_as_they_were_tried():
+    refused = [
+        record(n, (80.0, 80.0), rho=0.1).model_copy(
+            update={
+                "config": TrialConfig(method="gcscoop", hyperparameters={"beta1": 0.9, "beta2": 0.5, "epochs": 9 - n})
+            }
+        )
+        for n in range(2)
+    ]
+    assert numbers(rank(refused, "val_h")) == [1, 0], "fewer epochs first"
