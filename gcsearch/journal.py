@@ -29,11 +29,13 @@ import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
 
 from gcsearch.errors import InputError, RunError
 from gcsearch.files import is_full
-from gcsearch.schema import Model, TrialRecord
+from gcsearch.schema import Model, Stage, TrialConfig, TrialRecord
 
 Event = dict[str, Any]
 
@@ -56,6 +58,95 @@ def run_key(event: Event) -> RunKey:
 def run_of(record: TrialRecord) -> dict[str, Any]:
     """What a line about the record's MLflow run says of the record."""
     return {"number": record.number, "stage": record.stage, "label": record.label}
+
+
+def _without_curve(record: Any) -> Any:
+    return record | {"curve": []} if isinstance(record, dict) else record
+
+
+def _a_moment(text: str) -> str:
+    if datetime.fromisoformat(text).tzinfo is None:
+        raise ValueError("a time must have a zone")
+    return text
+
+
+_Record = Annotated[TrialRecord, BeforeValidator(_without_curve)]  # curves are large, and checked where they are read
+
+
+class _Line(Model):
+    """What every line has."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    bounded: ClassVar[bool] = False
+
+    time: Annotated[str, AfterValidator(_a_moment)]
+
+
+class _Open(_Line):
+    id: str
+    trials: int | None = None
+
+
+class _Proposal(_Line):
+    number: int
+    config: TrialConfig
+
+
+class _Run(_Line):
+    number: int
+    stage: Stage
+    run_id: str
+
+
+class _Ended(_Line):
+    record: _Record
+
+
+class _Seeds(_Line):
+    seeds: tuple[int, ...]
+
+
+class _Final(_Line):
+    records: tuple[_Record, ...]
+    threads: int
+
+
+class _Pack(_Line):
+    size: Annotated[int, Field(ge=1)]
+
+
+class _Before(_Line):
+    records: tuple[_Record, ...]
+
+
+class _Extend(_Line):
+    trials: int
+    there: int
+
+
+class _Artifact(_Line):
+    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+
+
+class _Close(_Line):
+    why: str
+
+
+_KINDS: dict[str, type[_Line]] = {
+    "open": _Open,
+    "proposal": _Proposal,
+    "run": _Run,
+    **dict.fromkeys(("record", "confirmed", "recheck"), _Ended),
+    "seeds": _Seeds,
+    "final": _Final,
+    "pack": _Pack,
+    "before": _Before,
+    "budget": _Close,
+    "extend": _Extend,
+    "artifact": _Artifact,
+    "close": _Close,
+}
+"""The fields of a line by its kind. A kind that is not among them is a later gcsearch's, and nobody's here."""
 
 
 class Journal:
@@ -165,7 +256,7 @@ class Journal:
                 if not line.endswith(b"\n"):
                     return
                 end = start + len(line)
-                yield start, end, self._parse(f"byte {start}", line)
+                yield start, end, self._parse(line, start)
                 start = end
 
     def records(self, kind: str = "record") -> list[TrialRecord]:
@@ -178,9 +269,9 @@ class Journal:
 
     def final(self) -> list[TrialRecord]:
         """The records of the last confirm stage; empty when there was none, or none since an extension."""
-        stages = [event for event in self.events() if event["kind"] in ("final", "extend")]
-        stage = stages[-1].get("records", []) if stages else []
-        return [TrialRecord.from_dict(record, file=self.path) for record in stage]
+        stages = [(line, event) for line, event in self._numbered() if event["kind"] in ("final", "extend")]
+        line, stage = stages[-1] if stages else (0, {})
+        return [TrialRecord.from_dict(one, file=f"{self.path}, line {line}") for one in stage.get("records", [])]
 
     def ended(self) -> str:
         """Why the last session ended; empty where it has not, was killed, or what it did was extended since."""
@@ -203,23 +294,30 @@ class Journal:
     def _numbered(self) -> list[tuple[int, Event]]:
         if not self.path.exists():
             return []
-        *lines, _torn = self.path.read_bytes().split(b"\n")
-        return [(number, self._parse(f"line {number}", line)) for number, line in enumerate(lines, start=1)]
+        return [(number, event) for number, (_, _, event) in enumerate(self.since(), start=1)]
 
-    def _parse(self, place: str, line: bytes) -> Event:
+    def _parse(self, line: bytes, start: int) -> Event:
+        """The event of the line that begins at byte `start`; its fields are those of its kind."""
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             event = None
-        if not isinstance(event, dict) or "kind" not in event:
-            raise InputError(
-                "every line of a journal must be a JSON object with a `kind`",
-                file=self.path,
-                key=place,
-                received=line[:80].decode(errors="replace"),
-                remedy="The file was damaged: restore it, or delete this line to lose only what it says.",
-            )
+        if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+            rule = "every line of a journal must be a JSON object with a `kind`"
+            raise self._damaged(start, InputError(rule, received=line[:80].decode(errors="replace").rstrip()))
+        if event["kind"] in _KINDS:
+            try:
+                _KINDS[event["kind"]].from_dict(event)
+            except InputError as error:
+                raise self._damaged(start, error) from None
         return event
+
+    def _damaged(self, start: int, error: InputError) -> InputError:
+        with self.path.open("rb") as file:
+            number = file.read(start).count(b"\n") + 1
+        remedy = "The file was damaged: restore it, or delete this line to lose only what it says."
+        place = f"{self.path}, line {number}"
+        return InputError(error.rule, file=place, key=error.key, received=error.received, remedy=remedy)
 
 
 def _plain(value: Any) -> Any:

@@ -91,7 +91,9 @@ def stand(sweep: Sweep) -> Standing:
         searched = event["kind"] in _AFTER_SEARCH or (searched and event["kind"] != "extend")
         final = _whole(event) if event["kind"] == "final" else final and event["kind"] not in REOPENING
         if event["kind"] == "record":
-            latest[event["record"]["number"]] = TrialRecord.from_dict(event["record"] | {"curve": []})
+            latest[event["record"]["number"]] = TrialRecord.from_dict(
+                event["record"] | {"curve": []}, file=sweep.journal.path
+            )
     objective = search.ranking_metric
     ranking = selection.rank(latest.values(), objective, search.objectives)
     best = ranking[0].record if ranking and ranking[0].rank else None
@@ -127,9 +129,9 @@ def _whole(final: Event) -> bool:
 
 def _state(seen: Seen | None, ended: str, *, asked: bool) -> str:
     if seen is None:
-        return _STATES[ended]
+        return _STATES.get(ended, "failed")
     if seen.gone:
-        return _STATES[ended] if ended else "dead"
+        return _STATES.get(ended, "failed") if ended else "dead"
     return "stopping" if asked else "running"
 
 

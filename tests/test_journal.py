@@ -32,11 +32,11 @@ def record(number: int, value: float = 1.0) -> TrialRecord:
 def test_what_is_written_is_read_back_in_order(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     assert journal.events() == [] and journal.records() == [] and journal.final() == []
-    journal.append("open", name="s", pipeline="abc")
+    journal.append("open", id="s-0", pipeline="abc")
     journal.append("record", record=record(1))
     journal.append("record", record=record(0))
-    journal.append("run", number=1, run_id="r")
-    journal.append("final", records=[record(7)])
+    journal.append("run", number=1, stage="search", run_id="r")
+    journal.append("final", records=[record(7)], threads=1)
     assert [event["kind"] for event in Journal(journal.path).events()] == [
         "open", "record", "record", "run", "final",
     ]  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_number_that_is_not_finite_comes_back(tmp_path):
 @pytest.mark.parametrize("torn", [b'{"kind":"rec', b'{"kind":"open","time":"t"}', b"\0\0\0", b"\xff"])
 def test_a_torn_last_line_is_dropped_and_repaired_by_the_next_append(tmp_path, torn):
     path = tmp_path / "journal.jsonl"
-    Journal(path).append("open")
+    Journal(path).append("open", id="s-0")
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     journal = Journal(path)
@@ -75,14 +75,16 @@ def test_a_torn_last_line_is_dropped_and_repaired_by_the_next_append(tmp_path, t
 @pytest.mark.parametrize("bad", ['{"kind":"rec', "[1]", '{"time":"t"}', ""])
 def test_any_other_unreadable_line_is_named(tmp_path, bad):
     path = tmp_path / "journal.jsonl"
-    path.write_text(f'{{"kind":"open"}}\n{bad}\n{{"kind":"close"}}\n')
+    Journal(path).append("open", id="s-0")
+    with path.open("a") as file:
+        file.write(f'{bad}\n{{"kind":"close"}}\n')
     with pytest.raises(InputError, match=r"journal.jsonl, line 2: every line"):
         Journal(path).events()
 
 
 def test_a_record_that_is_no_record_is_named_with_its_line(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.append("open")
+    journal.append("open", id="s-0")
     journal.append("record", record={"number": "x"})
     with pytest.raises(InputError, match="line 2"):
         journal.records()
@@ -90,21 +92,21 @@ def test_a_record_that_is_no_record_is_named_with_its_line(tmp_path):
 
 def test_a_journal_that_cannot_be_written_is_a_run_error(tmp_path):
     with pytest.raises(RunError, match=r"journal\.jsonl: the journal cannot be written: No such file"):
-        Journal(tmp_path / "missing" / "journal.jsonl").append("open")
+        Journal(tmp_path / "missing" / "journal.jsonl").append("open", id="s-0")
 
 
 def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
     journal = Journal(tmp_path / "journal.jsonl")
-    journal.append("open")
+    journal.append("open", id="s-0")
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
     with pytest.raises(
         RunError, match=r"only a part of the line\.\nEvery line before is safe\. Make room on this disk"
     ):
-        journal.append("proposal", number=1)
+        journal.append("proposal", number=1, config={"method": "coop"})
     monkeypatch.undo()
     assert [event["kind"] for event in journal.events()] == ["open"]
-    journal.append("close")
+    journal.append("close", why="FAILED")
     assert [event["kind"] for event in journal.events()] == ["open", "close"]
 
 
@@ -112,7 +114,7 @@ def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
 def test_a_torn_last_line_is_mended_and_its_length_told(tmp_path, torn):
     path = tmp_path / "journal.jsonl"
     assert Journal(path).mend() == 0
-    Journal(path).append("open")
+    Journal(path).append("open", id="s-0")
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     assert Journal(path).mend() == len(torn)
@@ -122,7 +124,7 @@ def test_a_torn_last_line_is_mended_and_its_length_told(tmp_path, torn):
 
 def test_who_may_not_write_does_not(tmp_path):
     path = tmp_path / "journal.jsonl"
-    Journal(path).append("open")
+    Journal(path).append("open", id="s-0")
     whole = path.read_bytes() + b"torn"
     path.write_bytes(whole)
 
@@ -130,7 +132,7 @@ def test_who_may_not_write_does_not(tmp_path):
         raise RunError("another driver has taken over")
 
     journal = Journal(path, before=forbid)
-    for write in (lambda: journal.append("close"), journal.mend):
+    for write in (lambda: journal.append("close", why="FAILED"), journal.mend):
         with pytest.raises(RunError, match="taken over"):
             write()
     assert path.read_bytes() == whole
@@ -139,28 +141,28 @@ def test_who_may_not_write_does_not(tmp_path):
 def test_a_journal_that_grows_is_followed_line_by_line(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     assert list(journal.since()) == []
-    journal.append("open")
-    journal.append("proposal", number=0)
+    journal.append("open", id="s-0")
+    journal.append("proposal", number=0, config={"method": "coop"})
     (_, middle, first), (start, end, second) = journal.since()
     assert (first["kind"], second["kind"], start) == ("open", "proposal", middle)
     with journal.path.open("ab") as file:
         file.write(b'{"kind":"rec')
     assert list(journal.since(end)) == []
-    Journal(journal.path).append("close")
+    Journal(journal.path).append("close", why="FAILED")
     assert [event["kind"] for _, _, event in journal.since(end)] == ["close"]
 
 
 def test_the_end_of_a_session_and_what_it_left_are_read_off(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     assert (journal.ended(), journal.unfinished()) == ("", [])
-    journal.append("open")
+    journal.append("open", id="s-0")
     for number in (0, 1, 2):
-        journal.append("proposal", number=number)
+        journal.append("proposal", number=number, config={"method": "coop"})
     journal.append("record", record=record(1))
     assert (journal.ended(), journal.unfinished()) == ("", [0, 2])
     journal.append("close", why="STOPPED")
     assert journal.ended() == "STOPPED"
-    journal.append("open")
+    journal.append("open", id="s-0")
     assert journal.ended() == ""
 
 
@@ -194,7 +196,7 @@ def test_every_line_that_was_acknowledged_is_there_after_a_kill(tmp_path):
     path = tmp_path / "journal.jsonl"
     code = (
         f"from gcsearch.journal import Journal\nj = Journal({str(path)!r})\n"
-        "for n in range(10**6):\n    j.append('run', number=n)\n    print(n, flush=True)"
+        "for n in range(10**6):\n    j.append('run', number=n, stage='search', run_id='')\n    print(n, flush=True)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     try:
@@ -208,3 +210,50 @@ def test_every_line_that_was_acknowledged_is_there_after_a_kill(tmp_path):
     numbers = [event["number"] for event in Journal(path).events()]
     assert numbers == list(range(len(numbers)))
     assert not acknowledged or numbers[-1] >= acknowledged[-1]
+
+
+TIME = '"time":"2026-11-28T00:00:00.000+00:00"'
+DAMAGED = [
+    '{"kind":"record"}',
+    f'{{"kind":"record",{TIME}}}',
+    f'{{"kind":"record",{TIME},"record":{{"number":"x"}}}}',
+    f'{{"kind":"record",{TIME},"record":[]}}',
+    f'{{"kind":"proposal","number":0,{TIME}}}',
+    f'{{"kind":"proposal","number":"0","config":{{"method":"sam"}},{TIME}}}',
+    f'{{"kind":"final",{TIME},"threads":1,"records":[{{}}]}}',
+    f'{{"kind":"final",{TIME},"threads":1}}',
+    f'{{"kind":"close",{TIME}}}',
+    '{"kind":"close","why":"FINISHED"}',
+    '{"kind":"close","why":"FINISHED","time":"yesterday"}',
+    '{"kind":"close","why":"FINISHED","time":"2026-11-28T00:00:00"}',
+    f'{{"kind":"open","id":5,{TIME}}}',
+    f'{{"kind":"run","number":0,{TIME}}}',
+    f'{{"kind":"pack","size":0,{TIME}}}',
+    f'{{"kind":"before","records":5,{TIME}}}',
+    f'{{"kind":"extend","trials":null,"there":1,{TIME}}}',
+    f'{{"kind":"seeds","seeds":5,{TIME}}}',
+    f'{{"kind":"artifact","file":"../../secret",{TIME}}}',
+    '{"kind":[]}',
+    '"record"',
+    "[" * 5000 + "]" * 5000,
+]
+
+
+@pytest.mark.parametrize("damaged", DAMAGED, ids=range(len(DAMAGED)))
+def test_a_line_that_lacks_its_fields_is_named_wherever_it_is_read(tmp_path, damaged):
+    """One reader looks at every line: whatever asks the journal hears the same."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("open", id="s-0")
+    with journal.path.open("a") as file:
+        file.write(damaged + "\n")
+    journal.append("close", why="FAILED")
+    for asked in (journal.events, journal.records, journal.final, journal.ended, journal.unfinished):
+        with pytest.raises(InputError, match=r"journal\.jsonl, line 2.*\n.*restore it, or delete this line"):
+            asked()
+
+
+def test_a_kind_of_line_of_a_later_version_is_passed_over(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("open", id="s-0")
+    journal.append("weather", sky="blue")
+    assert journal.ended() == ""

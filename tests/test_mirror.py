@@ -100,11 +100,11 @@ def test_what_the_journal_says_appears_in_mlflow_and_run_ids_in_the_journal(swee
     with Following(sweep) as one:
         assert one.journal.append("record", record=a_record(0)) is None
         one.has([0])
-        one.journal.append("proposal", number=1)
+        one.journal.append("proposal", number=1, config={"method": "coop"})
         one.journal.append("record", record=a_record(1))
         one.has([0, 1])
         assert parent(sweep).info.status == "RUNNING"
-        one.journal.append("final", records=[a_record(0, stage="test", label="champion")])
+        one.journal.append("final", records=[a_record(0, stage="test", label="champion")], threads=1)
         (sweep.folder / "report.html").write_text("<html>")
         one.journal.append("artifact", file="report.html")
         one.journal.append("close", why="FINISHED")
@@ -139,7 +139,7 @@ def test_an_oracles_search_and_confirmation_have_runs_of_their_own(sweep):
     """Both are measured in the stage `test`."""
     searched, chosen = a_record(0, stage="test"), a_record(0, stage="test", label="champion")
     sweep.journal.append("record", record=searched)
-    sweep.journal.append("final", records=[chosen])
+    sweep.journal.append("final", records=[chosen], threads=1)
     sweep.journal.append("close", why="FINISHED")
     assert Following(sweep).mirror.sync() == 2
     read = Sweep(sweep.name, sweep.store, sweep.folder)

@@ -40,7 +40,7 @@ def lease(sweep):
 
 def searched(sweep, count, **changes):
     for number in range(count):
-        sweep.journal.append("proposal", number=number)
+        sweep.journal.append("proposal", number=number, config={"method": "coop"})
         time.sleep(0.002)  # or all lines have one time where nothing has to reach a disk
         sweep.journal.append("record", record=a_record(number, **changes))
 
@@ -60,7 +60,7 @@ def test_how_a_session_ended_is_its_state(sweep, why, state):
     if why:
         sweep.journal.append("close", why=why)
     assert (stand(sweep).state, stand(sweep).driver) == (state, None)
-    sweep.journal.append("open")
+    sweep.journal.append("open", id="s-0")
     assert stand(sweep).state == "dead"
 
 
@@ -101,7 +101,7 @@ def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
     assert found.per_minute > 0
     assert (found.journal_lines, found.mlflow_lines) == (9, 0)
     assert dict(found.lines())["MLflow"] == "lacks the journal's last 9 lines"
-    sweep.journal.append("open", trials=3)
+    sweep.journal.append("open", id="demo-0", trials=3)
     assert (stand(sweep).total, stand(sweep).per_minute, stand(sweep).stage) == (3, None, "confirm")
     sweep.journal.append("final", records=[], threads=1)
     assert stand(sweep).stage == "over"
