@@ -1,15 +1,99 @@
-"""Addresses of MLflow stores: which can keep runs, how they are shown. Knows no MLflow, so that checking is quick."""
+"""Addresses of MLflow stores: which can keep runs, what of them is a secret, how they are shown. Knows no MLflow."""
 
 from __future__ import annotations
 
 import re
 import urllib.parse
 from pathlib import Path
+from typing import NamedTuple
 
-from gcsearch.errors import InputError
+from gcsearch.errors import MASK, InputError, masked
 from gcsearch.paths import absolute, sqlite_uri
 
 _SERVERS, _DATABASES = ("http", "https"), ("sqlite", "postgresql", "mysql", "mssql")
+_OPEN = ("host", "port", "user", "driver", "charset", "mode", "sslmode", "timeout", "connect_timeout", "service")
+"""Parts of a query that everybody may see. Any other value is taken for a secret, whatever its name is."""
+_SHORTEST = 3  # characters of a secret that is looked for in other texts
+
+
+class _Parts(NamedTuple):
+    """An address in parts: `scheme://login@place?query`. A login may hold "@" itself, and is the longest that fits."""
+
+    scheme: str
+    login: str
+    place: str
+    query: tuple[str, ...]
+
+    @property
+    def kind(self) -> str:
+        return self.scheme.partition("+")[0]
+
+    @property
+    def user(self) -> str:
+        """Whom a database is asked as. That of a server is none: it may be a token."""
+        user, colon, _ = self.login.partition(":")
+        plain = re.fullmatch(r"[\w.%-]+", user) and (colon or "@" not in self.login)
+        return user if plain and self.kind in _DATABASES else ""
+
+    def text(self, login: str, query: tuple[str, ...]) -> str:
+        """The address with another login and another query."""
+        before = f"{self.scheme}://" if self.scheme else ""
+        return f"{before}{login}{'@' if login else ''}{self.place}{'?' if query else ''}{'&'.join(query)}"
+
+
+def _split(uri: str) -> _Parts:
+    scheme, slashes, rest = uri.partition("://")
+    if not slashes:
+        scheme, rest = "", uri
+    before, *query = re.split(r"\?(?=[\w.-]+=)", rest, maxsplit=1)
+    if scheme.startswith("sqlite"):
+        return _Parts(scheme, "", before, _pairs(*query))
+    login, _, place = before.rpartition("@")
+    place, _, fragment = place.partition("#")
+    return _Parts(scheme, login, place, (*_pairs(*query), *_pairs(fragment)))
+
+
+def _pairs(query: str = "") -> tuple[str, ...]:
+    return tuple(filter(None, re.split("[&;]", query)))
+
+
+def _is_open(pair: str) -> bool:
+    name, _, value = pair.partition("=")
+    return name.lower() in _OPEN and bool(re.fullmatch(r"[\w.,:/%+ -]*", value))
+
+
+def shown(uri: str) -> str:
+    """`uri` for people: without password, token, or any part of a query that is not known to be harmless."""
+    parts = _split(uri)
+    login = (f"{parts.user}:{MASK}" if parts.user and ":" in parts.login else parts.user) or MASK
+    query = tuple(pair if _is_open(pair) else f"{pair.partition('=')[0]}={MASK}" for pair in parts.query)
+    return parts._replace(place=masked(parts.place)).text(login if parts.login else "", query)
+
+
+def without_secrets(uri: str) -> str:
+    """`uri` as it may be kept in files that others read: the same where it has no secrets."""
+    parts = _split(uri)
+    return parts.text(parts.user, tuple(filter(_is_open, parts.query)))
+
+
+def has_secrets(uri: str) -> bool:
+    """Whether `uri` must not be kept in files that others read."""
+    return without_secrets(uri) != uri
+
+
+def scrubbed(text: str, uri: str) -> str:
+    """`text`, which may quote the address `uri` or parts of it, without its secrets."""
+    parts = _split(uri)
+    login = parts.login.removeprefix(f"{parts.user}:") if parts.user else parts.login
+    values = [pair.partition("=")[2] for pair in parts.query if not _is_open(pair)]
+    user, _, password = login.partition(":")
+    raw = [] if login == parts.user else [login, user, password]
+    wanted = {form for one in (*raw, *values) for form in (one, urllib.parse.unquote(one), urllib.parse.quote(one))}
+    text = text.replace(uri, shown(uri))
+    for secret in sorted(wanted, key=len, reverse=True):
+        if len(secret) >= _SHORTEST:
+            text = text.replace(secret, MASK)
+    return masked(text)
 
 
 def check_uri(uri: str) -> None:
@@ -19,23 +103,37 @@ def check_uri(uri: str) -> None:
         InputError: a plain folder, an unknown kind of store, a server without a name, or a SQLite file whose
             folder is not there.
     """
-    scheme, slashes, place = uri.partition("://")
-    if not slashes or scheme == "file":
+    parts = _split(uri)
+    if parts.scheme in ("", "file"):
         raise InputError(
             "runs are kept in a database or on a server, not in a plain folder",
             key="tracking.uri",
-            received=uri,
+            received=shown(uri),
             remedy="Write for example `sqlite:////path/to/mlflow.db`, or leave the key out.",
         )
-    if scheme.partition("+")[0] not in (*_SERVERS, *_DATABASES):
+    if parts.kind not in (*_SERVERS, *_DATABASES):
         rule = "a store must be of a known kind"
         known = f"Known: {', '.join(f'{kind}://' for kind in (*_SERVERS, *_DATABASES))}."
         raise InputError(rule, key="tracking.uri", received=shown(uri), remedy=known)
-    if scheme in _SERVERS and not urllib.parse.urlsplit(uri).hostname:
+    if re.search(r"[/\s]", parts.login):
+        rule, remedy = "a login has no slashes and spaces", "Write `%2F` for `/`, `%40` for `@` and `%20` for a space."
+        raise InputError(rule, key="tracking.uri", received=shown(uri), remedy=remedy)
+    if parts.kind in _SERVERS and not _hostname(uri):
         rule = "the address of a server must name one"
-        raise InputError(rule, key="tracking.uri", received=uri, remedy="Write for example `http://127.0.0.1:5000`.")
-    if scheme.partition("+")[0] == "sqlite":
-        _check_sqlite(uri, place)
+        remedy = "Write for example `http://127.0.0.1:5000`."
+        raise InputError(rule, key="tracking.uri", received=shown(uri), remedy=remedy)
+    if parts.kind == "sqlite":
+        _check_sqlite(uri, uri.partition("://")[2])
+
+
+def _hostname(uri: str) -> str:
+    """The server that an address names; empty where it names none, or its port is no port."""
+    try:
+        split = urllib.parse.urlsplit(uri)
+        _ = split.port
+    except ValueError:
+        return ""
+    return split.hostname or ""
 
 
 def absolute_uri(uri: str, folder: Path) -> str:
@@ -55,19 +153,15 @@ def is_server(uri: str) -> bool:
 
 def _check_sqlite(uri: str, place: str) -> None:
     """MLflow would make a missing folder, so that a misspelt path begins an empty store without a word."""
+    received = shown(uri)
     file = Path(urllib.parse.unquote(place.partition("?")[0].removeprefix("/")))
     if not place.startswith("/") or str(file) in (".", ":memory:"):
         rule = "a SQLite store must be a file, which outlives the process"
         remedy = "Write `sqlite:///` and then the path: `sqlite:////path/to/mlflow.db`."
-        raise InputError(rule, key="tracking.uri", received=uri, remedy=remedy)
+        raise InputError(rule, key="tracking.uri", received=received, remedy=remedy)
     if file.is_dir():
         remedy = f"Write for example `sqlite:///{file / 'mlflow.db'}`."
-        raise InputError("a SQLite store is a file, not a folder", key="tracking.uri", received=uri, remedy=remedy)
+        raise InputError("a SQLite store is a file, not a folder", key="tracking.uri", received=received, remedy=remedy)
     if not file.parent.is_dir():
         remedy = "Make the folder, or correct the path: `sqlite:///` and then the path (four slashes if absolute)."
-        raise InputError(f"the folder {file.parent} must exist", key="tracking.uri", received=uri, remedy=remedy)
-
-
-def shown(uri: str) -> str:
-    """`uri` without a password."""
-    return re.sub(r"(://[^:/@]+):[^@]+@", r"\1:***@", uri)
+        raise InputError(f"the folder {file.parent} must exist", key="tracking.uri", received=received, remedy=remedy)

@@ -10,16 +10,33 @@ GcsearchError               base; the command line prints it without a traceback
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
+MASK = "***"
+
+_LOGIN = re.compile(r"(?<!sqlite)(:/{1,2})[^\s'\"`<>]*@")  # of an address, also as a path, which has but one stroke
+_SECRET = re.compile(r"(?i)\b([\w-]*(?:passw(?:or)?d|pwd|token|secret|api_?key|sslkey|odbc_connect))=[^\s&;'\"`,]+")
+
+
+def masked(text: str) -> str:
+    """`text` without logins of addresses and values of passwords, wherever they stand in it.
+
+    `gcsearch.addresses` knows what of an address is a secret. This is for texts that quote what anybody wrote anywhere.
+    """
+    return _SECRET.sub(rf"\1={MASK}", _LOGIN.sub(rf"\1{MASK}@", text))
+
 
 class GcsearchError(Exception):
-    """Base of the tree; `exit_code` is what the command line ends with."""
+    """Base of the tree; `exit_code` is what the command line ends with. Its words hold no secrets."""
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(masked(message))
 
 
 _LONGEST = 400
@@ -64,7 +81,9 @@ class InputError(GcsearchError, ValueError):
         where = printable(", ".join(part for part in (self.file, key) if part))
         text = f"{where}: {rule}" if where else rule
         if received is not None:
-            shown = printable(received if isinstance(received, str) else repr(received))
+            # A login may have anything in it, even spaces: what was received is an address or has none.
+            shown = received if isinstance(received, str) else repr(received)
+            shown = printable(re.sub(r"(?<!sqlite)://.*@", f"://{MASK}@", shown))
             text += f", got {shown if len(shown) <= _LONGEST else f'{shown[:_LONGEST]}... ({len(shown)} characters)'}"
         text += "." if not text.endswith((".", "!", "?")) else ""
         super().__init__(f"{text}\n{remedy}" if remedy else text)

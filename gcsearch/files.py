@@ -167,15 +167,15 @@ def to_toml(content: dict[str, Any], comment: str = "") -> str:
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write to that takes the place of `path` when the block ends well.
+def whole(path: Path, mode: int = 0o666) -> Iterator[IO[bytes]]:
+    """A file to write to that takes the place of `path` when the block ends well; `mode` as in `os.open`.
 
     Written aside, synced, renamed: a reader sees the old file or the new one, never a part.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with aside.open("wb") as file:
+        with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -189,9 +189,9 @@ def is_full(error: OSError) -> bool:
     return error.errno in (errno.ENOSPC, errno.EDQUOT) or f"[errno {errno.ENOSPC}]" in str(error)  # the latter: Arrow
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     """Write a whole file, see `whole`."""
-    with whole(path) as file:
+    with whole(path, mode) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 

@@ -108,7 +108,7 @@ def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
     for key, values in dotted.flat(table if isinstance(table, dict) else {"": table}):
         place = f'matrix."{key}"' if key else "matrix"
         fitting = isinstance(values, list) and values and not any(isinstance(value, dict) for value in values)
-        if not fitting or key == "name" or not key:
+        if not fitting or key in ("name", "tracking.uri") or not key:
             raise InputError(
                 'a matrix has keys of the pipeline, such as "task.shots", each with a list of values',
                 file=file,

@@ -17,7 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gcsearch import files
-from gcsearch.addresses import is_server, shown
+from gcsearch.addresses import is_server, scrubbed, shown
 from gcsearch.errors import GcsearchError
 from gcsearch.journal import Event, Journal, RunKey, run_key, run_of
 from gcsearch.schema import CHAMPION, SHORTLISTED, TrialRecord
@@ -145,7 +145,8 @@ class Mirror:
         except Exception as error:  # whatever a store, a driver or a full disk may raise: the sweep goes on
             # What was under way may have happened all the same: the runs are looked up anew before the next try.
             self._tracker = None
-            return str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"
+            told = str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"
+            return scrubbed(told, self.uri)
         return ""
 
     def _announce(self, error: str) -> None:

@@ -28,7 +28,7 @@ from gcsearch.schema import (
 from gcsearch.spaces import SearchSpace
 from gcsearch.stages import Session, guarded, judge, over
 from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store, cache_address, cache_folder, cache_place
-from gcsearch.sweep import Sweep, open_sweep
+from gcsearch.sweep import Sweep, open_form, open_sweep
 from gcsearch.watcher import Watcher
 from gcsearch.where import Where
 
@@ -63,7 +63,8 @@ def run(
         RunError: no trial completed. TooManyFailures: more failed than `search.max_failed`; results are kept.
     """
     pipeline = _given(pipeline, overrides, quick=quick)
-    space = check(pipeline)
+    space, uri = check(pipeline), pipeline.tracking.uri
+    pipeline = open_form(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
     with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}", listener.warn) as driver:
         texts = _texts(pipeline)
@@ -74,9 +75,8 @@ def run(
                 return _judged(Sweep(pipeline.name, located, located.sweep(pipeline.name)), pipeline)
         known = Sweep(pipeline.name, located, located.sweep(pipeline.name))
         added = () if fresh else _added_seeds(known)
-        _drive(
-            driver, pipeline, space, located, lambda: _open_or_begin(pipeline, located, texts, fresh), listener, added
-        )
+        begin = partial(_open_or_begin, pipeline, located, texts, fresh, uri)
+        _drive(driver, pipeline, space, located, begin, listener, added)
     return Sweep(pipeline.name, located, located.sweep(pipeline.name))
 
 
@@ -110,7 +110,9 @@ def _drive(
     with grounds.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
         _prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher)
-        Session(begin(), pipeline, space, where, watcher, driver).run()
+        sweep = begin()
+        sweep.hide_address()
+        Session(sweep, pipeline, space, where, watcher, driver).run()
 
 
 def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
@@ -303,7 +305,7 @@ def cache(
     Raises:
         InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
     """
-    pipeline = _given(pipeline, overrides)
+    pipeline = open_form(_given(pipeline, overrides))
     space, where = check(pipeline), grounds.find(pipeline)
     with grounds.joined(where):
         _prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
@@ -362,14 +364,16 @@ def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> Non
             raise InputError(error.rule, key=key, received=received, remedy=error.remedy) from None
 
 
-def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], fresh: bool) -> Sweep:
+def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], fresh: bool, uri: str | None) -> Sweep:
     folder = store.sweep(pipeline.name)
     if folder.exists() and fresh:
         folder.rename(_free_name(folder))
     for name, text in texts.items():
         if not (folder / name).exists() or files.read_text(folder / name) != text:  # it may go on elsewhere
             files.write_whole(folder / name, text)
-    return Sweep(pipeline.name, store, folder)
+    sweep = Sweep(pipeline.name, store, folder)
+    sweep.keep_address(uri)
+    return sweep
 
 
 def _free_name(folder: Path) -> Path:

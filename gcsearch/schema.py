@@ -612,7 +612,7 @@ class Resources(Model):
 class Tracking(Model):
     """Where MLflow keeps the runs. No `uri`: SQLite and an artifact folder inside the store."""
 
-    uri: Text | None = None
+    uri: Text | None = Field(default=None, repr=False)  # it may hold a password
     experiment: Text | None = None
 
 

@@ -2,7 +2,7 @@
 
 STORE/                          `--store`, else $GCSEARCH_STORE, else ./gcsearch-store
     mlflow.db  artifacts/       the embedded MLflow store
-    sweeps/NAME/                one sweep: pipeline.toml, space.toml, journal.jsonl, ray/, ...
+    sweeps/NAME/                one sweep: pipeline.toml, space.toml, journal.jsonl, ray/, ...; tracking-uri
     sweeps/.NAME.lease          while a driver runs it, see `gcsearch.lease`
     matrices/NAME.json          which sweeps a pipeline with a matrix has made
 CACHE/                          $GCSEARCH_CACHE, else the user's cache folder; with an address in $GCSEARCH_CACHE

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcsearch import files, selection
+from gcsearch.addresses import has_secrets, without_secrets
 from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
 from gcsearch.joint import seen_from
@@ -23,8 +24,19 @@ if TYPE_CHECKING:
 
     from gcsearch.comparison import Finished
 
+ADDRESS = "tracking-uri"
+
 RECHECK = "recheck"
 """The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
+
+
+def open_form(pipeline: Pipeline) -> Pipeline:
+    """The pipeline as others may read it: its address without password and the like."""
+    tracking = pipeline.tracking
+    if tracking.uri is None or not has_secrets(tracking.uri):
+        return pipeline
+    uri = without_secrets(tracking.uri)
+    return pipeline.model_copy(update={"tracking": tracking.model_copy(update={"uri": uri})})
 
 
 def kept_of(folder: Path, whole: Task, task: Task) -> Path:
@@ -70,10 +82,16 @@ class Sweep:
         return str(opened[0]["id"]) if opened else f"{self.name}-{secrets.token_hex(4)}"
 
     @cached_property
-    def pipeline(self) -> Pipeline:
+    def _written(self) -> Pipeline:
+        """The content of the sweep's pipeline.toml, in which earlier versions kept secrets."""
         path = self.folder / PIPELINE_FILE
         pipeline = Pipeline.from_dict(files.read_toml(path), file=path)
         return self._on_kept_space(pipeline) if files.is_file_name(pipeline.search.space) else pipeline
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """What the sweep was asked for, without the secrets of its address: those are in `mlflow_uri` only."""
+        return open_form(self._written)
 
     @property
     def as_begun(self) -> Pipeline:
@@ -163,7 +181,29 @@ class Sweep:
     @property
     def mlflow_uri(self) -> str:
         """The MLflow store that keeps the sweep's runs."""
-        return self.pipeline.tracking.uri or self.store.mlflow_uri
+        if self.address.exists():
+            return files.read_text(self.address).strip()
+        return self._written.tracking.uri or self.store.mlflow_uri
+
+    @property
+    def address(self) -> Path:
+        """The file of the address with its secrets, which only its owner can read. There where it has some."""
+        return self.folder / ADDRESS
+
+    def keep_address(self, uri: str | None) -> None:
+        """Keep `uri` so that who goes on finds its secrets; without any, those of the same address stay."""
+        if uri and has_secrets(uri):
+            files.write_whole(self.address, uri + "\n", mode=0o600)
+        elif self.address.exists() and uri != without_secrets(files.read_text(self.address).strip()):
+            self.address.unlink()
+
+    def hide_address(self) -> None:
+        """Take the secrets of its address out of a pipeline.toml that an earlier version wrote."""
+        if self._written != self.pipeline:
+            self.keep_address(self._written.tracking.uri)
+            content = files.read_toml(self.folder / PIPELINE_FILE)
+            content["tracking"]["uri"] = self.pipeline.tracking.uri
+            files.write_whole(self.folder / PIPELINE_FILE, files.to_toml(content))
 
     def export(self, folder: str | Path, *, classes: Sequence[str] = (), force: bool = False) -> Path:
         """Write the champion to `folder`, see `gcsearch.export`, and return the folder.

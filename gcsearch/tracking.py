@@ -10,6 +10,7 @@ of a journal that was written long ago, meets the same runs.
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import logging
 import os
@@ -28,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from gcsearch import moved
-from gcsearch.addresses import check_uri, is_server, shown
+from gcsearch.addresses import check_uri, is_server, scrubbed, shown, without_secrets
 from gcsearch.errors import InputError, RunError
 from gcsearch.files import write_whole
 from gcsearch.methods import Trained, title_and_tags
@@ -435,11 +436,14 @@ def error_code(error: Exception) -> str:
 def _probe(uri: str) -> None:
     """Fail within seconds where no server listens, before the client's own patient retries."""
     try:
-        urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=10).close()  # noqa: S310
+        # Without the login, which urllib does not know.
+        address = without_secrets(uri).partition("?")[0].rstrip("/")
+        urllib.request.urlopen(f"{address}/health", timeout=10).close()  # noqa: S310
     except urllib.error.HTTPError:
         return  # something answers; whether it lets us in is for the client to find out
-    except (OSError, ValueError) as error:
-        raise RunError(f"The MLflow server at {shown(uri)} does not answer: {_sentence(error)}") from error
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        why = scrubbed(_sentence(error), uri)
+        raise RunError(f"The MLflow server at {shown(uri)} does not answer: {why}") from error
 
 
 @contextmanager
@@ -450,7 +454,7 @@ def _speaking_of(uri: str) -> Iterator[None]:
     except (InputError, RunError):
         raise
     except Exception as error:
-        raise RunError(f"The MLflow store {shown(uri)} refused: {shown(_sentence(error))}") from error
+        raise RunError(f"The MLflow store {shown(uri)} refused: {scrubbed(_sentence(error), uri)}") from error
 
 
 def _sentence(error: Exception) -> str:

@@ -404,7 +404,7 @@ def test_run_names_can_be_read(changes, name):
         ("{folder}", "not in a plain folder"),
         ("file://{folder}", "not in a plain folder"),
         ("sqllite:///{folder}/mlflow.db", r"known kind, got sqllite:///.*\nKnown: .*sqlite://"),
-        ("nosuch://user:secret@host/x", r"known kind, got nosuch://user:\*\*\*@host/x"),
+        ("nosuch://user:secret@host/x", r"known kind, got nosuch://\*\*\*@host/x"),
         ("sqlite:///{folder}/missing/mlflow.db", r"the folder .*/missing must exist"),
         ("sqlite:///{folder}", r"a file, not a folder.*\n.*mlflow.db"),
         ("sqlite://", "outlives the process"),
