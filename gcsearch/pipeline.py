@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 from gcsearch import files, methods, spaces
 from gcsearch import where as grounds
 from gcsearch.configuration import check, load, load_trial, with_paths_of_the_command
+from gcsearch.dotted import flat
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
 from gcsearch.lease import Driver, Seen, Wish, ask, driving
@@ -264,15 +267,57 @@ def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> N
     folder = store.sweep(pipeline.name)
     if not (folder / PIPELINE_FILE).exists():
         return
-    began = Sweep(pipeline.name, store, folder).pipeline
-    if _anywhere(began) != _anywhere(pipeline) or files.read_text(folder / SPACE_FILE) != texts[SPACE_FILE]:
+    sweep = Sweep(pipeline.name, store, folder)
+    before, now = (dict(flat(_anywhere(one).to_dict())) for one in (sweep.pipeline, pipeline))
+    before |= {f"space: {key}": value for key, value in flat(files.read_toml(folder / SPACE_FILE))}
+    now |= {f"space: {key}": value for key, value in flat(files.parse_toml(texts[SPACE_FILE]))}
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        began, wanted = (_told({key: one.get(key) for key in differing}) for one in (before, now))
+        anew = "For another sweep: `--set name=OTHER`; for this one anew, the old one kept beside it: `--fresh`."
         raise InputError(
-            "a sweep goes on with the pipeline and space that it began with; these differ",
+            f"a sweep goes on with the pipeline and space that it began with: {began}",
             file=folder / PIPELINE_FILE,
-            key="name",
-            received=pipeline.name,
-            remedy="Begin another sweep with `--set name=OTHER`, or anew with --fresh (the old one is kept).",
+            received=wanted,
+            remedy="\n".join([*_commands(sweep, pipeline, differing), anew]),
         )
+
+
+def _told(values: Mapping[str, object]) -> str:
+    """Keys with their values; of many the first."""
+    some = [
+        f"{key} = {_cut(json.dumps(value, default=str)) if value is not None else 'not set'}"
+        for key, value in values.items()
+    ]
+    more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+    return ", ".join(some[:_NAMED]) + more
+
+
+_NAMED = 6
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _commands(sweep: Sweep, pipeline: Pipeline, differing: Sequence[str]) -> list[str]:
+    """What gives the sweep what is asked of it more, where nothing else differs: trials, seeds of the confirmation."""
+    if not set(differing) <= {"search.trials", "confirm.seeds"}:
+        return []
+    elsewhere = "" if sweep.store == Store.locate() else f" --store {shlex.quote(str(sweep.store.root))}"
+    added = pipeline.search.trials - sweep.trials
+    known = {seed for batch in sweep.confirmed_seeds for seed in batch}
+    seeds = [str(seed) for seed in pipeline.confirm.seeds if seed not in known]
+    commands = []
+    if "search.trials" in differing and added > 0:
+        commands.append(f"For more trials: `gcsearch extend {sweep.name} --trials {added}{elsewhere}`.")
+    elif "search.trials" in differing:
+        commands.append(f"The sweep has {sweep.trials} trials, and none is taken away.")
+    if "confirm.seeds" in differing and seeds:
+        commands.append(f"For more seeds: `gcsearch confirm {sweep.name} --seeds {','.join(seeds)}{elsewhere}`.")
+    if not over(sweep.journal):
+        commands.insert(0, f"Finish it first: `gcsearch resume {sweep.name}{elsewhere}`.")
+    return commands
 
 
 def check_goes_on(pipeline: Pipeline, store: Store) -> None:

@@ -43,7 +43,9 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
     if not pipeline.tracking.uri:
         moved.follow(store)
     try:
-        every = read_records(Sweep(pipeline.name, store, store.sweep(pipeline.name)).mlflow_uri, name)
+        own = Sweep(pipeline.name, store, store.sweep(pipeline.name))
+        uri = own.mlflow_uri if own.address.exists() else pipeline.tracking.uri or store.mlflow_uri
+        every = read_records(uri, name)
     except InputError as error:
         raise InputError(error.rule, key=key, received=name, remedy=error.remedy) from None
     # Not by the stage: an oracle searches in that of the confirmation.

@@ -428,4 +428,4 @@ def test_the_cursor_names_the_store_without_its_password(tmp_path):
     one = Following(sweep).mirror
     one._opened = lambda: type("Tracker", (), {"end_orphans": lambda self: 0})()
     one._catch_up()
-    assert json.loads((sweep.folder / "synced.json").read_text()) == {"uri": "postgresql://me:***@db/x", "lines": 1}
+    assert json.loads((sweep.folder / "synced.json").read_text()) == {"uri": "postgresql://me@db/x", "lines": 1}
