@@ -6,7 +6,6 @@ that `gcsearch --help` answers at once.
 
 from __future__ import annotations
 
-import os
 import shlex
 import signal
 import sys
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
+from gcsearch import interrupts, streams
 from gcsearch.tables import (
     Form,
     near,
@@ -113,39 +113,47 @@ def options(
 
 
 def main() -> NoReturn:
-    """Entry point. Exit codes: 0 done, 1 failed, 2 wrong input, 3 too many failed trials, 130/143 interrupted."""
+    """Entry point.
+
+    Exit codes: 0 done, 1 failed, 2 wrong input, 3 too many failed trials, 129/130/143 interrupted by SIGHUP, SIGINT,
+    SIGTERM.
+    """
+    streams.steady()
+    streams.one_line_warnings()
+    interrupts.catch(_SignalError)
+    code = _run_command()
+    if why := streams.trouble():
+        _say(f"not all could be printed: {why}; what was computed is kept")
+        code = code or 1
+    sys.exit(code)
+
+
+def _run_command() -> int | str:
+    """Run what the command line asks for; its exit code."""
     from gcsearch.errors import GcsearchError
 
-    signal.signal(signal.SIGTERM, _terminate)
-    stdout = sys.stdout
     try:
         app(standalone_mode=True)
     except SystemExit as end:
-        # Typer replaces stdout and ends with 1 where the reader has gone (`| head`), which is no failure.
-        sys.exit(end.code if sys.stdout is stdout else 0)
+        return end.code or 0
     except GcsearchError as error:
         _say(str(error))
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read us has seen enough (`| head`); what is still to be flushed goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        return error.exit_code
     except OSError as error:
         _say(f"{error.filename or ''}: {error.strerror or error}")
-        sys.exit(1)
+        return 1
     except KeyboardInterrupt:
-        _interrupted(130)
-    except _TerminatedError:
-        _interrupted(143)
-    sys.exit(0)
+        return _interrupted(signal.SIGINT)
+    except _SignalError as error:
+        return _interrupted(error.number)
+    return 0
 
 
-class _TerminatedError(BaseException):
-    """SIGTERM, as an exception that no handler for errors swallows."""
+class _SignalError(BaseException):
+    """A signal, as an exception that no handler for errors swallows."""
 
-
-def _terminate(number: int, frame: object) -> NoReturn:
-    raise _TerminatedError
+    def __init__(self, number: int) -> None:
+        self.number = number
 
 
 def _say(text: str) -> None:
@@ -153,9 +161,9 @@ def _say(text: str) -> None:
     print(f"gcsearch: {text}", file=sys.stderr)
 
 
-def _interrupted(code: int) -> NoReturn:
-    _say("interrupted; the same command goes on where it stopped")
-    sys.exit(code)
+def _interrupted(number: int) -> int:
+    _say(f"interrupted by {signal.Signals(number).name}; {interrupts.advice}")
+    return 128 + number
 
 
 def _overrides(sets: list[str] | None) -> dict[str, str]:
@@ -240,7 +248,8 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, s
 
     def watch(pipeline: Pipeline) -> ProgressWatcher:
         over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
-        _announce(made, pipeline, over)
+        if over or not quiet:
+            _announce(made, pipeline, over)
         return _watch(pipeline.search.ranking_metric, quiet=quiet)
 
     def on_end(ended: Ended) -> None:

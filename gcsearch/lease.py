@@ -15,7 +15,6 @@ import contextlib
 import json
 import os
 import secrets
-import signal
 import tempfile
 import threading
 import time
@@ -25,7 +24,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 
-from gcsearch import files
+from gcsearch import files, interrupts
 from gcsearch.errors import InputError, Interrupted, RunError
 from gcsearch.provenance import Process, this_process
 from gcsearch.schema import Model
@@ -301,7 +300,7 @@ class Driver:
         one ends where it calls `check`.
         """
         if self._main and not self._ended.is_set():
-            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            interrupts.wake()
 
 
 @contextlib.contextmanager
@@ -312,29 +311,16 @@ def driving(path: Path, what: str, say: Callable[[str], None] = lambda text: Non
         InputError: somebody else does.
         Interrupted, RunError: see `Driver.check`; also where the block was ended by an interrupt that came of it.
     """
-    driver = Driver(Lease.take(path, what, say))
-    try:
-        with _interruptible():
+    with interrupts.handled():
+        driver = Driver(Lease.take(path, what, say))
+        try:
             yield driver
-    except KeyboardInterrupt:
-        driver.check()
-        raise
-    finally:
-        driver.end()
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGINT interrupts the block also where it is ignored, as in what a script has sent to the background."""
-    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    if not ignored or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        except KeyboardInterrupt:
+            driver.check()
+            raise
+        finally:
+            with interrupts.held():
+                driver.end()
 
 
 def _now() -> str:

@@ -46,7 +46,8 @@ class ProgressWatcher(Watcher):
 
     def __init__(self, objective: str = "", *, quiet: bool = False) -> None:
         self.objective = objective
-        self.console = Console(stderr=True, quiet=quiet)
+        self.console = Console(stderr=True)
+        self.quiet = quiet
         self.bars = Progress(
             TextColumn("{task.description:<28}"),
             BarColumn(bar_width=30),
@@ -122,13 +123,15 @@ class ProgressWatcher(Watcher):
         return self.best is None or order(record, self.objective) < order(self.best, self.objective)
 
     def cluster(self, description: str) -> None:
-        self.console.print(f"gcsearch: on the cluster {description}", highlight=False)
+        if not self.quiet:
+            self.console.print(f"gcsearch: on the cluster {description}", highlight=False)
 
     def warn(self, text: str) -> None:
-        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True)
+        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
 
     def mended(self, text: str) -> None:
-        self.console.print(f"gcsearch: mended: {text}", highlight=False, soft_wrap=True)
+        if not self.quiet:
+            self.console.print(f"gcsearch: mended: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def _show_settings(self) -> None:
         # A running setting counts with the share of its epochs, so that the bar moves between two packs.
@@ -143,7 +146,7 @@ class ProgressWatcher(Watcher):
             self._say()
 
     def _say(self) -> None:
-        if self.console.quiet:
+        if self.quiet:
             return
         self.spoke = time.monotonic()
         share = f"{100 * self.done / self.total:.0f} %" if self.total else ""

@@ -51,6 +51,7 @@ def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callab
     """Print a table; `strong` says which cells, by row and column, are bold."""
     from rich import box
     from rich.console import Console
+    from rich.measure import Measurement
     from rich.table import Table
     from rich.text import Text
 
@@ -72,6 +73,8 @@ def _table(title: str, columns: list[str], rows: list[list[str]], strong: Callab
     for line, row in enumerate(rows):
         # Text, because in a plain string rich takes brackets, as around tags, for markup.
         table.add_row(*(Text(cell, style="bold" if strong(line, i) else "") for i, cell in enumerate(row)))
+    # Rather than lose a column, a row goes beyond the edge of a narrow terminal.
+    console.width = max(console.width, Measurement.get(console, console.options.update(width=1000), table).minimum)
     console.print(table)
 
 

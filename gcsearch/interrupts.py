@@ -1,0 +1,173 @@
+"""SIGINT, SIGTERM and SIGHUP in one place: how they end what this process does, and when they have to wait.
+
+Ray bears no exception but KeyboardInterrupt inside its own calls, so that is what a signal raises while a sweep runs;
+what the caller's own handler, or the default one, does comes when everything has been put away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+PATIENCE = 20.0
+"""Seconds in which a second signal changes nothing: the first one is being obeyed. A later one interrupts again."""
+
+
+advice = "the same command goes on where it stopped"
+"""What the command line says of an interruption; who knows better puts another sentence here."""
+
+
+class _State:
+    """What this process knows of signals; only its main thread, where handlers run, changes it."""
+
+    depth = 0  # blocks of `handled` that are open
+    held = 0  # blocks of `held` that are open
+    waiting = False  # an interrupt has come while one was
+    first: int | None = None  # the signal that ends the outermost block
+    at = 0.0  # when it came, or the last one that was obeyed
+    woken = False  # `wake` was called, and its signal has not come yet
+    ignored: frozenset[int] = frozenset()  # signals that were ignored before the block
+
+
+_state = _State()
+
+
+def _in_main() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
+def _on_signal(number: int, frame: FrameType | None) -> None:
+    if _state.woken and number == signal.SIGINT:
+        _state.woken = False
+        _interrupt()
+        return
+    if number in _state.ignored:
+        return
+    now = time.monotonic()
+    if _state.first is not None and now - _state.at < PATIENCE:
+        return
+    _state.first, _state.at = _state.first or number, now
+    _interrupt()
+
+
+def _interrupt() -> None:
+    if _state.held and not _state.waiting:
+        _state.waiting = True
+        return
+    raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def handled() -> Iterator[None]:
+    """A signal raises KeyboardInterrupt in the block, and does what it did before once the block has ended.
+
+    One that was ignored before, as SIGHUP under `nohup`, stays so. Blocks may stand in each other: the outermost one
+    counts. Outside the main thread, where no handler can be set, nothing is done.
+    """
+    if not _in_main():
+        yield
+        return
+    if _state.depth:
+        _state.depth += 1
+        try:
+            yield
+        finally:
+            _state.depth -= 1
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    _state.depth, _state.first, _state.waiting, _state.woken = 1, None, False, False
+    _state.ignored = frozenset(number for number, handler in before.items() if handler is signal.SIG_IGN)
+    try:
+        for number in SIGNALS:
+            signal.signal(number, _on_signal)
+        yield
+    finally:
+        _state.depth = 0
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        if (came := received()) is not None:
+            signal.raise_signal(came)
+
+
+def received() -> int | None:
+    """The signal that has come in the outermost block of `handled`, or in the one that ended last."""
+    return _state.first
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """A signal waits for the end of the block, for PATIENCE seconds at most: then the next one interrupts it."""
+    if not _in_main() or not _state.depth:
+        yield
+        return
+    _state.held += 1
+    try:
+        yield
+    finally:
+        _state.held -= 1
+        if not _state.held and _state.waiting:
+            _state.waiting = False
+            raise KeyboardInterrupt
+
+
+def wake() -> None:
+    """End what the main thread does in a block of `handled` with KeyboardInterrupt. May be called from any thread."""
+    if _state.depth:
+        _state.woken = True
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def kept_in_c(number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
+    """Keep the process's handler of a signal while a library in C may put another in its place.
+
+    Ray's core worker sets SIGTERM when it starts, and sets it back to the system's default when it ends: that kills
+    the process, and Python never hears of it.  Python can set handlers in the main thread only, which is inside
+    Ray at that moment, so another one looks every two milliseconds and puts back what was there.
+    """
+    if not _in_main():
+        yield
+        return
+    python, library = signal.getsignal(number), ctypes.CDLL(None)
+    size = 512  # more than any system's struct sigaction
+    mine, present = ctypes.create_string_buffer(size), ctypes.create_string_buffer(size)
+    library.sigaction(int(number), None, mine)
+    over = threading.Event()
+
+    def put_back() -> None:
+        library.sigaction(int(number), None, present)
+        if present.raw != mine.raw:
+            library.sigaction(int(number), mine, None)
+
+    def watch() -> None:
+        while not over.wait(0.002):
+            put_back()
+
+    watcher = threading.Thread(target=watch, name="gcsearch-signals", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+        signal.signal(number, python)  # Ray sets one of Python's, too
+        put_back()
+
+
+def catch(raised: Callable[[int], BaseException]) -> None:
+    """Raise what `raised` makes of a signal's number from now on; signals that are ignored stay so."""
+
+    def handle(number: int, frame: Any) -> None:
+        raise raised(number)
+
+    for number in SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, handle)
