@@ -703,11 +703,12 @@ def ui(
     store: Store = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
-    """Browse the runs of a store with MLflow's own server, on this machine only."""
-    import subprocess
+    """Browse the runs of a store with MLflow's own server, on this machine only.
 
-    from gcsearch import moved
-    from gcsearch.errors import InputError
+    Ctrl-C, SIGTERM and SIGHUP end it, with exit code 0.
+    """
+    from gcsearch import moved, serving
+    from gcsearch.errors import InputError, RunError
     from gcsearch.store import Store as Folder
     from gcsearch.tracking import ui_command
 
@@ -716,12 +717,14 @@ def ui(
         raise InputError(
             "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
         )
+    serving.check_port(port)
     moved.follow(located)
-    print(f"http://127.0.0.1:{port}", flush=True)
+    print(f"http://{serving.HOST}:{port}", flush=True)
     try:
-        sys.exit(subprocess.call(ui_command(located.mlflow_uri, located.artifacts, port)))  # noqa: S603
-    except KeyboardInterrupt:
-        sys.exit(0)  # the way to end it
+        code = serving.serve(ui_command(located.mlflow_uri, located.artifacts, port))
+    except (_SignalError, KeyboardInterrupt):
+        return  # the way to end it
+    raise RunError(f"MLflow's server ended by itself, with exit code {code}; what it said stands above.")
 
 
 @app.command(epilog="Example: gcsearch doctor")

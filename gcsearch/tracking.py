@@ -405,7 +405,8 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
     if artifacts is not None:
         command += ["--default-artifact-root", artifacts.absolute().as_uri()]
-    return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    quiet = ["--uvicorn-opts", "--log-level warning --no-access-log"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *quiet]
 
 
 def _connect(uri: str) -> MlflowClient:
