@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from gcsearch import configuration, dotted, files
+from gcsearch import configuration, daemons, dotted, files
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.schema import Pipeline
 from gcsearch.store import Store
@@ -244,7 +244,7 @@ class _Ground:
 
         found = where.find(pipeline)
         wanted = None if found.cluster else found.placement
-        if wanted == self._placement:
+        if wanted == self._placement and not daemons.lost():
             return
         self.leave()
         if wanted:

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcsearch import files, methods, spaces
+from gcsearch import daemons, files, methods, spaces
 from gcsearch import where as grounds
 from gcsearch.configuration import check, load, load_trial, with_paths_of_the_command
 from gcsearch.dotted import flat
@@ -110,7 +110,7 @@ def _drive(
     """
     where = grounds.find(pipeline)
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
-    with grounds.joined(where):
+    with daemons.told("The same command goes on"), grounds.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
         _prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher)
         sweep = begin()

@@ -9,10 +9,12 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from gcsearch import daemons, interrupts
 from gcsearch.cluster import Cluster, find, token_mode
 from gcsearch.errors import RunError
 from gcsearch.placement import Placement
@@ -45,34 +47,49 @@ def session(placement: Placement, cluster: Cluster | None = None) -> Iterator[No
     """A quiet Ray to run searches in; opening one around several of them saves starting it anew.
 
     A Ray that runs already (`ray.init` was called, `cluster` or RAY_ADDRESS names one) is used and left running;
-    else a local one is started for `placement` and ended with all its processes, also on SIGINT and SIGTERM.
-    These two take effect as ever (KeyboardInterrupt, the caller's handler) when all has been put away.
+    else a local one is started for `placement` and ended with all its processes and files, also on a signal.
+    Signals take effect as ever (KeyboardInterrupt, the caller's handler) when all has been put away.
 
     Raises:
         InputError: the cluster of RAY_ADDRESS cannot be joined, see `cluster.find`.
-        RunError: Ray has too few resources for a worker.
+        RunError: Ray has too few resources for a worker. RayLost: Ray died, see `daemons`.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment(QUIET))
         stack.enter_context(_log_levels(LOG_LEVELS))
-        stack.enter_context(_ray_messages_logged())
-        stack.enter_context(_interruptible())
+        stack.enter_context(_ray_replaced())
+        stack.enter_context(interrupts.handled())
+        stack.enter_context(_handler_kept())
         if not ray.is_initialized():
             stack.enter_context(_started_ray(placement, cluster or find()))
+        daemons.check()
         _check_capacity(placement)
         yield
 
 
 @contextlib.contextmanager
 def _started_ray(placement: Placement, cluster: Cluster | None) -> Iterator[None]:
-    with token_mode() if cluster else contextlib.nullcontext():
-        try:
-            with _sigterm_kept():
-                _join(cluster) if cluster else _start_local_ray(placement)
-            yield
-        finally:
-            _ignore_interrupts()  # a second Ctrl-C must not leave processes behind; this takes a second or two
-            _shut_down()
+    with token_mode() if cluster else contextlib.nullcontext(), contextlib.ExitStack() as stack:
+        # What Ray has begun it must end, and a second Ctrl-C must not leave processes behind: signals wait.
+        stack.callback(_shut_down)
+        with interrupts.held(), interrupts.kept_in_c():
+            if cluster:
+                _join(cluster)
+            else:
+                _start_local_ray(placement)
+                stack.enter_context(_looked_after(ray._private.worker._global_node))
+        yield
+
+
+@contextlib.contextmanager
+def _looked_after(node: Any) -> Iterator[None]:
+    """The processes and the folder of the local Ray whose head is `node`."""
+    folder = Path(node.get_session_dir_path())
+    daemons.mark(folder)
+    daemons.sweep_up(folder.parent)
+    processes = {name: started[0].process for name, started in node.all_processes.items()}
+    with daemons.watched(processes, folder):
+        yield
 
 
 def _shut_down() -> None:
@@ -81,14 +98,19 @@ def _shut_down() -> None:
     A collection in another thread, that of the mirror, may free a reference of Ray's while the core worker is gone and
     Ray's Python side does not know it yet. Ray then ends the whole process, without a word and past every `finally`.
     """
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        ray.shutdown()
-    finally:
-        if enabled:
-            gc.enable()
+    node = ray._private.worker._global_node
+    own = node is not None and node.is_head()
+    with interrupts.held(), interrupts.kept_in_c():
+        gc.collect()
+        enabled = gc.isenabled()
+        gc.disable()
+        try:
+            ray.shutdown()
+        finally:
+            if enabled:
+                gc.enable()
+            if own:
+                daemons.remove(Path(node.get_session_dir_path()))
 
 
 def _join(cluster: Cluster) -> None:
@@ -157,74 +179,43 @@ def _log_levels(levels: Mapping[str, int]) -> Iterator[None]:
             logging.getLogger(name).setLevel(level)
 
 
-INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
-
-
 @contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM end the block as KeyboardInterrupt, then do what they did before the block.
-
-    KeyboardInterrupt is the only exception that Ray lets a signal handler raise inside its own calls: any
-    other comes out as a SystemError that Tune takes for a failure.  So a handler of the caller's, or the
-    default one, is run once everything has been put away.
-    """
+def _handler_kept() -> Iterator[None]:
+    """Tune takes SIGUSR1."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    received: list[int] = []
-
-    def interrupt(number: int, frame: Any) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in (*INTERRUPTS, signal.SIGUSR1)}
+    handler = signal.getsignal(signal.SIGUSR1)
     try:
-        for number in INTERRUPTS:
-            signal.signal(number, interrupt)
         yield
     finally:
-        for number, handler in before.items():  # Tune has taken SIGUSR1
-            signal.signal(number, handler)
-        if received:
-            signal.raise_signal(received[0])
+        signal.signal(signal.SIGUSR1, handler)
 
 
 @contextlib.contextmanager
-def _sigterm_kept() -> Iterator[None]:
-    """`ray.init` makes SIGTERM exit the process from within: both are put right."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        yield
-    except SystemExit as exit_:
-        signal.signal(signal.SIGTERM, handler)
-        if exit_.code == signal.SIGTERM:
-            signal.raise_signal(signal.SIGTERM)
-        raise
-    signal.signal(signal.SIGTERM, handler)
+def _ray_replaced() -> Iterator[None]:
+    """Two things that Ray does by itself and here must not.
 
-
-def _ignore_interrupts() -> None:
-    if threading.current_thread() is threading.main_thread():
-        for number in INTERRUPTS:
-            signal.signal(number, signal.SIG_IGN)
-
-
-@contextlib.contextmanager
-def _ray_messages_logged() -> Iterator[None]:
-    """Ray prints what its daemons report, on stdout, which is for results: it is logged instead."""
-    module, name = ray._private.worker, "print_to_stdstream"
-    printing = getattr(module, name, None)
+    It prints what its daemons report, on stdout, which is for results: that is logged instead. And `ray.init` makes
+    SIGTERM exit from within, which leaves the processes behind that were started by then.
+    """
 
     def log(data: dict[str, Any], *_: Any, **__: Any) -> None:
         logger.info("ray: %s", "\n".join(data["lines"]))
 
-    if printing:
-        setattr(module, name, log)
+    def leave(handler: Any) -> None:
+        pass
+
+    replaced = [
+        (ray._private.worker, "print_to_stdstream", log),
+        (ray._private.utils, "set_sigterm_handler", leave),
+    ]
+    before = [(module, name, getattr(module, name)) for module, name, _ in replaced if hasattr(module, name)]
+    for module, name, function in replaced:
+        if hasattr(module, name):
+            setattr(module, name, function)
     try:
         yield
     finally:
-        if printing:
-            setattr(module, name, printing)
+        for module, name, function in before:
+            setattr(module, name, function)

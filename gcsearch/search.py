@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 
+from gcsearch import daemons
 from gcsearch.placement import Placement
 from gcsearch.provenance import NODE
 from gcsearch.raysession import session
@@ -74,6 +75,7 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
             self._kept = True
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        daemons.check()
         # Tune appends to this file; what it offers as `get_error` looks where it has not been copied to yet.
         *_, last = Path(trial.error_file).read_text(encoding="utf-8").split("Failure # ")
         _, *lines = last.splitlines()
@@ -183,6 +185,7 @@ def run_settings(
             try:
                 record = TrialRecord.from_dict(ray.get(done))
             except ray.exceptions.RayError as error:
+                daemons.check()
                 record = failed(proposal, str(error).strip(), stage)
             records[proposal.number] = record
             on_record(record)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
-from gcsearch import files
+from gcsearch import daemons, files, interrupts
 from gcsearch.budget import Meter, seconds_of
 from gcsearch.confirmation import Confirmation, OnRecord
 from gcsearch.errors import Interrupted, RunError, TooManyFailures
@@ -80,19 +81,22 @@ class Session:
         placement = self.where.placement
         mirror = self._mirror()
         why = "KILLED"
+        goes_on = f"`gcsearch resume {self.sweep.name}` goes on where it stopped"
         try:
             self._check_wishes()
-            if not _confirmed(self.journal):
-                with session(placement):
-                    self._search(placement)
-                    self._confirm(placement)
-            self._report()
+            with daemons.told(goes_on), daemons.last_words(partial(self._abandon, mirror, goes_on)):
+                if not _confirmed(self.journal):
+                    with session(placement):
+                        self._search(placement)
+                        self._confirm(placement)
+                self._report()
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self._check_confirmed()
             why = "FINISHED"
         except (Interrupted, KeyboardInterrupt) as error:
             asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
             why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
+            interrupts.advice = goes_on
             raise
         except Exception as error:
             why = "FAILED"
@@ -101,8 +105,9 @@ class Session:
                 raise RunError(f"{what}\n{self.journal.goes_on('Make room on this disk')}") from error
             raise
         finally:
-            # Reached by Ctrl-C and SIGTERM too: what is over is written before the process ends.
-            self._close(why, mirror)
+            # Reached by signals too: what is over is written before the process ends, and no second one hinders that.
+            with interrupts.held():
+                self._close(why, mirror)
         judge(self.sweep, self.pipeline.search.max_failed)
 
     def _report(self) -> None:
@@ -160,6 +165,12 @@ class Session:
         # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
         if trouble := mirror.close(60 if why == "FINISHED" else 15):
             self.watcher.warn(trouble)
+
+    def _abandon(self, mirror: Mirror, goes_on: str, why: str) -> None:
+        """End the session from another thread, because this one's hangs in a Ray that is dead."""
+        self._close("FAILED", mirror)
+        self.watcher.warn(f"{why}\n{goes_on}.")
+        self.driver.end()
 
     def _mirror(self) -> Mirror:
         from gcsearch.mirror import Mirror
