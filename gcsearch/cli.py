@@ -590,10 +590,11 @@ def _print_comparison(
             print("\n" * (index > 0), end="")
             print_group(group, groups, form=form)
             if found:
-                print_beside(found[index], form=form)
-        for table in (table for table in means if table.rows):
+                print_beside(found[index], group, groups, form=form)
+        averaged = [table for table in means if table.rows]
+        for table in averaged:
             print()
-            print_averages(table, form=form)
+            print_averages(table, averaged, form=form)
 
 
 @app.command(epilog="Example: gcsearch export demo --out best --register")

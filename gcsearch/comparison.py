@@ -274,10 +274,13 @@ def described(config: TrialConfig) -> str:
     return with_tags(method, title_and_tags(config)[1]) + space + rest
 
 
-def heading(group: Group, groups: Sequence[Group]) -> str:
-    """What all rows of the group share: data set, model, shots, and further keys where the groups differ in them."""
+def heading(group: Group, groups: Sequence[Group], dataset: str = "") -> str:
+    """What all rows of the group share: data set, model, shots, and further keys where the groups differ in them.
+
+    `dataset` is how the data set is called, where that is not its key.
+    """
     first = ("dataset", "backbone", "shots", "classes", "targets")  # the columns tell the last two apart
-    words = [str(group.task["dataset"]), str(group.task["backbone"]), f"{group.task['shots']} shots"]
+    words = [dataset or str(group.task["dataset"]), str(group.task["backbone"]), f"{group.task['shots']} shots"]
     words += ["all classes"] if group.task.get("classes") == "all" else []
     further = dict.fromkeys(key for other in groups for key in other.task if key not in first)
     differing = [key for key in further if any(other.task.get(key) != group.task.get(key) for other in groups)]

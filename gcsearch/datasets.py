@@ -32,6 +32,7 @@ __all__ = [
     "other_names",
     "read",
     "template_of",
+    "title_of",
 ]
 
 Progress = Callable[[int, int], None]
@@ -177,6 +178,28 @@ def find(name: str, key: str = "task.dataset") -> Layout:
         return Layout(path, "", reader=readers.own_folders)
     file = PurePosixPath(path)
     return Layout(str(file.parent), "", reader=readers.table(file.name))
+
+
+_TITLES = {
+    "OxfordPets": "Oxford Pets",
+    "StanfordCars": "Stanford Cars",
+    "OxfordFlowers": "Flowers102",
+    "FGVCAircraft": "FGVC Aircraft",
+    "DescribableTextures": "DTD",
+    "ImageNetSketch": "ImageNet-Sketch",
+    "ImageNetA": "ImageNet-A",
+    "ImageNetR": "ImageNet-R",
+}
+
+
+def title_of(name: str) -> str:
+    """What a data set is called in a publication: `Oxford Pets`; of a folder or a table of one's own its name."""
+    kind, _, path = name.partition(":")
+    if path and kind == "folder":
+        return PurePosixPath(path).name
+    if path and kind == "table":
+        return PurePosixPath(path).stem
+    return _TITLES.get(name, name)
 
 
 def template_of(name: str, key: str = "task.dataset") -> str:

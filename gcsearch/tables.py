@@ -167,14 +167,34 @@ def print_group(group: Group, groups: list[Group], *, form: Form = "text") -> No
     from gcsearch.comparison import heading
 
     seeds = " or ".join(_commas(some) for some in group.seeds)
-    title = f"{heading(group, groups)}: accuracy on test images in %, mean ± sd over seeds {seeds}"
+    named = heading(group, groups, _title(str(group.task["dataset"]), form))
+    title = f"{named}: accuracy on test images in %, mean ± sd over seeds {seeds}"
     words = ["", "searched in", "seeds"] if len(group.seeds) > 1 else ["", "searched in"]
     rows = [
         [row.name, ", ".join(row.sweeps), _commas(row.record.seeds)][: len(words)]
         + [_plus_minus(row.per_seed(column.key)) for column in group.columns]
         for row in group.rows
     ]
-    _draw_compared(title, words, group.columns, rows, group.rows, form)
+    label = _label([heading(one, groups) for one in groups], groups.index(group)) if form == "latex" else ""
+    _draw_compared(title, words, group.columns, rows, group.rows, form, label)
+
+
+def _title(dataset: str, form: Form) -> str:
+    """The data set's name in a table: its key, in LaTeX its proper name."""
+    if form != "latex":
+        return dataset
+    from gcsearch.datasets import title_of  # late: it brings numpy, which a comparison alone does not need
+
+    return title_of(dataset)
+
+
+def _label(headings: Sequence[str], index: int, *words: str) -> str:
+    """The label of the table at `index`, which no other of these tables has."""
+    from gcsearch.results import latex
+
+    labels = [latex.label(*words, one) for one in headings]
+    twice = labels.count(labels[index]) > 1
+    return f"{labels[index]}-{index + 1}" if twice else labels[index]
 
 
 def _draw_compared(
@@ -184,16 +204,24 @@ def _draw_compared(
     cells: list[list[str]],
     rows: Sequence[Row | Average],
     form: Form,
+    label: str,
 ) -> None:
     """Draw `rows` from their `cells`, the best of each column bold, behind it the differences where rows have any."""
     keys = [*words, *(column.key for column in columns)]
-    titles = [*words, *(column.title for column in columns)]
+    titles = [*words, *(_title(column.title, form) for column in columns)]
+    notes: list[str] = []
     other = next((row.against for row in rows if row.against), None)
     if other:
         titles += [f"{other.column.title} beside {other.name}", "p"]
         cells = [[*line, *_beside_another(row)] for line, row in zip(cells, rows, strict=True)]
         keys += ["", ""]
-    _DRAW[form](title, titles, cells, lambda line, i: keys[i] in rows[line].best)
+        notes = [
+            f"* The 95 % interval of the difference to {other.name}, paired by seed, leaves out zero. "
+            "p is that of Wilcoxon's signed-rank test and does not decide the star."
+        ]
+        if form != "latex":
+            title += "; * the 95 % interval of the difference leaves out zero"
+    _draw(form, title, titles, cells, lambda line, i: keys[i] in rows[line].best, label=label, notes=notes)
 
 
 def _beside_another(row: Row | Average) -> list[str]:
@@ -213,15 +241,23 @@ def _beside_another(row: Row | Average) -> list[str]:
     return [f"{mean} [{low}, {high}]{'*' if lead.distinguishable else ''}", p_value(lead.p)]
 
 
-def print_averages(table: Averages, *, form: Form = "text") -> None:
-    """Each method over all data sets. Where the methods differ in their seeds, each shows its own."""
-    title = f"mean over {len(table.datasets)} data sets ({', '.join(table.datasets)}), mean ± sd over seeds"
+def print_averages(table: Averages, others: Sequence[Averages] = (), *, form: Form = "text") -> None:
+    """Each method over all data sets. Where the methods differ in their seeds, each shows its own.
+
+    `others` are all tables of averages that are printed together, this one among them.
+    """
+    names = ", ".join(_title(name, form) for name in table.datasets)
+    title = f"{'Mean' if form == 'latex' else 'mean'} over {len(table.datasets)} data sets ({names}), "
+    title += "mean ± sd over seeds"
     words = ["", "seeds"] if len({row.seeds for row in table.rows}) > 1 else [""]
     rows = [
         [row.name, _commas(row.seeds)][: len(words)] + [_plus_minus(row.values.get(c.key, ())) for c in table.columns]
         for row in table.rows
     ]
-    _draw_compared(title, words, table.columns, rows, table.rows, form)
+    every = list(others) or [table]
+    headings = [f"{len(one.datasets)} data sets {one.task['backbone']} {one.task['shots']} shots" for one in every]
+    label = _label(headings, every.index(table), "mean over") if form == "latex" else ""
+    _draw_compared(title, words, table.columns, rows, table.rows, form, label)
 
 
 def print_plans(plans: list[Plan]) -> None:
@@ -248,8 +284,10 @@ def print_plans(plans: list[Plan]) -> None:
             print(f"{plan.name}: {note}")
 
 
-def print_beside(found: Beside, *, form: Form = "text") -> None:
+def print_beside(found: Beside, group: Group, groups: list[Group], *, form: Form = "text") -> None:
     """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
+    from gcsearch.comparison import heading
+
     columns = ["", "published in", "beside"]
     for column in found.columns:
         columns += ["H" if column == "h" else column, "ours"]
@@ -260,13 +298,18 @@ def print_beside(found: Beside, *, form: Form = "text") -> None:
             value, certainty = line.cells[column]
             cells += [f"{value:.2f}" + "?" * (certainty == "recalled"), _plus_minus(line.ours(column))]
         rows.append(cells)
-    print()
-    if rows:
-        _DRAW[form]("published accuracy in %, and ours", columns, rows, lambda line, column: False)
     recalled = any(cell.certainty == "recalled" for line in found.lines for cell in line.cells.values())
     words = ["? recalled and not found in a text: provisional"] if recalled else []
     words += [f"Mind: {found.caution}."] if found.caution else []
     words += [f"Not beside published numbers: {found.difference}."] if found.difference else []
+    print()
+    if rows and form == "latex":
+        label = _label([heading(one, groups) for one in groups], groups.index(group), "published")
+        title = f"Published accuracy in %, and ours: {heading(group, groups, _title(str(group.task['dataset']), form))}"
+        _draw(form, title, columns, rows, lambda line, column: False, label=label, notes=words)
+        return
+    if rows:
+        _draw(form, "published accuracy in %, and ours", columns, rows, lambda line, column: False)
     for sentence in words:
         print("\n" * (form == "markdown" and bool(rows)) + ("% " if form == "latex" else "") + sentence)
 
@@ -276,41 +319,43 @@ def _commas(seeds: tuple[int, ...]) -> str:
 
 
 def _print_markdown(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int, int], bool]) -> None:
-    print(f"{title}\n")
-    print("| " + " | ".join(columns) + " |")
+    print(f"{_markdown(title)}\n")
+    print("| " + " | ".join(map(_markdown, columns)) + " |")
     print("|" + "|".join("---" if index == 0 or name in _WORDS else "---:" for index, name in enumerate(columns)) + "|")
     for line, row in enumerate(rows):
-        safe = [cell.replace("|", "\\|") for cell in row]
+        safe = [_markdown(cell) for cell in row]
         print("| " + " | ".join(f"**{cell}**" if strong(line, i) else cell for i, cell in enumerate(safe)) + " |")
 
 
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
-    **{sign: "\\" + sign for sign in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-}
-
-
-def _print_latex(title: str, columns: list[str], rows: list[list[str]], strong: Callable[[int, int], bool]) -> None:
-    """A table for the package booktabs."""
-
-    def safe(text: str) -> str:
-        return "".join(_LATEX.get(sign, sign) for sign in text)
-
-    print(r"\begin{table}" + "\n" + r"\centering")
-    print(rf"\caption{{{safe(title[:1].upper() + title[1:])}}}")
-    print(rf"\begin{{tabular}}{{{''.join('l' if not i or name in _WORDS else 'r' for i, name in enumerate(columns))}}}")
-    print(r"\toprule")
-    print(" & ".join(map(safe, columns)) + r" \\" + "\n" + r"\midrule")
-    for line, row in enumerate(rows):
-        cells = (rf"\textbf{{{safe(cell)}}}" if strong(line, i) else safe(cell) for i, cell in enumerate(row))
-        print(" & ".join(cells) + r" \\")
-    print(r"\bottomrule" + "\n" + r"\end{tabular}" + "\n" + r"\end{table}")
+def _markdown(text: str) -> str:
+    """Text that ends no cell, begins no HTML and no code; a star that closes an interval is a mark."""
+    escaped = "".join("\\" + sign if sign in "|`*" else sign for sign in " ".join(text.split()))
+    return escaped.replace("<", "&lt;").removesuffix("]\\*") + ("]*" if escaped.endswith("]\\*") else "")
 
 
 Form = Literal["text", "markdown", "latex"]
-_DRAW = {"text": _table, "markdown": _print_markdown, "latex": _print_latex}
+
+
+def _draw(
+    form: Form,
+    title: str,
+    columns: list[str],
+    rows: list[list[str]],
+    strong: Callable[[int, int], bool],
+    *,
+    label: str = "",
+    notes: Sequence[str] = (),
+) -> None:
+    """Print a table in a form; `label` and `notes` are those of a LaTeX table, which is read far from its command."""
+    if form == "text":
+        _table(title, columns, rows, strong)
+    elif form == "markdown":
+        _print_markdown(title, columns, rows, strong)
+    else:
+        from gcsearch.results import latex
+
+        words = {index for index, name in enumerate(columns) if not index or name in _WORDS}
+        print(latex.table(title, columns, rows, strong=strong, words=words.__contains__, label=label, notes=notes))
 
 
 def print_csv(groups: list[Group], published: list[Beside] | None = None, means: Sequence[Averages] = ()) -> None:
@@ -335,10 +380,27 @@ def print_csv(groups: list[Group], published: list[Beside] | None = None, means:
     writer = csv.DictWriter(sys.stdout, header, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for index, group in enumerate(groups):
-        writer.writerows(_row_fields(group, row) for row in group.rows)
-        writer.writerows(_published_fields(group, line) for line in (published[index].once if published else ()))
+        writer.writerows(_inert(_row_fields(group, row)) for row in group.rows)
+        published_lines = published[index].once if published else ()
+        writer.writerows(_inert(_published_fields(group, line)) for line in published_lines)
     for table in averaged:
-        writer.writerows(_average_fields(table, row) for row in table.rows)
+        writer.writerows(_inert(_average_fields(table, row)) for row in table.rows)
+
+
+def _inert(fields: Mapping[str, object]) -> dict[str, str]:
+    """Fields that no spreadsheet takes for a formula: words that begin like one get an apostrophe in front."""
+    texts = {name: str(value) for name, value in fields.items()}
+    return {name: f"'{text}" if _is_formula(text) else text for name, text in texts.items()}
+
+
+def _is_formula(text: str) -> bool:
+    if not text.lstrip().startswith(("=", "+", "-", "@")) and not text.startswith(("\t", "\r")):
+        return False
+    try:
+        float(text)
+    except ValueError:
+        return True
+    return False
 
 
 def _row_fields(group: Group, row: Row) -> dict[str, str]:

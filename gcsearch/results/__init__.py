@@ -1,0 +1,1 @@
+"""Records to knowledge, and knowledge to tables; no torch."""
