@@ -617,10 +617,10 @@ def export(
         print(done.version.describe())
 
 
-@app.command(epilog="Example: gcsearch predict best cat.png dog.jpg --top 3")
+@app.command(epilog="Example: gcsearch predict best cat.png holiday/ --top 3")
 def predict(
     export: Annotated[Path, typer.Argument(help="A folder that `gcsearch export` wrote.")],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them.")],
     classes: ClassFile = None,
     seed: Annotated[int | None, typer.Option(help="This seed's prompt. [default: the mean over all seeds]")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many classes to show for an image.")] = 1,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from gcsearch import paths, readers, shapes
+from gcsearch.data.folders import saying_what_is_passed_over
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.files import read_text
 from gcsearch.readers import Reader
@@ -210,7 +211,8 @@ def template_of(name: str, key: str = "task.dataset") -> str:
 def load(name: str, root: Path) -> Dataset:
     """Read the data set `name` below `root` and check that every listed image exists.
 
-    Warns (`splits.FreshSplitWarning`) where the split had to be drawn here.
+    Warns where the split had to be drawn here (`splits.FreshSplitWarning`), and of files in class folders that are
+    not read (`data.folders.PassedOverWarning`).
 
     Raises:
         InputError: unknown name, missing or malformed files of the data set, a path that leaves the image folder,
@@ -221,7 +223,7 @@ def load(name: str, root: Path) -> Dataset:
     if missing:
         total = len({item.path for part in dataset.lists.values() for item in part})
         raise InputError(
-            f"every image of the split must exist; {len(missing)} of {total} are missing in {dataset.images}",
+            f"every image of the split must exist as a file; {len(missing)} of {total} are missing in {dataset.images}",
             file=source,
             received=", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
             remedy="Complete the download, or correct task.root; `gcsearch data check` lists them all.",
@@ -234,13 +236,14 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
     layout = find(name)
     folder = paths.absolute(layout.folder, root, key="task.dataset")
     split = folder / layout.split
-    if layout.reader is None or (layout.split and split.is_file()):
-        contents = read_split(split)
-    elif layout.split:
-        contents = _fall_back(layout.reader, folder, folder / layout.images, split)
-        warn_fresh(f"{name}: {split} is absent")
-    else:
-        contents = layout.reader(folder, folder / layout.images)
+    with saying_what_is_passed_over(folder / layout.images):
+        if layout.reader is None or (layout.split and split.is_file()):
+            contents = read_split(split)
+        elif layout.split:
+            contents = _fall_back(layout.reader, folder, folder / layout.images, split)
+            warn_fresh(f"{name}: {split} is absent")
+        else:
+            contents = layout.reader(folder, folder / layout.images)
     contents = _plain_paths(contents, folder / layout.images)
     _check(contents)
     plain = plain_name(name)  # the cache calls its entries by it
@@ -305,7 +308,7 @@ def missing_images(dataset: Dataset) -> list[str]:
         if folder not in names:
             names[folder] = _files_in(dataset.images / folder)
         # A name that is not listed as it stands may still open, where letters' case or accents are folded.
-        if name not in names[folder] and not (dataset.images / path).is_file():
+        if name not in names[folder] and not os.path.isfile(dataset.images / path):  # noqa: PTH113
             missing.append(path)
     return missing
 
@@ -313,9 +316,16 @@ def missing_images(dataset: Dataset) -> list[str]:
 def _files_in(folder: Path) -> set[str]:
     try:
         with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
+            return {entry.name for entry in entries if _is_file(entry)}
+    except OSError:
         return set()
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def few_shot(items: Sequence[Item], shots: int | None, generator: random.Random) -> tuple[Item, ...]:

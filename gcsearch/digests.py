@@ -1,5 +1,8 @@
 """What image files contain, as digests, remembered by path, size and times: unchanged files are read once.
 
+The digest of an image that may have more than 8 bits is not that of its bytes alone: an earlier version cut such
+values off where they are scaled now, and what it encoded is not to be found again.
+
 A file that was changed in the last moments is digested and not remembered: it could change again within the
 same tick of the clock and keep its size.
 """
@@ -8,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,11 +21,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from gcsearch.data import image_files
 from gcsearch.files import whole
 
 BYTES = 16  # of a digest
 RECENT = 2_000_000_000  # nanoseconds, above the coarsest clock of file systems in use
 _COLUMNS = ("size", "modified", "changed")
+_DIGEST = "digest-2"  # this column's name; `digest` was that of the earlier version
 
 
 def of_files(
@@ -78,6 +84,8 @@ def _times(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[str, str]
         try:
             found = os.stat(f"{prefix}/{name}")  # noqa: PTH116  (a Path for each would take longer than the call)
             rows.append((found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+            if not stat.S_ISREG(found.st_mode):
+                failed[name] = "no file"  # reading a pipe would never end
         except OSError as error:
             failed[name] = error.strerror or str(error)
             rows.append((0, 0, 0))
@@ -96,7 +104,10 @@ def _digest(
     def one(row: int) -> tuple[str, str] | None:
         try:
             with Path(root, names[row]).open("rb") as file:
+                deep = image_files.may_be_deep(file)
                 found = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=BYTES))
+            if deep:
+                found.update(b"scaled")
         except OSError as error:
             return names[row], error.strerror or str(error)
         digests[row] = np.frombuffer(found.digest(), np.uint8)
@@ -119,7 +130,7 @@ def _recall(file: Path) -> tuple[dict[str, int], np.ndarray, np.ndarray]:
             table = pa.ipc.open_file(source).read_all().combine_chunks()
             names = table["name"].to_pylist()
             times = np.stack([table[column].to_numpy() for column in _COLUMNS], axis=1)
-            digests = np.frombuffer(b"".join(table["digest"].to_pylist()), np.uint8).reshape(-1, BYTES)
+            digests = np.frombuffer(b"".join(table[_DIGEST].to_pylist()), np.uint8).reshape(-1, BYTES)
     except (pa.ArrowInvalid, OSError, KeyError, ValueError, TypeError):
         return {}, np.zeros((0, 3), np.int64), np.zeros((0, BYTES), np.uint8)
     return {name: position for position, name in enumerate(names)}, times, digests
@@ -142,7 +153,7 @@ def _remember(
     all_digests = np.concatenate([known_digests[places], digests])
     columns = {"name": pa.array([*old, *names], pa.string())}
     columns |= {column: pa.array(all_times[:, index]) for index, column in enumerate(_COLUMNS)}
-    columns["digest"] = pa.array([row.tobytes() for row in all_digests], pa.binary(BYTES))
+    columns[_DIGEST] = pa.array([row.tobytes() for row in all_digests], pa.binary(BYTES))
     table = pa.table(columns)
     with whole(file) as target, pa.ipc.new_file(target, table.schema) as writer:
         writer.write_table(table)

@@ -113,8 +113,10 @@ def write(
     method = methods.build(champion.record.config)
     _check_given(method, given)
     classes = _classes(laboratory, method, given)
-    template, seeds = champion.pipeline.task.template, champion.record.seeds
-    classifier = Classifier(laboratory.backbone, method, template, seeds, classes.trained, tuple(champion.parameters))
+    task, seeds, parameters = champion.pipeline.task, champion.record.seeds, tuple(champion.parameters)
+    classifier = Classifier(
+        laboratory.backbone, method, task.template, seeds, classes.trained, parameters, exif=task.exif
+    )
     content = _facts(champion, laboratory, classes)
     with _in_place_of(folder) as aside:
         left_out = _write_parts(aside, champion, classifier, classes)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from gcsearch import decoding, digests, entries, images
 from gcsearch.backbone import Backbone
+from gcsearch.data import image_files
 from gcsearch.datasets import Dataset, Item, Progress
 from gcsearch.entries import BrokenEntryWarning, Partial, Shelf
 from gcsearch.errors import InputError
@@ -63,10 +65,10 @@ class Wanted:
     def draw(self, row: int) -> Draw | None:
         return None if self.seed is None else (self.seed, row % self.views)
 
-    def job(self, rows: range, preparation: images.Preparation) -> Job:
+    def job(self, rows: range, preparation: images.Preparation, exif: bool) -> Job:
         """The images of some rows; row r is view r mod V of image r div V."""
         names = tuple(self.items[row // self.views].path for row in rows)
-        return Job(str(self.dataset.images), names, tuple(map(self.draw, rows)), preparation)
+        return Job(str(self.dataset.images), names, tuple(map(self.draw, rows)), preparation, exif)
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,14 @@ class FeatureCache:
     """Encoded images of one backbone below one folder.
 
     `decoders`: processes that open images, see `decoding.processes`. `shared`: where entries are looked for before
-    they are made, and put afterwards, beside the folder.
+    they are made, and put afterwards, beside the folder. `exif`: images are turned as their EXIF orientation says.
     """
 
     folder: Path
     backbone: Backbone
     decoders: int | str = "auto"
     shared: Shelf | None = None
+    exif: bool = False
 
     def fixed(self, dataset: Dataset, items: Sequence[Item], progress: Progress | None = None) -> Tensor:
         """Features [N, E] of `items` under the fixed transform, float16, read-only."""
@@ -161,7 +164,7 @@ class FeatureCache:
 
     def seconds(self, wanted: Wanted) -> float:
         """How long a row of what is wanted takes to be opened and encoded here: measured on its first images."""
-        job = wanted.job(range(min(wanted.rows, ON_PROCESSOR)), self.backbone.preparation)
+        job = wanted.job(range(min(wanted.rows, ON_PROCESSOR)), self.backbone.preparation, self.exif)
         began = time.perf_counter()
         pixels = images.prepare(job).pixels
         opening = (time.perf_counter() - began) / len(pixels)
@@ -201,6 +204,7 @@ class FeatureCache:
             "preparation": asdict(self.backbone.preparation),
             "draws": [wanted.transform, wanted.seed, wanted.views],
             "files": files.hexdigest(),
+            **({"exif": True} if self.exif else {}),  # left out otherwise: entries of before there was a choice stay
         }
         key = hashlib.blake2b(json.dumps(depends, sort_keys=True).encode(), digest_size=20).hexdigest()
         stated = {
@@ -220,6 +224,7 @@ class FeatureCache:
 
     def _make(self, absent: Sequence[_Entry], progress: Progress) -> None:
         """Compute, or copy from the shared place, what is not there; wait for what another process computes."""
+        image_files.pixel_limit()  # a wrong one is to be refused here, and not in a process that opens images
         total, before = sum(entry.wanted.rows for entry in absent), 0
         for entry in absent:
 
@@ -264,7 +269,7 @@ class FeatureCache:
         done = min(partial.resume() * PART, wanted.rows)
         show(done)
         gpu = self.backbone.tower.device.type == "cuda"
-        jobs = [wanted.job(rows, self.backbone.preparation) for rows in _slices(range(done, wanted.rows))]
+        jobs = [wanted.job(rows, self.backbone.preparation, self.exif) for rows in _slices(range(done, wanted.rows))]
         decoders = min(decoding.processes(self.decoders, wanted.rows - done, cores(), gpu=gpu), len(jobs))
         pixels: list[np.ndarray] = []
         for result in decoding.prepared(jobs, decoders, AHEAD):
@@ -296,9 +301,9 @@ class FeatureCache:
     def _search_unreadable(self, absent: Sequence[_Entry], failed: dict[str, str]) -> InputError:
         """Open every image that is still to be encoded: the user is to hear of all unreadable ones, not of `failed`."""
         paths = sorted({entry.wanted.dataset.images / item.path for entry in absent for item in entry.wanted.items})
+        look = partial(images.fault, preparation=self.backbone.preparation, exif=self.exif)
         with ThreadPoolExecutor() as threads:  # decoding frees the interpreter
-            good = threads.map(images.is_readable, paths)
-            others = {str(path): "no whole image" for path, fine in zip(paths, good, strict=True) if not fine}
+            others = {str(path): why for path, why in zip(paths, threads.map(look, paths), strict=True) if why}
         return self._refusal(others | failed, len(paths))
 
     def _refusal(self, failed: dict[str, str], total: int) -> InputError:
@@ -306,7 +311,7 @@ class FeatureCache:
         write_whole(listed, "".join(f"{path}\t{reason}\n" for path, reason in sorted(failed.items())))
         return InputError(
             f"every image must be readable; {len(failed)} of {total} are not (all of them in {listed})",
-            received=images.named(sorted(failed)),
+            received=images.named([f"{path} ({reason})" for path, reason in sorted(failed.items())]),
             remedy="Replace these files, or take them out of the split; `gcsearch data check ROOT --verify` "
             "opens those of every list.",
         )

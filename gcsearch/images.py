@@ -14,15 +14,14 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from gcsearch.data import image_files
+from gcsearch.data.image_files import UnreadableImage
 from gcsearch.errors import InputError
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-UNREADABLE = (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for a file that is no whole image."""
 
 Interpolation = Literal["bicubic", "bilinear"]
 ResizeMode = Literal["shortest", "longest", "squash"]
@@ -69,10 +68,23 @@ class Preparation:
             filled = Image.new("RGB", (size, size), (self.fill_color,) * 3)
             filled.paste(image.resize(scaled, resample), ((size - scaled[0]) // 2, (size - scaled[1]) // 2))
             return filled
-        shorter = min(width, height)
-        scaled = int(size * width / shorter), int(size * height / shorter)
+        scaled = self.scaled(width, height)
         left, top = round((scaled[0] - size) / 2), round((scaled[1] - size) / 2)
         return image.resize(scaled, resample).crop((left, top, left + size, top + size))
+
+    def scaled(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height to which `fixed` scales an image before it cuts or fills."""
+        if self.resize_mode != "shortest":
+            return self.size, self.size  # at most
+        shorter = min(width, height)
+        return int(self.size * width / shorter), int(self.size * height / shorter)
+
+
+def fixed(image: Image.Image, preparation: Preparation) -> Image.Image:
+    """The fixed transform. UnreadableImage where an image is so thin that scaling it would fill the memory."""
+    scaled = preparation.scaled(*image.size)
+    image_files.check_pixels(*scaled, f"scaled for the model, its {image.width} x {image.height} pixels become")
+    return preparation.fixed(image)
 
 
 def random_view(image: Image.Image, size: int, generator: np.random.Generator) -> Image.Image:
@@ -99,32 +111,29 @@ def random_box(width: int, height: int, generator: np.random.Generator) -> tuple
     return left, top, left + w, top + h
 
 
-def decode(path: Path) -> Image.Image:
-    """The whole image in RGB. Raises one of UNREADABLE."""
-    with Image.open(path) as file:
-        return file.convert("RGB")
-
-
-def is_readable(path: Path) -> bool:
-    """Whether the image can be decoded to its last row."""
+def fault(source: str | Path | bytes, preparation: Preparation | None = None, *, exif: bool = False) -> str:
+    """Why an image cannot be read, or prepared so; empty where it can."""
     try:
-        decode(path)
-    except UNREADABLE:
-        return False
-    return True
+        image = image_files.read(source, exif=exif)
+        if preparation is not None:
+            fixed(image, preparation)
+    except UnreadableImage as error:
+        return str(error)
+    return ""
 
 
 @dataclass(frozen=True)
 class Job:
     """Images to prepare one after another, each with the view that is drawn of it, None for the fixed transform.
 
-    An image's views stand side by side: it is decoded once for all of them.
+    An image's views stand side by side: it is decoded once for all of them. `exif`: see `image_files.read`.
     """
 
     folder: str
     names: tuple[str, ...]
     draws: tuple[Draw | None, ...]
     preparation: Preparation
+    exif: bool = False
 
 
 @dataclass(frozen=True)
@@ -141,21 +150,22 @@ def prepare(job: Job) -> Prepared:
     pixels = np.zeros((len(job.names), size, size, 3), np.uint8)
     unreadable: dict[str, str] = {}
     opened, image = "", None
-    for row, (name, draw) in enumerate(zip(job.names, job.draws, strict=True)):
-        if name != opened:
-            opened, image = name, None
+    with image_files.own_limit():
+        for row, (name, draw) in enumerate(zip(job.names, job.draws, strict=True)):
             try:
-                image = decode(Path(job.folder, name))
-            except UNREADABLE as error:
+                if name != opened:
+                    opened, image = name, None
+                    image = image_files.read(Path(job.folder, name), exif=job.exif)
+                if image is not None:
+                    pixels[row] = np.asarray(_view(image, name, draw, job.preparation))
+            except UnreadableImage as error:
                 unreadable[name] = str(error)
-        if image is not None:
-            pixels[row] = np.asarray(_view(image, name, draw, job.preparation))
     return Prepared(pixels, unreadable)
 
 
 def _view(image: Image.Image, name: str, draw: Draw | None, preparation: Preparation) -> Image.Image:
     if draw is None:
-        return preparation.fixed(image)
+        return fixed(image, preparation)
     # Each view has a generator of its own, so that its crop depends on nothing but itself.
     generator = np.random.default_rng([*draw, zlib.crc32(name.encode())])
     return random_view(image, preparation.size, generator)

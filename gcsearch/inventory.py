@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch import datasets
+from gcsearch.data import image_files
+from gcsearch.data.folders import PassedOverWarning
 from gcsearch.datasets import DATASETS, Dataset, Progress
 from gcsearch.draws import compare_draw
 from gcsearch.errors import InputError
-from gcsearch.images import is_readable
+from gcsearch.images import fault
 from gcsearch.splits import FreshSplitWarning, duplicates
 
 
@@ -29,6 +31,8 @@ class Finding:
     """Images per list."""
     missing: tuple[str, ...] = ()
     unreadable: tuple[str, ...] = ()
+    reasons: dict[str, str] = field(default_factory=dict)
+    """Why an image is unreadable, by its path."""
     problem: str = ""
     notes: tuple[str, ...] = ()
 
@@ -56,11 +60,13 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
     folder = str(root / datasets.find(name).folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", FreshSplitWarning)
+        warnings.simplefilter("always", PassedOverWarning)
         try:
             dataset, source = datasets.read(name, root)
         except InputError as error:
-            return Finding(name, folder, problem=str(error))
+            return Finding(name, folder, problem=str(error), notes=tuple(str(warning.message) for warning in caught))
     missing = datasets.missing_images(dataset)
+    reasons = dict(_unreadable(dataset, set(missing), progress)) if verify else {}
     return Finding(
         name,
         folder,
@@ -68,7 +74,8 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
         classes=len(dataset.classes),
         images={key: len(items) for key, items in dataset.lists.items()},
         missing=tuple(missing),
-        unreadable=tuple(_unreadable(dataset, set(missing), progress)) if verify else (),
+        unreadable=tuple(reasons),
+        reasons=reasons,
         notes=(*(str(warning.message) for warning in caught), *_notes(name, dataset, root)),
     )
 
@@ -86,13 +93,14 @@ def _notes(name: str, dataset: Dataset, root: Path) -> Iterator[str]:
         yield f"{caches.name}/{file.name} {compare_draw(dataset, file)}"
 
 
-def _unreadable(dataset: Dataset, missing: set[str], progress: Progress | None) -> Iterator[str]:
+def _unreadable(dataset: Dataset, missing: set[str], progress: Progress | None) -> Iterator[tuple[str, str]]:
+    image_files.pixel_limit()  # a wrong one is no fault of the images
     paths = sorted({item.path for part in dataset.lists.values() for item in part} - missing)
     with ThreadPoolExecutor() as pool:  # decoding releases the interpreter's lock
         for start in range(0, len(paths), 256):
             part = paths[start : start + 256]
-            good = pool.map(is_readable, [dataset.images / path for path in part])
-            yield from (path for path, fine in zip(part, good, strict=True) if not fine)
+            told = pool.map(fault, [dataset.images / path for path in part])
+            yield from ((path, why) for path, why in zip(part, told, strict=True) if why)
             if progress:
                 progress(start + len(part), len(paths))
 

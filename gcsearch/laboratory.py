@@ -311,7 +311,9 @@ def of(task: Task, decoders: int | str = "auto") -> Laboratory:
 def _of_task(task: Task, decoders: int | str) -> Laboratory:
     backbone = frozen(task)
     dataset = datasets.load(task.dataset, data_root(task))
-    return Laboratory(task, backbone, dataset, FeatureCache(_features(), backbone, decoders, *shelves()[1:]))
+    shared = next(iter(shelves()[1:]), None)
+    features = FeatureCache(_features(), backbone, decoders, shared, task.exif)
+    return Laboratory(task, backbone, dataset, features)
 
 
 def forget() -> None:

@@ -5,7 +5,6 @@ Shapes: N images, C classes, E embedding size, S image side in pixels.
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from gcsearch import files, laboratory, methods
 from gcsearch.backbone import Backbone
+from gcsearch.data import image_files
+from gcsearch.data.folders import images_below, saying_what_is_passed_over
+from gcsearch.data.image_files import UnreadableImage
 from gcsearch.documents import Classified, Exported, Guess, Predictions
 from gcsearch.errors import InputError
-from gcsearch.images import UNREADABLE
+from gcsearch.images import fault, fixed
+from gcsearch.images import named as some_of
 from gcsearch.methods import CoCoOp, Method, Trained, ZeroShot
 from gcsearch.population import IMAGE_TOKENS
 from gcsearch.prompts import named, prompts, template_features, tensor_sizes
@@ -40,6 +42,8 @@ class Classifier:
     trained: tuple[str, ...]
     """The names that were trained: the only ones that class-specific vectors fit."""
     parameters: tuple[Tensor, ...] = ()
+    exif: bool = False
+    """Whether images are turned as their EXIF orientation says."""
 
     @property
     def conditional(self) -> bool:
@@ -112,24 +116,36 @@ class Classifier:
         """Unit features [N, E] of image files, or of their bytes. InputError naming one that cannot be read."""
         every, features = list(images), [torch.zeros(0, self.backbone.embedding_size)]
         for start in range(0, len(every), _BATCH):
-            pixels = torch.stack([_pixels(image, self.backbone) for image in every[start : start + _BATCH]])
+            try:
+                squares = [self._square(image) for image in every[start : start + _BATCH]]
+            except UnreadableImage:
+                raise self._refusal(every) from None
             # As the feature cache keeps them, so that an image gets the class that it was measured with.
-            features.append(self.backbone.encode_images(pixels).cpu().half().float())
+            features.append(self.backbone.encode_images(_pixels(squares, self.backbone)).cpu().half().float())
         return torch.cat(features)
 
+    def _square(self, image: str | Path | bytes) -> np.ndarray:
+        """The fixed transform of an image, bytes [S, S, 3]."""
+        return np.asarray(fixed(image_files.read(image, exif=self.exif), self.backbone.preparation))
 
-def _pixels(image: str | Path | bytes, backbone: Backbone) -> Tensor:
-    """[3, S, S]: the fixed transform, with the model's mean and deviation."""
-    try:
-        with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as file:
-            square = backbone.preparation.fixed(file.convert("RGB"))
-    except UNREADABLE as error:
-        place = None if isinstance(image, bytes) else image
-        reason = getattr(error, "strerror", None) or ("no image" if place else str(error))
-        raise InputError(
-            "every image must be readable", file=place, received=reason, remedy="Give PNG, JPEG or another image file."
-        ) from None
-    values = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float() / 255
+    def _refusal(self, images: Sequence[str | Path | bytes]) -> InputError:
+        """What is wrong with all images that cannot be read."""
+        reasons: dict[str, str] = {}
+        for number, image in enumerate(images, start=1):
+            if why := fault(image, self.backbone.preparation, exif=self.exif):
+                reasons[f"image {number}" if isinstance(image, bytes) else str(image)] = why
+        remedy = f"Formats that are read: {', '.join(image_files.FORMATS)}."
+        if len(reasons) == 1:
+            ((place, why),) = reasons.items()
+            return InputError("every image must be readable", file=place, received=why, remedy=remedy)
+        every = some_of([f"{place} ({why})" for place, why in reasons.items()])
+        rule = f"every image must be readable; {len(reasons)} of {len(images)} are not"
+        return InputError(rule, received=every, remedy=remedy)
+
+
+def _pixels(squares: Sequence[np.ndarray], backbone: Backbone) -> Tensor:
+    """[N, 3, S, S]: with the model's mean and deviation."""
+    values = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float() / 255
     mean, std = torch.tensor(backbone.mean), torch.tensor(backbone.std)
     return (values - mean[:, None, None]) / std[:, None, None]
 
@@ -176,9 +192,9 @@ def open_export(folder: str | Path) -> Export:
     parameters = (
         () if isinstance(method, ZeroShot) else _parameters(folder, backbone, method, trial.seeds, len(trained))
     )
-    return Export(
-        folder, trial, facts, Classifier(backbone, method, trial.task.template, trial.seeds, trained, parameters)
-    )
+    task = trial.task
+    classifier = Classifier(backbone, method, task.template, trial.seeds, trained, parameters, task.exif)
+    return Export(folder, trial, facts, classifier)
 
 
 def read_facts(folder: Path) -> Exported:
@@ -246,12 +262,14 @@ def predict(
     seed: int | None = None,
     top: int = 1,
 ) -> Predictions:
-    """Classify image files among `names`, by default all classes of the export.
+    """Classify images among `names`, by default all classes of the export; of a folder all images below it, in order.
 
     Raises:
-        InputError: an image cannot be read, there is no prompt of `seed`, or the prompts do not fit the names.
+        InputError: a folder holds no image, an image cannot be read, there is no prompt of `seed`, or the prompts do
+            not fit the names.
     """
     classes = tuple(names or export.names)
+    images = images_of(images)
     found = guesses(export, images, classes, seed, top)
     return Predictions(
         export=str(export.folder),
@@ -260,6 +278,25 @@ def predict(
         classes=classes,
         images=tuple(Classified(image=str(image), top=one) for image, one in zip(images, found, strict=True)),
     )
+
+
+def images_of(paths: Sequence[Path]) -> list[Path]:
+    """The files, and in the place of each folder the image files below it. InputError where it holds none.
+
+    Warns (`data.folders.PassedOverWarning`) of other files in a folder.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        with saying_what_is_passed_over(path):
+            below = images_below(path)
+        if not below:
+            rule = "a folder to be classified must hold image files, by their endings"
+            raise InputError(rule, file=path, remedy="A file that is named by itself may have any ending.")
+        found += below
+    return found
 
 
 def guesses(

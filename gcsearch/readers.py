@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gcsearch.data.folders import images_in
 from gcsearch.errors import InputError
 from gcsearch.files import read_text
 from gcsearch.splits import (
@@ -25,7 +26,6 @@ from gcsearch.splits import (
     duplicates,
     folders_in,
     hold_out_val,
-    images_in,
     lines_of,
     warn_fresh,
 )

@@ -230,7 +230,8 @@ class Task(Model):
     of the frozen text tower; what is trained is float32 always. `template` is that of zero-shot CLIP and of losses
     that refer to it; in a pipeline's file "own" stands for the data set's.
     `also_templates`: those of the data sets of `also`, in order, where they differ from `template`; "own" there fills
-    them in. `other_names`: a text file with one name per line for NFL, in place of the embedded list.
+    them in. `exif`: images are turned as their EXIF orientation says; the reference code does not.
+    `other_names`: a text file with one name per line for NFL, in place of the embedded list.
     """
 
     dataset: Text = "shapes-sketch"
@@ -247,6 +248,7 @@ class Task(Model):
     views: Annotated[int, Field(ge=1, le=10**4)] = 8
     seeds: Seeds = (1, 2, 3)
     precision: Precision = "float32"
+    exif: bool = False
     other_names: Text | None = None
     also_templates: tuple[str, ...] = ()
 

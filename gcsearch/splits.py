@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import re
 import warnings
@@ -11,36 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gcsearch.data.folders import is_system
 from gcsearch.errors import InputError
 from gcsearch.files import read_text
 
 LISTS = ("train", "val", "test")
-
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
-"""What counts as an image where a folder is listed."""
-
-
-SYSTEM_NAMES = frozenset(
-    {
-        "__macosx",  # archives made on a Mac
-        "thumbs.db",
-        "ehthumbs.db",
-        "desktop.ini",
-        "$recycle.bin",
-        "system volume information",
-        "@eadir",  # network disks
-        "#recycle",
-        "#snapshot",
-        "lost+found",
-        "__pycache__",
-    }
-)
-"""Files and folders that systems put beside people's own, in small letters; names that begin with a dot are more."""
-
-
-def is_system(name: str) -> bool:
-    """Whether a file or folder is a system's own: never a class, never an image."""
-    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
 class FreshSplitWarning(UserWarning):
@@ -161,17 +135,6 @@ def warn_fresh(what: str) -> None:
     """Say that a split is gcsearch's own. Python shows it once per data set and process."""
     text = f"{what}; gcsearch drew a fresh split, numbers on it are not comparable with published ones"
     warnings.warn(text, FreshSplitWarning, stacklevel=2)
-
-
-def images_in(folder: Path) -> list[str]:
-    """Names of the image files in a folder, sorted; hidden ones, systems' own and other files are passed over."""
-    with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries]  # texts: a million Path objects would take a minute
-    return sorted(name for name in names if _ending(name) in SUFFIXES and not is_system(name))
-
-
-def _ending(name: str) -> str:
-    return "." + name.rpartition(".")[2].casefold()
 
 
 def folders_in(folder: Path) -> list[str]:

@@ -526,7 +526,7 @@ def print_inventory(findings: list[Finding]) -> None:
     for finding in findings:
         lines = [finding.problem] if finding.problem else []
         lines += [f"missing     {path}" for path in finding.missing]
-        lines += [f"unreadable  {path}" for path in finding.unreadable]
+        lines += [f"unreadable  {path}: {reason}" for path, reason in finding.reasons.items()]
         lines += finding.notes
         if lines:
             print_pairs([(finding.name, "\n".join(lines))])

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
+import tomllib
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors
 import torch
 import yaml
+from PIL import Image
 
 from gcsearch import authors, export, methods, prediction, words
 from gcsearch import backbone as backbones
 from gcsearch.card import chosen_with
+from gcsearch.data.folders import PassedOverWarning
 from gcsearch.documents import Exported, Objective
 from gcsearch.errors import InputError
 from gcsearch.export import Champion
@@ -166,6 +172,8 @@ def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_hom
         prediction.predict(opened, [good, tmp_path / "thesis.tex"])
     with pytest.raises(InputError, match=r"gone.png: every image must be readable, got No such file"):
         prediction.predict(opened, [tmp_path / "gone.png"])
+    with pytest.raises(InputError, match=r"2 of 3 are not, got .*thesis.tex \(no image .*, .*gone.png \(No such file"):
+        prediction.predict(opened, [tmp_path / "thesis.tex", good, tmp_path / "gone.png"])
     with pytest.raises(
         InputError, match=r"--seed: the export holds no prompt of this seed, got 9.\nSeeds in it: 4, 5."
     ):
@@ -178,6 +186,52 @@ def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_hom
         InputError, match=r"config.toml, task.pretrained: .*was made with the weights .*got weights 0000"
     ):
         prediction.open_export(folder)
+
+
+def test_of_a_folder_every_image_below_it_is_classified_in_order(exported, data_root, tmp_path):
+    opened = prediction.open_export(exported("gcscoop"))
+    (source,) = sorted((data_root / "tiny" / "images" / "owl").glob("test*"))[:1]
+    for name in ("pics/owl/2.png", "pics/owl/1.png", "pics/dog/3.png", "pics/0.PNG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, tmp_path / name)
+    (tmp_path / "pics" / "owl" / "notes.txt").touch()
+    with pytest.warns(PassedOverWarning, match=r"pics: 1 file passed over: \.txt 1$"):
+        found = prediction.predict(opened, [source, tmp_path / "pics"])
+    names = [Path(one.image).relative_to(tmp_path) for one in found.images[1:]]
+    assert list(map(str, names)) == ["pics/0.PNG", "pics/dog/3.png", "pics/owl/1.png", "pics/owl/2.png"]
+    assert {one.top for one in found.images} == {found.images[0].top}  # the same picture each time
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty: a folder to be classified must hold image files"):
+        prediction.predict(opened, [source, tmp_path / "empty"])
+    (tmp_path / "pics" / "owl" / "notes.txt").unlink()
+    (tmp_path / "pics" / "owl" / "1.png").write_bytes(b"%!PS")
+    with pytest.raises(InputError, match=r"owl/1.png: every image must be readable, got no image but a PostScript"):
+        prediction.predict(opened, [tmp_path / "pics" / "owl"])
+
+
+def test_bytes_that_are_no_image_are_refused_by_their_place(exported, data_root):
+    opened = prediction.open_export(exported("zeroshot"))
+    good = next((data_root / "tiny" / "images" / "owl").glob("*")).read_bytes()
+    with pytest.raises(InputError, match=r"image 2: every image must be readable, got no image but a PDF document"):
+        prediction.guesses(opened, [good, b"%PDF-1.4"], opened.names)
+
+
+def test_exif_orientation_is_heeded_by_an_export_whose_task_asks_for_it(at_home, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "lying.png", exif=exif)
+    image.transpose(Image.Transpose.ROTATE_270).save(tmp_path / "upright.png")
+    lying, upright = [], []
+    for heeded in (False, True):
+        lab = replace(at_home, task=at_home.task.model_copy(update={"exif": heeded}))
+        folder = export.write(tmp_path / f"best-{heeded}", a_champion(lab, "zeroshot", {}), lab)
+        assert tomllib.loads((folder / "config.toml").read_text())["task"]["exif"] is heeded
+        classifier = prediction.open_export(folder).classifier
+        lying.append(classifier.encode([tmp_path / "lying.png"]))
+        upright.append(classifier.encode([tmp_path / "upright.png"]))
+    assert torch.equal(upright[0], upright[1])
+    assert torch.equal(lying[1], upright[1]) and not torch.equal(lying[0], upright[0])
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -134,6 +135,32 @@ def test_another_content_of_the_same_size_and_time_is_noticed(cache, own_copy, m
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert path.stat().st_size == before.st_size
     cache.fixed(own_copy, own_copy.val)
+    assert len(entries(cache)) == 2
+
+
+def test_only_images_of_more_than_8_bits_have_another_digest_than_before_they_were_scaled(tmp_path):
+    grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    for name, values in (("8.png", grey), ("8.jpg", grey), ("16.png", grey.astype(np.uint16)), ("float.tif", grey / 1)):
+        image = Image.fromarray(values.astype(np.float32) if values.dtype == float else values)
+        image.save(tmp_path / name)
+    names = ["8.png", "8.jpg", "16.png", "float.tif"]
+    found, failed = digests.of_files(tmp_path, names, tmp_path / "memory")
+    plain = [hashlib.blake2b((tmp_path / name).read_bytes(), digest_size=16).digest() for name in names]
+    assert not failed
+    assert [one.tobytes() == before for one, before in zip(found, plain, strict=True)] == [True, True, False, False]
+
+
+def test_what_is_no_file_is_not_read_for_its_content(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    _, failed = digests.of_files(tmp_path, ["pipe.png", "folder.png", "loop.png"], tmp_path / "memory")
+    assert failed == {"pipe.png": "no file", "folder.png": "no file", "loop.png": "Too many levels of symbolic links"}
+
+
+def test_images_that_are_turned_have_entries_of_their_own(cache, tiny_dataset):
+    turned = replace(cache, exif=True)
+    assert torch.equal(cache.fixed(tiny_dataset, tiny_dataset.val), turned.fixed(tiny_dataset, tiny_dataset.val))
     assert len(entries(cache)) == 2
 
 
@@ -315,6 +342,7 @@ def test_all_unreadable_images_are_named_at_once(cache, own_copy):
     with pytest.raises(InputError, match="every image must be readable; 3 of 80 are not") as caught:
         cache.get(wanted)
     assert all(path in str(caught.value) for path in broken)
+    assert f"{broken[0]} (no image of a known format)" in str(caught.value)
     assert len((cache.folder / "unreadable.txt").read_text().splitlines()) == 3
     for path in broken[:2]:
         (own_copy.images / path).unlink()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcsearch import images
 from gcsearch.backbone import _preparation, declare_torchvision_operators
+from gcsearch.data import image_files
 from gcsearch.errors import InputError
 from gcsearch.images import Job, Preparation, prepare, random_box, random_view
 
@@ -67,8 +67,8 @@ def test_an_image_is_opened_once_for_its_views_and_all_unreadable_ones_are_told(
     cut = (tmp_path / "c.png").read_bytes()
     (tmp_path / "d.png").write_bytes(cut[: len(cut) // 2])
     opened = []
-    decode = images.decode
-    monkeypatch.setattr(images, "decode", lambda path: opened.append(path.name) or decode(path))
+    read = image_files.read
+    monkeypatch.setattr(image_files, "read", lambda path, exif: opened.append(path.name) or read(path, exif=exif))
     names = tuple(name for name in ("a.png", "b.png", "c.png", "d.png") for _ in range(3))
     done = prepare(Job(str(tmp_path), names, tuple((1, view) for view in range(3)) * 4, Preparation(16)))
     assert opened == ["a.png", "b.png", "c.png", "d.png"]

@@ -20,6 +20,9 @@ from gcsearch.schema import Task
 from gcsearch.splits import FreshSplitWarning
 from tests.trees import NAMES, TREES, Tree, put, write
 
+# The trees' class folders hold a text beside their images; that it is named is in test_folders.py.
+pytestmark = pytest.mark.filterwarnings("ignore::gcsearch.data.folders.PassedOverWarning")
+
 
 def load(tree: Tree, root):
     expected = pytest.warns(FreshSplitWarning, match="not comparable") if tree.fresh else contextlib.nullcontext()
@@ -91,6 +94,7 @@ def test_an_unreadable_image_is_named(read):
     try:
         finding = inventory.examine(root, tree.name, verify=True)
         assert (finding.unreadable, finding.missing, finding.ok) == ((found.test[0].path,), (), False)
+        assert "truncated" in finding.reasons[found.test[0].path].lower()
     finally:
         path.write_bytes(whole)
 

@@ -1,0 +1,1 @@
+"""Images on disk to features in the cache."""
