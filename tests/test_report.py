@@ -639,6 +639,23 @@ def test_maps_are_dots_until_there_are_enough_for_a_surface():
     assert kinds[20] - kinds[19] == {"contour"}
 
 
+def test_many_columns_put_the_deviation_below_the_mean_and_long_names_stay_short_in_legends():
+    names = [f"folder:birds {n}" for n in range(8)]
+    task = Task.from_dict({"classes": "all", "targets": names})
+    keys = ["test_acc", "test_acc_targets", *(f"test_acc_folder-birds-{n}" for n in range(8))]
+    wide = Pipeline(name="pets", task=task, search=SearchSettings(objective="val_acc"))
+    finals = [one.model_copy(update={"metrics": dict.fromkeys(keys, one.metrics["test_h"])}) for one in FINALS]
+    text = own(built(wide, [a_record(0)], finals, 0))
+    assert "<table class='results dense'>" in text
+    assert text.count("<td class=n>81.00 ±&nbsp;1.00") == len(keys)
+    long = a_final(f"<b>{'very ' * 20}long", (70.0, 71.0, 72.0), number=-2)
+    (drawn,) = [
+        one for one in figures(page([a_record(0)], [long, FINALS[2]], 0)) if "test_new_acc" in str(one["layout"])
+    ]
+    entries = [trace["name"] for trace in drawn["data"] if trace.get("showlegend") and trace["name"] != "champion"]
+    assert entries == ["&lt;b&gt;very very very very very ver…"]
+
+
 def test_an_empty_report_carries_no_plotly():
     assert len(page([])) < 20_000
 

@@ -33,6 +33,7 @@ from gcsearch.report.theme import (
     colour_scale,
     dots,
     empty_figure,
+    entry,
     star,
     styled,
 )
@@ -139,14 +140,16 @@ def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
         texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
         mean = ([fmean(base)], [fmean(new)], [f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"])
-        mark = star(*mean) if mine else dots(*mean, "" if quiet else name, size=13, color=colour, symbol="diamond")
+        mark = (
+            star(*mean) if mine else dots(*mean, "" if quiet else entry(name), size=13, color=colour, symbol="diamond")
+        )
         figure.add_trace(mark)
     _name_sides(figure, "test")
     return figure
 
 
 def _name_sides(figure: go.Figure, stage: Stage) -> None:
-    base, new = (find(key).legend for key in SIDES[stage])
+    base, new = (find(key).axis for key in SIDES[stage])
     figure.update_xaxes(title_text=base)
     figure.update_yaxes(title_text=new)
 
@@ -227,7 +230,7 @@ def draw_contour(
     x, y = ([land.axes[name].place(land.records[i].config.values[name]) for i in both] for name in pair)
     texts = [hover(land.records[i], list(land.axes)) for i in both]
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}
-    bar = {"title": {"text": objective.key, "font": {"size": 13}}} | BAR
+    bar = {"title": {"text": objective.axis, "font": {"size": 13}, "side": "right"}} | BAR
     look |= {"color": [land.values[i] for i in both], "colorscale": colour_scale(), "colorbar": bar}
     figure.add_trace(dots(x, y, texts, cmin=low, cmax=high, **look))
     mine = [spot for spot, i in enumerate(both) if land.records[i].number == champion]
@@ -280,7 +283,7 @@ def draw_curves(curves: Sequence[tuple[str, Curve]], objective: Metric) -> go.Fi
         template = f"{html.escape(name)}<br>epoch %{{x}}: %{{y:.2f}}{unit}<extra></extra>"
         figure.add_trace(
             go.Scatter(
-                x=one.epochs, y=one.mean, mode="lines", name=name, line=line, hovertemplate=template,
+                x=one.epochs, y=one.mean, mode="lines", name=entry(name), line=line, hovertemplate=template,
                 legendrank=index + 1,
             )
         )  # fmt: skip

@@ -69,6 +69,7 @@ from gcsearch.selection import Ranked, ranking
 Warn = Callable[[str], None]
 """Told in a line of what the page lacks."""
 
+_MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
 _LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
 
 _POLICY = (
@@ -163,9 +164,10 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
     if not finals:
         return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
     task = pipeline.task
-    rows = [_result_row(row) for row in render_table(finals, task)]
+    shown, dense = columns(task), len(columns(task)) > _MOST_AT_EASE
+    rows = [_result_row(row, dense=dense) for row in render_table(finals, task)]
     ahead = f"champion ahead by, in {find(deciding(finals, task)).title}"
-    titles = "".join(f"<th class=n>{html.escape(column.title)}" for column in columns(task))
+    titles = "".join(f"<th class=n>{html.escape(column.title)}" for column in shown)
     head = f"<tr><th>setting{titles}<th class=n>{ahead}</tr>"
     seeds = sorted({seed for record in finals for seed in record.seeds})
     known = set(seeds) & set(task.seeds)
@@ -176,7 +178,8 @@ def _results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Secti
         f"{' of the source' if task.targets else ''}. "
         "The last column pairs the runs by seed and gives the 95 % interval of the mean difference."
     )
-    body = f"<div class=scroll><table class=results><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
+    kind = "'results dense'" if dense else "results"
+    body = f"<div class=scroll><table class={kind}><thead>{head}</thead><tbody>{''.join(rows)}</tbody></table></div>"
     return Section("Results on test images", lead, body=body)
 
 
@@ -221,8 +224,11 @@ def _choice_row(row: Choice, names: Sequence[str], champion: int | None) -> str:
     return f"<tr{' class=champion' if chosen else ''}><td>{f'<b>★ {text}</b>' if chosen else text}{cells}</tr>"
 
 
-def _result_row(row: Row) -> str:
-    cells = "".join(f"<td class=n>{typeset(plus_minus(value))}" for value in row.values.values())
+def _result_row(row: Row, *, dense: bool) -> str:
+    texts = [typeset(plus_minus(value)) for value in row.values.values()]
+    # Where columns are many, a deviation goes below its mean, and never without its sign.
+    texts = [text.replace("± ", "±&nbsp;") for text in texts] if dense else texts
+    cells = "".join(f"<td class=n>{text}" for text in texts)
     if row.lead is None:
         lead = ""
     elif row.lead.n == 1:

@@ -6,6 +6,7 @@ them where the reader's system is dark.
 
 from __future__ import annotations
 
+import html
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ BLUE, GREEN, PURPLE, AMBER, GREY, ISO = "#0072b2", "#00876a", "#a0448f", "#b9800
 BAND = {ACCENT: "rgba(213,94,0,0.17)", BLUE: "rgba(0,114,178,0.10)"}
 _SCALE = ("#46287c", "#31688e", "#1f9e89", "#7cc250", "#f0d61d")
 CLEAR = "rgba(0,0,0,0)"
+_ENTRY = 32  # letters of a name in a legend
 DARK = {
     INK: "#e6e9ec",
     MUTED: "#9ca6b0",
@@ -85,6 +87,11 @@ def dots(x: Sequence[Any], y: Sequence[Any], text: Sequence[str], name: str = ""
         x=x, y=y, mode="markers", name=name, marker=look, text=text, hovertemplate="%{text}<extra></extra>",
         showlegend=bool(name),
     )  # fmt: skip
+
+
+def entry(name: str) -> str:
+    """A name as an entry of a legend: without markup, and short enough for a narrow screen."""
+    return html.escape(name if len(name) <= _ENTRY else f"{name[: _ENTRY - 1]}…")
 
 
 def star(x: Sequence[Any], y: Sequence[Any], text: Sequence[str], *, legend: bool = True) -> go.Scatter:
