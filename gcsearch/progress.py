@@ -21,6 +21,7 @@ from rich.progress import (
 
 from gcsearch.config.metrics import is_oracle
 from gcsearch.methods import build
+from gcsearch.metrics import number
 from gcsearch.schema import EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.selection import order
 from gcsearch.watcher import Watcher
@@ -113,7 +114,7 @@ class ProgressWatcher(Watcher):
         if self.name == "search" and self._leads(record):
             self.best = record.model_copy(update={"curve": ()})
             oracle = ", oracle" if is_oracle(self.objective) else ""
-            self.note = f"best {self.objective} {record.mean(self.objective):.2f} (t{record.number:04d}{oracle})"
+            self.note = f"best {self.objective} {number(record.mean(self.objective))} (t{record.number:04d}{oracle})"
         self._show_settings()
 
     def _leads(self, record: TrialRecord) -> bool:

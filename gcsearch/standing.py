@@ -12,6 +12,7 @@ from gcsearch import selection
 from gcsearch.config.metrics import is_oracle
 from gcsearch.journal import REOPENING, Event
 from gcsearch.lease import Seen, look, request_path
+from gcsearch.metrics import number
 from gcsearch.mirror import lag, lines_synced
 from gcsearch.schema import Outcome, TrialRecord
 from gcsearch.sweep import Sweep
@@ -59,7 +60,7 @@ class Standing:
         oracle = ", oracle: it looks at test images" if is_oracle(self.objective) else ""
         best = "none yet"
         if self.best is not None:
-            best = f"{self.objective} {self.best:.2f} (t{self.best_number:04d}{oracle})"
+            best = f"{self.objective} {number(self.best)} (t{self.best_number:04d}{oracle})"
         rows = [
             ("sweep", f"{self.sweep}: {self.state}{f', {self.why}' if self.why else ''}"),
             ("done", f"{self.done} of {self.total} settings{self._outcomes()}; stage {self.stage}"),

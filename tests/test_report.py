@@ -656,6 +656,14 @@ def test_many_columns_put_the_deviation_below_the_mean_and_long_names_stay_short
     assert entries == ["&lt;b&gt;very very very very very ver…"]
 
 
+def test_accuracies_that_are_no_numbers_cost_no_picture():
+    nothing = a_final("SAM", (NAN, NAN, NAN), number=-2)
+    text = own(page(a_sweep(), [nothing, *FINALS], 10))
+    assert "so not in it: SAM." in text
+    assert "<td>SAM<td class=n>–<td class=n>–" in text
+    assert "nan" not in re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL).lower()
+
+
 def test_an_empty_report_carries_no_plotly():
     assert len(page([])) < 20_000
 

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 
 from gcsearch.config.metrics import PERCENT, Metric, Stage, find
 from gcsearch.metrics import harmonic_mean
-from gcsearch.report.findings import SIDES, Branches, Curve, History, Point, iso_h
+from gcsearch.report.findings import SIDES, Branches, Curve, History, Point, has_both_sides, iso_h
 from gcsearch.report.landscape import Axis, Landscape, Surface, axis, decades, round_steps
 from gcsearch.report.theme import (
     ACCENT,
@@ -128,7 +128,7 @@ def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
     The others of the shortlist are grey and tell their name on hovering; of many settings all but the landmarks are.
     """
     figure = empty_figure(440)
-    measured = [r for r in finals if r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc")]
+    measured = filter(has_both_sides, finals)
     pairs = [(r, r.metrics["test_base_acc"], r.metrics["test_new_acc"]) for r in measured]
     _iso_lines(figure, [point for _, base, new in pairs for point in zip(base, new, strict=True)])
     colours = [BLUE, GREEN, PURPLE, AMBER, GREY]

@@ -112,7 +112,8 @@ def headline(
     ahead = [named(record) for record in finals if record.mean(metric) > mean]
     if ahead:
         verb = "is" if len(ahead) == 1 else "are"
-        sentences.append(f"By mean {find(metric).title} it is not in front: {joined(ahead)} {verb} higher.")
+        words = f"mean {find(metric).title}".replace("mean mean", "mean")
+        sentences.append(f"By {words} it is not in front: {joined(ahead)} {verb} higher.")
     return [*sentences, *_about_cap(pipeline, records, finals)]
 
 
@@ -210,13 +211,18 @@ SIDES: dict[Stage, tuple[str, str]] = {
 """The two accuracies that the protocol trades, by the stage that measures them."""
 
 
+def has_both_sides(record: TrialRecord) -> bool:
+    """Whether it has an accuracy on either side in its stage."""
+    return all(math.isfinite(record.mean(key)) for key in SIDES[record.stage])
+
+
 def scatter_points(records: Sequence[TrialRecord]) -> list[Point]:
     """Every setting with an accuracy on both sides, in the stage that the search was measured in."""
     names = searched(records)
     points = []
     for record in records:
-        base, new = map(record.mean, SIDES[record.stage])
-        if math.isfinite(base) and math.isfinite(new):
+        if has_both_sides(record):
+            base, new = map(record.mean, SIDES[record.stage])
             rho = record.config.hyperparameters.get("rho")
             radius = float(rho) if isinstance(rho, (int, float)) else None
             points.append(Point(record.number, base, new, radius, record.outcome, hover(record, names)))

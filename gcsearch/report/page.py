@@ -37,6 +37,7 @@ from gcsearch.report.findings import (
     compared,
     curve,
     deciding,
+    has_both_sides,
     headline,
     history,
     render_table,
@@ -249,7 +250,7 @@ def _scatter_section(records: Sequence[TrialRecord], finals: Sequence[TrialRecor
     pictures = (
         [Picture("scatter of the search", partial(draw_scatter, points, champion, records[0].stage))] if points else []
     )
-    one_sided = [r for r in finals if not (r.metrics.get("test_base_acc") and r.metrics.get("test_new_acc"))]
+    one_sided = [record for record in finals if not has_both_sides(record)]
     if len(one_sided) < len(finals):
         pictures.append(Picture("scatter of the confirmation", partial(draw_confirmation, finals)))
     if not pictures:
@@ -487,7 +488,7 @@ def _page(
     first, *rest = map(typeset, sentences)
     task = pipeline.task
     about = (
-        f"{task.title} · {task.backbone} · {task.shots} shots per class · {len(records)} settings × "
+        f"{task.title} · {task.backbone} · {task.shots} shots per class · {counted(len(records), 'setting')} × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.chosen_by}"
     )
     lead = f"<section class='headline'><p>{first}</p>{''.join(f'<p>{one}</p>' for one in rest)}</section>"
