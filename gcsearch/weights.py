@@ -6,6 +6,7 @@ a plain container. TorchScript archives are programs: they are opened only where
 
 from __future__ import annotations
 
+import argparse
 import json
 import pickle
 import re
@@ -13,9 +14,11 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cache
+from pathlib import Path, PosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -30,7 +33,10 @@ FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "
 
 _OPENAI_STATE = ("input_resolution", "context_length", "vocab_size")  # only OpenAI's own archives store these
 _OPENAI_MODELS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336px")
-_PREFIXES = ("module.", "_orig_mod.")  # left by data-parallel training and by torch.compile
+_WRAPPINGS = ("state_dict", "model_state_dict", "model", "module", "ema", "model_ema", "state_dict_ema")
+"""Under which training scripts keep the weights, in the order in which they are preferred."""
+_ROOTS = ("visual", "text", "transformer", "text_model", "vision_model")
+"""What a CLIP's own names begin with; anything else before all of them is the name of what held the model."""
 _SHOWN = 3
 
 
@@ -72,7 +78,7 @@ def read(pretrained: str | Path) -> Checkpoint:
         pretrained: path of a .safetensors, .pt, .pth or .bin file or of a folder; `jit:PATH` for a TorchScript archive.
 
     Returns:
-        Float tensors as float32, names without `module.`, out of a wrapping `state_dict`.
+        Float tensors as float32, names without a common prefix (`module.`, `model.`), out of a wrapping `state_dict`.
 
     Raises:
         InputError: nothing there, not a checkpoint, or a file that needs code to be read.
@@ -154,7 +160,8 @@ def _safetensors(file: Path) -> dict[str, Tensor]:
 
 def _pickle(file: Path) -> Any:
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_plain_values()):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted is None:
@@ -168,6 +175,15 @@ def _pickle(file: Path) -> Any:
         ) from None
     except Exception as error:  # the readers of a damaged file raise anything, from IndexError to AssertionError
         raise _unreadable(file, error) from None
+
+
+@cache
+def _plain_values() -> list[Any]:
+    """What training scripts put beside weights and torch does not know: values that run nothing when they are made."""
+    scalar: Any = np.float64(0).__reduce__()[0]
+    kinds = [type(np.dtype(kind)) for kind in ("?", "i1", "u1", "i2", "i4", "i8", "f2", "f4", "f8", "U1", "S1")]
+    names = [f"numpy.{core}.multiarray.scalar" for core in ("core", "_core")]
+    return [*((scalar, name) for name in names), np.dtype, *kinds, argparse.Namespace, PosixPath]
 
 
 def _is_archive(file: Path) -> bool:
@@ -207,10 +223,10 @@ def _unreadable(file: Path, reason: object) -> InputError:
 
 
 def _state(content: Any, file: Path) -> dict[str, Tensor]:
-    """The state dict in what was read: out of its wrapping, names without prefixes."""
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content or not all(isinstance(t, Tensor) for t in content.values()):
+    """The state dict in what was read: out of its wrappings, names without a common prefix, nothing but tensors."""
+    while (inside := _wrapped(content)) is not None:
+        content = inside
+    if not _holds_weights(content):
         found = _some(content) if isinstance(content, Mapping) else type(content).__name__
         raise InputError(
             "the checkpoint must hold tensors by name, or such under `state_dict`",
@@ -218,10 +234,33 @@ def _state(content: Any, file: Path) -> dict[str, Tensor]:
             received=f"{file} ({found})",
             remedy="Save the model's `state_dict()` alone.",
         )
-    state = {str(name): tensor for name, tensor in content.items()}
-    while prefix := next((p for p in _PREFIXES if all(name.startswith(p) for name in state)), None):
+    # What is no tensor, such as an epoch, a name or an optimiser's state, is none of the model's.
+    state = {str(name): tensor for name, tensor in content.items() if isinstance(tensor, Tensor)}
+    while prefix := _common_prefix(name for name, tensor in state.items() if tensor.ndim):
         state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
     return state
+
+
+def _holds_weights(content: Any) -> bool:
+    return isinstance(content, Mapping) and any(isinstance(one, Tensor) and one.ndim for one in content.values())
+
+
+def _wrapped(content: Any) -> Mapping[Any, Any] | None:
+    """The mapping in `content` that has the weights, itself wrapped or not; None where `content` has them or nobody."""
+    if not isinstance(content, Mapping) or _holds_weights(content):
+        return None
+    named = [content[name] for name in _WRAPPINGS if name in content]
+    inside = [one for one in named if isinstance(one, Mapping) and (_holds_weights(one) or _wrapped(one) is not None)]
+    return inside[0] if inside else None
+
+
+def _common_prefix(names: Iterable[str]) -> str:
+    """The first part of all `names` with its dot, where they have one in common that is no part of a CLIP's names."""
+    firsts = {name.partition(".")[::2] for name in names}
+    roots = {root for root, _ in firsts}
+    (root, *others) = roots
+    common = not others and len(firsts) > 1 and all(rest for _, rest in firsts) and root not in _ROOTS
+    return f"{root}." if common else ""
 
 
 def _mixed(tensors: Iterable[Tensor]) -> bool:
@@ -274,6 +313,11 @@ def _renamed(state: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> dict[s
     if "text.text_projection" in model and "text_projection" in found:
         outside = ("visual.", "logit_")
         found = {key if key.startswith(outside) else f"text.{key}": tensor for key, tensor in found.items()}
+    # A single number that the model has no place for, such as a step or the bias of a sigmoid loss, decides nothing.
+    for key in [key for key, tensor in found.items() if key not in model and tensor.ndim == 0]:
+        del found[key]
+    if "logit_bias" not in model:
+        found.pop("logit_bias", None)
     for key, tensor in model.items():
         if key.endswith("num_batches_tracked"):
             found.setdefault(key, tensor)

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import re
 import warnings
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -20,6 +24,10 @@ def tensors(dtype=torch.float32):
     generator = torch.Generator().manual_seed(0)
     drawn = {"ln.weight": torch.randn(4, generator=generator), "fc.weight": torch.randn(3, 4, generator=generator)}
     return {name: tensor.to(dtype) for name, tensor in drawn.items()}
+
+
+def prefixed(prefix, state):
+    return {f"{prefix}{name}": tensor for name, tensor in state.items()}
 
 
 def assert_same(state, expected):
@@ -45,6 +53,18 @@ def test_safetensors_under_another_name_are_read(tmp_path):
         lambda state: {f"module.{name}": tensor for name, tensor in state.items()},
         lambda state: {"epoch": 3, "name": "run", "optimizer": {"lr": 0.1}, "state_dict": state},
         lambda state: {"state_dict": {f"_orig_mod.module.{name}": tensor for name, tensor in state.items()}},
+        *(partial(prefixed, prefix) for prefix in ("model.", "clip_model.", "backbone.", "module.model.", "a.b.c.d.")),
+        lambda state: {"model": {**state, "epoch": 3, "best": 0.5, "note": "x", "done": None}},
+        lambda state: {
+            **state,
+            "epoch": 3,
+            "optimizer": {"state": {0: {"exp_avg": torch.ones(4)}}},
+            "args": Namespace(),
+        },
+        lambda state: {"model_state_dict": state, "model": "ViT-B-16"},
+        lambda state: {"ema": state, "optimizer": {"param_groups": [{"lr": 0.1}]}},
+        lambda state: {"model": {"state_dict": prefixed("net.", state)}, "ema": {"state_dict": tensors(torch.float64)}},
+        lambda state: {"state_dict": state, "best": np.float64(0.5), "epoch": np.int64(3), "out": Path("runs")},
     ],
 )
 def test_wrappings_and_prefixes_fall_away(tmp_path, wrap):
@@ -258,3 +278,24 @@ def test_differences_that_mean_nothing_are_levelled(tmp_path):
     assert {name: tensor.shape for name, tensor in fitted.items()} == {n: t.shape for n, t in model.items()}
     assert fitted["text.transformer.a"].item() == 1
     assert fitted["logit_scale"].item() == 1
+
+
+@pytest.mark.parametrize("beside", [{"step": torch.tensor(7)}, {"logit_bias": torch.tensor([-10.0])}, {"epoch": 3}])
+@pytest.mark.parametrize("prefix", ["", "model.", "clip_model.", "module.backbone."])
+def test_numbers_beside_the_weights_of_a_clip_do_not_matter(clip, tmp_path, prefix, beside):
+    torch.save({"state_dict": prefixed(prefix, clip.state_dict()) | prefixed(prefix, beside)}, tmp_path / "clip.pt")
+    fitted = weights.fit(weights.read(tmp_path / "clip.pt"), clip.state_dict(), "tiny", lambda sizes: ())
+    assert_same(fitted, clip.state_dict())
+
+
+def test_weights_beside_those_of_the_model_are_not_dropped(clip, tmp_path):
+    extra = {"model.head.weight": torch.ones(3, 3)}
+    torch.save(prefixed("model.", clip.state_dict()) | extra, tmp_path / "clip.pt")
+    with pytest.raises(InputError, match=r"1 unexpected: head\.weight"):
+        weights.fit(weights.read(tmp_path / "clip.pt"), clip.state_dict(), "tiny", lambda sizes: ())
+
+
+def test_a_tower_alone_keeps_its_name(tmp_path):
+    state = {"visual.conv1.weight": torch.ones(2, 2), "visual.proj": torch.ones(2, 2)}
+    torch.save(prefixed("model.", state), tmp_path / "visual.pt")
+    assert_same(weights.read(tmp_path / "visual.pt").state, state)
