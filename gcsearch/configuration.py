@@ -210,7 +210,8 @@ def _absolute(written: str, value: Any, folder: Path) -> Any:
 
 def with_paths_of_the_command(pipeline: Pipeline) -> Pipeline:
     """A pipeline that a program has made, every path absolute; relative ones start at the folder of the command."""
-    return Pipeline.from_dict(with_absolute_paths(pipeline.to_dict(), Path.cwd()))
+    content = pipeline.model_dump(mode="json", exclude_none=True, exclude_unset=True)
+    return Pipeline.from_dict(with_absolute_paths(content, Path.cwd()))
 
 
 def _use_kept_space(content: dict[str, Any], path: Path) -> None:
@@ -248,12 +249,13 @@ def check(pipeline: Pipeline) -> SearchSpace:
     for key in ("also", "targets"):
         for index, name in enumerate(getattr(task, key)):
             datasets.find(name, key=f"task.{key}.{index}")
-    if task.root is None and not {task.dataset, *task.also, *task.targets} <= set(shapes.WORLDS):
+    if task.root is None and not is_embedded(task):
         raise InputError(
             "a data set that is not embedded needs the folder that holds it",
             key="task.root",
             remedy='Add `root = "/path/to/data"` to [task], or `--set task.root=/path/to/data`.',
         )
+    check_backbone(task)
     _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
     space = _capped(spaces.load(pipeline.search.space), pipeline.search.cap)
     _check_space(space, spaces.find(pipeline.search.space))
@@ -286,6 +288,34 @@ def check_setting(task: Task, config: TrialConfig, key: str | None = None) -> No
             received='nfl_names = "transductive"',
             remedy='Set `nfl_names = "clean"`, or `classes = "base"`.',
         )
+
+
+def is_embedded(task: Task) -> bool:
+    """Whether every data set of the task is one that comes with gcsearch."""
+    return {task.dataset, *task.also, *task.targets} <= set(shapes.WORLDS)
+
+
+_REAL_CLIP = '`backbone = "ViT-B-16"` and `pretrained = "openai"`'
+
+
+def check_backbone(task: Task) -> None:
+    """InputError where images of one's own would be searched with the bundled test bed because nobody named a model."""
+    if "backbone" not in task.model_fields_set and not is_embedded(task):
+        raise InputError(
+            "a data set that is not embedded needs a model, and the bundled `mini` is a test bed",
+            key="task.backbone",
+            remedy=f"For OpenAI's ViT-B/16 write {_REAL_CLIP} in [task]; for a mere trial `backbone = 'mini'`.",
+        )
+
+
+def test_bed_remarks(task: Task) -> list[str]:
+    """What to know before images of one's own are searched with the bundled test bed."""
+    if task.backbone != "mini" or is_embedded(task):
+        return []
+    return [
+        "`mini` is a test bed that knows the embedded drawings alone: on other images accuracies end near chance. "
+        f"For OpenAI's ViT-B/16 write {_REAL_CLIP} in [task]."
+    ]
 
 
 def _check_weights(backbone: str, pretrained: str | None) -> None:
@@ -490,6 +520,7 @@ def load_trial(path: str | Path) -> TrialFile:
     trial = TrialFile.from_dict(_read_file(path), file=path)
     methods.build(trial.trial, file=path)
     try:
+        check_backbone(trial.task)
         check_setting(trial.task, trial.trial)
     except InputError as error:
         raise error.at(file=path) from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gcsearch import daemons, files, methods, spaces
 from gcsearch import where as grounds
-from gcsearch.configuration import check, load, load_trial, with_paths_of_the_command
+from gcsearch.configuration import check, load, load_trial, test_bed_remarks, with_paths_of_the_command
 from gcsearch.dotted import flat
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
@@ -108,6 +108,8 @@ def _drive(
 
     `added` are the seeds of the confirmation beside those of the pipeline.
     """
+    for remark in test_bed_remarks(pipeline.task):
+        watcher.warn(remark)
     where = grounds.find(pipeline)
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
     with daemons.told("The same command goes on"), grounds.joined(where):
@@ -479,6 +481,8 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: 
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
     method, watcher = methods.build(trial.trial), watcher or Watcher()
     check_threads(trial.threads, cores(), key="threads")
+    for remark in test_bed_remarks(trial.task):
+        watcher.warn(remark)
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:

@@ -161,7 +161,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         search_seconds=0.0 if finished else _rounds(chosen, settings - done, size, placement) * pack_seconds,
         confirm_seconds=0.0 if finished else _confirming(chosen, space, labs, placement, epochs),
         peak_bytes=max(cost.bytes for cost in costs),
-        notes=(*notes, *configuration.cap_remarks(chosen, space)),
+        notes=(*notes, *configuration.cap_remarks(chosen, space), *configuration.test_bed_remarks(chosen.task)),
     )
 
 

@@ -39,7 +39,8 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture
 def pipeline(data_root, tmp_path):
     def write(root=data_root, **task):
-        keys = {"dataset": "tiny", "root": str(root), "shots": 2, "val_shots": 2, "folds": 2, "seeds": [1, 2], **task}
+        own = {"dataset": "tiny", "root": str(root), "backbone": "mini"}
+        keys = {**own, "shots": 2, "val_shots": 2, "folds": 2, "seeds": [1, 2], **task}
         lines = [f"{key} = {json.dumps(value)}" for key, value in keys.items()]
         confirm = ["[confirm]", "top = 2", "seeds = [4, 5, 6]", ""]
         path = tmp_path / "my.toml"

@@ -165,3 +165,52 @@ def test_a_name_fits_into_a_files_name():
     assert Pipeline(name="n" * 200).name
     with pytest.raises(InputError, match="a name has at most 200 characters"):
         Pipeline.from_dict({"name": "n" * 201})
+
+
+OWN_IMAGES = [
+    {"dataset": "folder:pics"},
+    {"dataset": "OxfordPets"},
+    {"also": ["folder:pics"]},
+    {"targets": ["EuroSAT"]},
+]
+
+
+def of_task(**task):
+    return {
+        "name": "own",
+        "task": {"root": "/data", **task},
+        "search": {"space": "coop"},
+        "confirm": {"references": []},
+    }
+
+
+@pytest.mark.parametrize("task", OWN_IMAGES)
+def test_images_of_ones_own_need_a_model_that_somebody_named(task):
+    for made in (Pipeline.from_dict, lambda content: configuration.with_paths_of_the_command(Pipeline(**content))):
+        with pytest.raises(
+            InputError, match=r'task\.backbone: .*test bed.*\n.*"ViT-B-16"` and `pretrained = "openai"`'
+        ):
+            configuration.check(made(of_task(**task)))
+
+
+@pytest.mark.parametrize("task", OWN_IMAGES)
+def test_the_test_bed_is_remarked_upon_where_it_was_named_for_images_of_ones_own(task):
+    pipeline = Pipeline.from_dict(of_task(backbone="mini", **task))
+    configuration.check(pipeline)
+    (remark,) = configuration.test_bed_remarks(pipeline.task)
+    assert 'near chance. For OpenAI\'s ViT-B/16 write `backbone = "ViT-B-16"` and `pretrained = "openai"`' in remark
+    assert "\n" not in remark
+
+
+@pytest.mark.parametrize("task", [{}, {"also": ["shapes-neon"]}, {"targets": ["shapes-neon"], "folds": 1}])
+def test_the_embedded_data_sets_have_the_test_bed_without_a_word(task):
+    pipeline = Pipeline.from_dict(of_task(**task))
+    configuration.check(pipeline)
+    assert not configuration.test_bed_remarks(pipeline.task)
+
+
+def test_a_single_configuration_has_no_silent_test_bed_either(tmp_path):
+    file = tmp_path / "config.toml"
+    file.write_text('[task]\ndataset = "folder:pics"\nroot = "/data"\n[trial]\nmethod = "coop"\n')
+    with pytest.raises(InputError, match=r"config\.toml, task\.backbone: "):
+        configuration.load_trial(file)

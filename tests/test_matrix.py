@@ -348,9 +348,8 @@ def test_what_needs_one_sweep_lists_those_of_a_matrix(store):
 
 
 def test_plan_lists_every_sweep_with_the_total(write, data_root):
-    head = (
-        f'name = "many"\n[task]\ndataset = "tiny"\nroot = "{data_root}"\nclasses = "all"\nval_shots = 1\nseeds = [1]\n'
-    )
+    head = f'name = "many"\n[task]\ndataset = "tiny"\nroot = "{data_root}"\nbackbone = "mini"\n'
+    head += 'classes = "all"\nval_shots = 1\nseeds = [1]\n'
     search = '[search]\nobjective = "val_acc"\ntrials = 4\npack = 1\n'
     file = write(f'{head}{search}[matrix]\n"task.shots" = [1, 2]\n')
     rows = [line.split() for line in gcsearch("plan", file).stdout.splitlines()]
