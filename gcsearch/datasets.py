@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import html
 import os
+import posixpath
 import random
 import re
-from collections.abc import Callable, Iterable, Sequence
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path, PurePosixPath
+from typing import NoReturn
 
-from gcsearch import paths, readers, shapes
+from gcsearch import digests, paths, readers, shapes
 from gcsearch.data.folders import saying_what_is_passed_over
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.files import read_text
+from gcsearch.images import named
 from gcsearch.readers import Reader
 from gcsearch.schema import plain_name
-from gcsearch.splits import Contents, Item, is_inside, read_split, warn_fresh
+from gcsearch.splits import (
+    LISTS,
+    Contents,
+    Item,
+    RepeatWarning,
+    divide,
+    hold_out_val,
+    is_inside,
+    read_split,
+    warn_fresh,
+)
+from gcsearch.store import digest_folder
 
 __all__ = [
     "DATASETS",
@@ -236,36 +254,81 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
     layout = find(name)
     folder = paths.absolute(layout.folder, root, key="task.dataset")
     split = folder / layout.split
-    with saying_what_is_passed_over(folder / layout.images):
+    images = folder / layout.images
+    with saying_what_is_passed_over(images):
         if layout.reader is None or (layout.split and split.is_file()):
-            contents = read_split(split)
+            contents = _completed(read_split(split), images)
         elif layout.split:
-            contents = _fall_back(layout.reader, folder, folder / layout.images, split)
-            warn_fresh(f"{name}: {split} is absent")
+            contents = replace(_fall_back(layout.reader, folder, images, split), fresh=f"{name}: {split} is absent")
         else:
-            contents = layout.reader(folder, folder / layout.images)
-    contents = _plain_paths(contents, folder / layout.images)
+            contents = _completed(layout.reader(folder, images), images)
     _check(contents)
+    _check_names(contents, name)
+    if contents.fresh:
+        warn_fresh(contents.fresh)
     plain = plain_name(name)  # the cache calls its entries by it
     lists = contents.train, contents.val, contents.test
-    return Dataset(plain, folder / layout.images, contents.classes, *lists), contents.source
+    return Dataset(plain, images, contents.classes, *lists), contents.source
 
 
-def _plain_paths(contents: Contents, images: Path) -> Contents:
-    """The same with slashes in paths that were written on Windows. A file whose name has a backslash in it keeps it."""
+def _completed(contents: Contents, images: Path) -> Contents:
+    """What a reader found, with plain paths and all lists: those still to be drawn are drawn of distinct images."""
 
     def plain(items: tuple[Item, ...]) -> tuple[Item, ...]:
         if not any("\\" in item.path for item in items):
             return items
-        return tuple(
-            Item(item.path.replace("\\", "/"), item.label)
-            if "\\" in item.path and is_inside(item.path) and not (images / item.path).is_file()
-            else item
-            for item in items
-        )
+        return tuple(Item(_plain_path(item.path, images), item.label) for item in items)
 
     train, val, test = map(plain, (contents.train, contents.val, contents.test))
-    return replace(contents, train=train, val=val, test=test)
+    whole = {key: [_plain_path(path, images) for path in paths] for key, paths in contents.whole.items()}
+    contents = replace(contents, train=train, val=val, test=test, whole=whole)
+    _check_inside(contents)
+    if whole or contents.val_share:
+        contents = _distinct(contents, images)
+    if whole:
+        return divide(contents)
+    if contents.val_share:
+        kept, held = hold_out_val(contents.train, contents.val_share)
+        return replace(contents, train=tuple(kept), val=tuple(held))
+    return contents
+
+
+def _plain_path(path: str, images: Path) -> str:
+    """With slashes where it was written on Windows. A file whose name has a backslash in it keeps it."""
+    if "\\" not in path or not is_inside(path) or (images / path).is_file():
+        return path
+    return path.replace("\\", "/")
+
+
+def _distinct(contents: Contents, images: Path) -> Contents:
+    """Each image of those that lists are to be drawn from once; none that stands in two classes. A warning says so.
+
+    Otherwise a copy of an image that is trained on could be drawn into the test list.
+    """
+    keys = list(contents.whole)
+    items = list(contents.train)
+    items += [Item(path, label) for label, key in enumerate(keys) for path in sorted(contents.whole[key])]
+    (groups,) = digests.same_content([(images, [item.path for item in items])], digest_folder())
+    labels: dict[int, set[int]] = {}
+    for item, group in zip(items, groups.tolist(), strict=True):
+        labels.setdefault(group, set()).add(item.label)
+    seen: set[int] = set()
+    kept, repeated, torn = [], [], []
+    for item, group in zip(items, groups.tolist(), strict=True):
+        if group >= 0 and len(labels[group]) > 1:
+            torn.append(item.path)
+        elif group >= 0 and group in seen:
+            repeated.append(item.path)
+        else:
+            kept.append(item)
+        seen.add(group)
+    said = [f"{len(repeated)} repeats of images of the same class ({named(repeated, 3)})"] if repeated else []
+    said += [f"{len(torn)} images of which another class has a copy ({named(torn, 3)})"] if torn else []
+    if said:
+        text = f"{contents.source}: the split is drawn without {' and '.join(said)}"
+        warnings.warn(text, RepeatWarning, stacklevel=2)
+    whole = {key: [item.path for item in kept if item.label == label] for label, key in enumerate(keys)}
+    return replace(contents, train=() if keys else tuple(kept), whole=whole)
 
 
 def _fall_back(reader: Reader, folder: Path, images: Path, split: Path) -> Contents:
@@ -274,19 +337,25 @@ def _fall_back(reader: Reader, folder: Path, images: Path, split: Path) -> Conte
     if not folder.is_dir():
         raise InputError("the folder of the data set must exist", file=folder, remedy=remedy)
     try:
-        return reader(folder, images)
+        return _completed(reader(folder, images), images)
     except InputError as error:
         rule = f"{error.rule} where there is no {split.name}"
         raise InputError(rule, file=error.file, received=error.received, remedy=remedy) from None
 
 
-def _check(contents: Contents) -> None:
-    """InputError where a path leaves the image folder or a class has no image at all."""
-    every = [item for part in (contents.train, contents.val, contents.test) for item in part]
-    outside = [item.path for item in every if not is_inside(item.path)]
+def _check_inside(contents: Contents) -> None:
+    """InputError where a path leaves the image folder."""
+    listed = (item.path for part in (contents.train, contents.val, contents.test) for item in part)
+    outside = [path for path in (*listed, *chain(*contents.whole.values())) if not is_inside(path)]
     if outside:
         rule = "image paths must stay inside the image folder"
         raise InputError(rule, file=contents.source, received=", ".join(outside[:5]))
+
+
+def _check(contents: Contents) -> None:
+    """InputError where a class has no image at all, there is one class only, or an image is in two lists or classes."""
+    lists = {"train": contents.train, "val": contents.val, "test": contents.test}
+    every = [item for part in lists.values() for item in part]
     filled = {item.label for item in every}
     empty = [name for label, name in enumerate(contents.classes) if label not in filled]
     if empty or not contents.classes:
@@ -297,6 +366,90 @@ def _check(contents: Contents) -> None:
         raise InputError(
             "every class must have at least one image", file=contents.source, received=which, remedy=remedy
         )
+    if len(contents.classes) < 2:
+        rule = "a data set must have two classes or more: of one, every image is always right"
+        raise InputError(rule, file=contents.source, received=contents.classes[0])
+    where: dict[str, tuple[str, int]] = {}
+    for key, items in lists.items():
+        for item in items:
+            first = where.setdefault(_normal(item.path), (key, item.label))
+            if first != (key, item.label):
+                _refuse_twice(contents, lists)
+
+
+def _normal(path: str) -> str:
+    """One way to write a path: without `.` and doubled slashes."""
+    return posixpath.normpath(path) if "./" in path or "//" in path else path
+
+
+def _refuse_twice(contents: Contents, lists: Mapping[str, tuple[Item, ...]]) -> NoReturn:
+    """Name the images that stand in two lists, or in two classes."""
+    labels = {key: {_normal(item.path): item.label for item in items} for key, items in lists.items()}
+    for one, other in (("train", "test"), ("val", "test"), ("train", "val")):
+        if both := sorted(labels[one].keys() & labels[other].keys()):
+            raise InputError(
+                f"an image must be in one list only; {len(both)} of {len(labels[other])} of the list {other} are also "
+                f"in {one}",
+                file=contents.source,
+                received=named(both, 5),
+                remedy=f"Remove them from one of the lists: what is measured on {other} must not be known from {one}.",
+            )
+    torn = sorted(
+        {item.path for key, items in lists.items() for item in items if labels[key][_normal(item.path)] != item.label}
+    )
+    rule, remedy = "an image must be in one class only", "Remove it from the others."
+    raise InputError(rule, file=contents.source, received=named(torn, 5), remedy=remedy)
+
+
+def _check_names(contents: Contents, name: str) -> None:
+    """InputError where a class has no name, or two have the same in all that a prompt's words show.
+
+    Lists of the field that have such names are read as they are, with a warning: ImageNet's has.
+    """
+    spoken: dict[str, str] = {}
+    same = []
+    for given in contents.classes:
+        words = _spoken(given)
+        if not words:
+            rule, remedy = "a class must have a name", "Name the class: prompts are made of it."
+            raise InputError(rule, file=contents.source, received=repr(given), remedy=remedy)
+        if words in spoken:
+            same.append(f"{spoken[words]!r} and {given!r}")
+        spoken.setdefault(words, given)
+    if not same:
+        return
+    if is_published_names(name, contents.classes):
+        text = f"{contents.source}: classes have the same name, and no prompt tells them apart: {named(same, 3)}"
+        warnings.warn(text, RepeatWarning, stacklevel=2)
+        return
+    raise InputError(
+        "two classes must not have the same name; case, underscores and spaces do not count",
+        file=contents.source,
+        received=named(same, 5),
+        remedy="Rename one, or make one class of both.",
+    )
+
+
+def _spoken(name: str) -> str:
+    """A class name as a prompt's tokens have it: in small letters, underscores and spaces alike, nothing unseen."""
+    plain = unicodedata.normalize("NFC", html.unescape(html.unescape(name)))
+    seen = "".join(" " if one == "_" else one for one in plain if unicodedata.category(one) != "Cf")
+    return " ".join(seen.lower().split())
+
+
+def is_published_names(name: str, classes: Sequence[str]) -> bool:
+    """Whether a data set has as many classes as the field's of this name."""
+    layout = DATASETS.get(name)
+    published = layout.published[0] if layout and layout.published else 1000 if name == "ImageNet" else None
+    return len(classes) == published
+
+
+def is_published(name: str, lists: Mapping[str, Sequence[Item]], classes: Sequence[str]) -> bool:
+    """Whether a data set has as many classes, and images in each list, as the field's of this name."""
+    layout = DATASETS.get(name)
+    if name == "ImageNet":
+        return is_published_names(name, classes) and len(lists["test"]) == 50_000
+    return layout is not None and layout.published == (len(classes), *(len(lists[key]) for key in LISTS))
 
 
 def missing_images(dataset: Dataset) -> list[str]:
@@ -346,13 +499,10 @@ def few_shot(items: Sequence[Item], shots: int | None, generator: random.Random)
 
 
 def halves(dataset: Dataset) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Base and new labels: the first ceil(C/2) of the sorted labels in the train list, and the rest.
-
-    A data set that only tests (ImageNetV2 and its like) is halved by its test list.
-    """
-    labels = sorted({item.label for item in dataset.train or dataset.test})
+    """Base and new labels: the first ceil(C/2) of the labels, and the rest."""
+    labels = tuple(range(len(dataset.classes)))
     middle = (len(labels) + 1) // 2
-    return tuple(labels[:middle]), tuple(labels[middle:])
+    return labels[:middle], labels[middle:]
 
 
 def hold_out(labels: Sequence[int], fold: int, folds: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -75,6 +75,35 @@ def _file(root: Path, memory: Path) -> Path:
     return memory / f"{hashlib.blake2b(str(root.absolute()).encode(), digest_size=10).hexdigest()}.arrow"
 
 
+def same_content(
+    folders: Sequence[tuple[Path, Sequence[str]]], memory: Path, progress: Callable[[int, int], None] | None = None
+) -> list[np.ndarray]:
+    """Which files have the same content, however they are called: for each folder a number per name, [N].
+
+    Files of one number are alike, links among them; -1 is a file that no other is like, is empty, or cannot be read.
+    Sizes are compared first, and only files with a size in common are read.
+    """
+    sizes = [_times(root, names)[0][:, 0] for root, names in folders]
+    values, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
+    shared = values[(counts > 1) & (values > 0)]
+    rows = [np.flatnonzero(np.isin(size, shared)) for size in sizes]
+    found, readable = [], []
+    for (root, names), some in zip(folders, rows, strict=True):
+        chosen = [names[row] for row in some.tolist()]
+        digest, failed = of_files(root, chosen, memory, progress)
+        found.append(digest)
+        readable.append(np.array([name not in failed for name in chosen], dtype=bool))
+    together = np.concatenate([np.zeros((0, BYTES), np.uint8), *found])
+    _, numbers, counts = np.unique(together.view(f"V{BYTES}").ravel(), return_inverse=True, return_counts=True)
+    numbers = np.where((counts[numbers] > 1) & np.concatenate([np.zeros(0, bool), *readable]), numbers, -1)
+    groups = [np.full(len(size), -1, dtype=np.int64) for size in sizes]
+    for group, some, mine in zip(
+        groups, rows, np.split(numbers, np.cumsum([len(one) for one in rows])[:-1]), strict=True
+    ):
+        group[some] = mine
+    return groups
+
+
 def _times(root: Path, names: Sequence[str]) -> tuple[np.ndarray, dict[str, str]]:
     """Size, time of modification and of change of each file, [N, 3]."""
     failed: dict[str, str] = {}

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from gcsearch import datasets
+from gcsearch import list_checks as checks
 from gcsearch.data import image_files
 from gcsearch.data.folders import PassedOverWarning
 from gcsearch.datasets import DATASETS, Dataset, Progress
 from gcsearch.draws import compare_draw
 from gcsearch.errors import InputError
 from gcsearch.images import fault
-from gcsearch.splits import FreshSplitWarning, duplicates
+from gcsearch.splits import FreshSplitWarning, RepeatWarning
+from gcsearch.store import digest_folder
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Finding:
     images: dict[str, int] = field(default_factory=dict)
     """Images per list."""
     missing: tuple[str, ...] = ()
+    leaks: tuple[str, ...] = ()
+    """Images of the test list that also are in train or val, told by content: `test: a.jpg = train: b.jpg`."""
     unreadable: tuple[str, ...] = ()
     reasons: dict[str, str] = field(default_factory=dict)
     """Why an image is unreadable, by its path."""
@@ -38,7 +42,7 @@ class Finding:
 
     @property
     def ok(self) -> bool:
-        return not (self.problem or self.missing or self.unreadable)
+        return not (self.problem or self.missing or self.unreadable or self.leaks)
 
     def to_dict(self) -> dict[str, Any]:
         return {"ok": self.ok, **asdict(self)}
@@ -59,13 +63,17 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
     """
     folder = str(root / datasets.find(name).folder)
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", FreshSplitWarning)
-        warnings.simplefilter("always", PassedOverWarning)
+        for category in (FreshSplitWarning, PassedOverWarning, RepeatWarning):
+            warnings.simplefilter("always", category)
         try:
             dataset, source = datasets.read(name, root)
         except InputError as error:
             return Finding(name, folder, problem=str(error), notes=tuple(str(warning.message) for warning in caught))
     missing = datasets.missing_images(dataset)
+    published = datasets.is_published(dataset.name, dataset.lists, dataset.classes)
+    repeats = checks.find_repeats(checks.lists_of(dataset), digest_folder(), progress)
+    leaks = () if published else repeats.leaks
+    said = [repeats.describe(dataset.name, published=published)] if repeats != checks.Repeats(leaks) else []
     reasons = dict(_unreadable(dataset, set(missing), progress)) if verify else {}
     return Finding(
         name,
@@ -74,9 +82,10 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
         classes=len(dataset.classes),
         images={key: len(items) for key, items in dataset.lists.items()},
         missing=tuple(missing),
+        leaks=leaks,
         unreadable=tuple(reasons),
         reasons=reasons,
-        notes=(*(str(warning.message) for warning in caught), *_notes(name, dataset, root)),
+        notes=(*(str(warning.message) for warning in caught), *said, *_notes(name, dataset, root)),
     )
 
 
@@ -86,8 +95,6 @@ def _notes(name: str, dataset: Dataset, root: Path) -> Iterator[str]:
     if layout.published and counts != layout.published:
         classes, train, val, test = layout.published
         yield f"published: {classes} classes, train {train}, val {val}, test {test}"
-    if twice := duplicates(dataset.lists.values()):
-        yield f"{len(twice)} images are in more than one list, {twice[0]} among them"
     caches = root / layout.folder / "split_fewshot"
     for file in sorted(caches.glob("shot_*.pkl")) if dataset.train else ():
         yield f"{caches.name}/{file.name} {compare_draw(dataset, file)}"

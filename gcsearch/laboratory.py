@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gcsearch import backbone as backbones
 from gcsearch import datasets, shapes, spaces
+from gcsearch import list_checks as checks
 from gcsearch.backbone import Backbone
 from gcsearch.datasets import Dataset, Item, Progress
 from gcsearch.entries import Shelf
@@ -59,20 +60,56 @@ class Laboratory:
 
     @cached_property
     def targets(self) -> tuple[Dataset, ...]:
-        """The data sets that the stage `test` measures beside the source; read on first use.
-
-        InputError for one that cannot be read or has no test images.
-        """
+        """The data sets that the stage `test` measures beside the source; read on first use."""
         return tuple(self._target(name) for name in self.task.targets)
 
     def _target(self, name: str) -> Dataset:
         if name == self.task.dataset:
             return self.dataset
         datasets.find(name, key="task.targets")
-        dataset = datasets.load(name, data_root(self.task))
-        if not dataset.test:
-            raise InputError("a target must have test images", key="task.targets", received=name)
-        return dataset
+        return datasets.load(name, data_root(self.task))
+
+    def check_lists(self, stage: Stage) -> None:
+        """InputError where a list that the stage reads has no image of a class that needs one."""
+        (base, new), dataset = self.halves, self.dataset
+        if not dataset.train:
+            rule = "the data set must have images to train on"
+            raise InputError(rule, key="task.dataset", received=f"{dataset.name}, which has test images only")
+        if len(base) < 2 or (self.task.classes == "base" and len(new) < 2):
+            rule = "a score among fewer than two classes is no score: base and new classes need two each"
+            remedy = 'With 2 or 3 classes set `classes = "all"` in [task].'
+            raise InputError(rule, key="task.dataset", received=f"{len(dataset.classes)} classes", remedy=remedy)
+        checks.check_list(dataset, "train", base, "prompts are trained on train")
+        if stage == "search":
+            checks.check_list(dataset, "val", base, "the search is scored on validation images")
+            return
+        checks.check_list(dataset, "test", (*base, *new), "results are measured on test images")
+        for target in self.targets:
+            place = "task.targets"
+            checks.check_list(
+                target, "test", range(len(target.classes)), "targets are measured on test images", place=place
+            )
+
+    def check_names(self) -> None:
+        """InputError where the tokens of two class names are the same: no prompt could tell them apart."""
+        for dataset in dict.fromkeys((self.dataset, *self.targets)):
+            if not datasets.is_published_names(dataset.name, dataset.classes):
+                checks.check_tokens(dataset, self.backbone.tokenize)
+
+    def check_repeats(self, seeds: Iterable[int], progress: Progress | None = None) -> str:
+        """What to warn of among images that stand in the data more than once; InputError where test images leak.
+
+        `seeds` are those whose draws are trained on, see `checks.WHOLE`.
+        """
+        drawn = (item for seed in seeds for item in self._draw(seed)[0])
+        lists = checks.lists_of(self.dataset, drawn)
+        lists += [
+            checks.Listed(f"test of {target.name}", "test", target.images, target.test)
+            for target in self.targets
+            if target is not self.dataset
+        ]
+        keep = self.task.repeats == "keep"
+        return checks.check_repeats(self.dataset, lists, self.cache.memory, keep=keep, progress=progress)
 
     def check_sizes(self) -> None:
         """InputError where the task asks for more images or folds than the data set has for any class."""
@@ -164,6 +201,7 @@ class Laboratory:
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""
+        self.check_lists(stage)
         wanted = self.wanted(stage, seeds)
         made = list(zip(wanted, self.cache.get(wanted, progress), strict=True))
         names = [self.dataset.classes[label] for label in self._scored_labels(stage)]
@@ -239,9 +277,6 @@ class Laboratory:
 
     def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
-        if not self.dataset.train:
-            rule = "the data set must have images to train on"
-            raise InputError(rule, key="task.dataset", received=f"{self.dataset.name}, which has test images only")
         generator = random.Random(seed)
         shots = datasets.few_shot(self.dataset.train, self.task.shots, generator)
         val_shots = None if self.task.val_shots == "all" else self.task.val_shots

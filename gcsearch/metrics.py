@@ -1,4 +1,7 @@
-"""Accuracy, margin, harmonic mean, means with their spread, and how they are written. Accuracies are in per cent."""
+"""Accuracy, margin, harmonic mean, means with their spread, and how they are written. Accuracies are in per cent.
+
+What is measured on no image is NaN, never 0: 0 is a perfect margin.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,11 @@ class Score(NamedTuple):
 
     @classmethod
     def of(cls, images: Tensor, text: Tensor, labels: Tensor) -> Score:
-        """Both from the same cosines; arguments as for `accuracy`."""
+        """Both from the same cosines; arguments as for `accuracy`. NaN where there is no image."""
+        if not len(labels):
+            return cls(nan, nan)
         similarity = (text @ images[:, :, None]).squeeze(2) if text.ndim == 3 else images @ text.T
-        count, own = max(len(labels), 1), labels[:, None]
+        count, own = len(labels), labels[:, None]
         right = int((similarity.argmax(dim=1) == labels).sum())
         margin = similarity.gather(1, own).squeeze(1) - similarity.scatter(1, own, float("-inf")).amax(dim=1)
         return cls(100.0 * right / count, 1000.0 * float(margin.clamp(max=0).double().sum()) / count)
@@ -48,14 +53,16 @@ class Score(NamedTuple):
     @classmethod
     def pooled(cls, parts: Sequence[tuple[int, Score]]) -> Score:
         """The score of all images where it is known of parts of so many images each."""
-        count = max(sum(images for images, _ in parts), 1)
+        count = sum(images for images, _ in parts)
+        if not count:
+            return cls(nan, nan)
         right, lost = (sum(images * one[of] for images, one in parts) for of in (0, 1))
         return cls(right / count, lost / count)
 
 
 def harmonic_mean(base: float, new: float) -> float:
-    """H = 2BN / (B + N), the field's trade-off between base and new accuracy; 0 where both are 0."""
-    return 2.0 * base * new / (base + new) if base + new > 0 else 0.0
+    """H = 2BN / (B + N), the field's trade-off between base and new accuracy; 0 where both are 0, NaN where one is."""
+    return 0.0 if base + new == 0 else 2.0 * base * new / (base + new)
 
 
 class Spread(NamedTuple):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from gcsearch.schema import (
     bytes_of,
 )
 from gcsearch.spaces import SearchSpace
+from gcsearch.splits import RepeatWarning
 from gcsearch.stages import Session, guarded, judge, over
 from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store, cache_address, cache_folder, cache_place
 from gcsearch.sweep import Sweep, open_form, open_sweep
@@ -335,7 +337,8 @@ def _anywhere(pipeline: Pipeline) -> Pipeline:
     """
     search = pipeline.search.model_copy(update={"max_failed": 0, "space": ""})
     resources = Resources(threads=pipeline.resources.threads)
-    return pipeline.model_copy(update={"search": search, "resources": resources, "tracking": Tracking()})
+    task = pipeline.task.model_copy(update={"repeats": "refuse"})
+    return pipeline.model_copy(update={"task": task, "search": search, "resources": resources, "tracking": Tracking()})
 
 
 def cache(
@@ -373,7 +376,7 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where,
     laboratory.data_root(pipeline.task, watcher.progress)
     labs = [laboratory.of(task, pipeline.resources.decoders) for task in pipeline.task.each]
     for lab in labs:
-        check_loaded(pipeline, space, lab)
+        check_loaded(pipeline, space, lab, watcher)
     if where.cluster:
         watcher.stage("features")
         shared = one_cache or cache_address() is not None
@@ -393,10 +396,22 @@ def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], w
     lab.cache.get(wanted, watcher.progress)
 
 
-def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> None:
-    """InputError for what shows only beside the data and the model: sizes, prompts, the memory limit."""
+def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:
+    """InputError where lists are empty that the stages read, names are alike, or test images are known before."""
+    lab.check_names()
+    for stage in dict.fromkeys(stage for stage, _ in measured):
+        lab.check_lists(stage)
+    watcher.stage("digest")
+    found = lab.check_repeats(dict.fromkeys(seed for _, seeds in measured for seed in seeds), watcher.progress)
+    if found:
+        warnings.warn(found, RepeatWarning, stacklevel=2)
+
+
+def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory, watcher: Watcher) -> None:
+    """InputError for what shows only beside the data and the model: lists, sizes, prompts, the memory limit."""
     from gcsearch import memory
 
+    check_data(lab, pipeline.measured, watcher)
     lab.check_sizes()
     lab.check_template(ensemble="ensemble" in space.parameters)
     try:
@@ -489,6 +504,7 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: 
         watcher.stage("data")
         laboratory.data_root(trial.task, watcher.progress)
         lab = laboratory.of(trial.task)
+        check_data(lab, [(trial.stage, trial.seeds)], watcher)
         lab.check_template(ensemble=getattr(method, "ensemble", False))
         watcher.stage("features")
         episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)

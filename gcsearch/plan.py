@@ -19,6 +19,7 @@ from gcsearch.spaces import SearchSpace
 from gcsearch.standing import duration
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
+from gcsearch.watcher import Watcher
 from gcsearch.where import find
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     placement = where.placement
     labs = [laboratory.of(task) for task in chosen.task.each]
     for lab in labs:
-        check_loaded(chosen, space, lab)
+        check_loaded(chosen, space, lab, Watcher())
     settings = total(chosen.search, space)
     done, finished, notes = _begun(chosen, store)
     size = (

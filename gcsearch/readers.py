@@ -1,33 +1,29 @@
 """One reader per layout that is not a split JSON: folders, annotation files, MATLAB files, tables.
 
 A reader is called with the data set's folder and its image folder, reads lists and folder names, opens no
-image, and gives `Contents` back.  Those of data sets whose split JSON is absent divide by themselves; the
-caller warns.  Class names come out in the form in which the split files have them.
+image, and gives `Contents` back.  Where lists are still to be drawn the caller draws them, and warns.  Class
+names come out in the form in which the split files have them.
 """
 
 from __future__ import annotations
 
 import json
 import re
-import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gcsearch.data.folders import images_in
+from gcsearch.data.folders import has_images, images_in
 from gcsearch.errors import InputError
 from gcsearch.files import read_text
 from gcsearch.splits import (
     LISTS,
     Contents,
-    FreshSplitWarning,
     Item,
-    divide,
-    duplicates,
     folders_in,
     hold_out_val,
     lines_of,
-    warn_fresh,
 )
 
 Reader = Callable[[Path, Path], Contents]
@@ -126,8 +122,7 @@ def _rank(ranks: Mapping[str, int], name: str, path: Path) -> int:
 
 def _with_val(source: Path, classes: Sequence[str], trainval: Sequence[Item], test: Sequence[Item]) -> Contents:
     """Official test images; a fifth of each class of the others becomes the val list."""
-    train, val = hold_out_val(trainval, VAL_SHARE)
-    return Contents(source, tuple(classes), tuple(train), tuple(val), tuple(test))
+    return Contents(source, tuple(classes), tuple(trainval), test=tuple(test), val_share=VAL_SHARE)
 
 
 def pets(folder: Path, images: Path) -> Contents:
@@ -209,7 +204,8 @@ def flowers(folder: Path, images: Path) -> Contents:
     for index, label in enumerate(labels, start=1):
         members[label].append(f"image_{index:05d}.jpg")
     keyed = {str(number): paths for number, paths in members.items()}
-    return divide(folder / "imagelabels.mat", keyed, [names[number] for number in numbers])
+    classes = tuple(names[number] for number in numbers)
+    return Contents(folder / "imagelabels.mat", classes, whole=keyed)
 
 
 def cars(folder: Path, images: Path) -> Contents:
@@ -267,7 +263,7 @@ _EUROSAT = {
 def _divided(images: Path, renamed: Mapping[str, str], left_out: frozenset[str] = frozenset()) -> Contents:
     names = [name for name in folders_in(images) if name not in left_out]
     members = {name: [f"{name}/{image}" for image in images_in(images / name)] for name in names}
-    return divide(images, members, [renamed.get(name, name) for name in names])
+    return Contents(images, tuple(renamed.get(name, name) for name in names), whole=members)
 
 
 def caltech(folder: Path, images: Path) -> Contents:
@@ -301,9 +297,7 @@ def own_folders(folder: Path, images: Path) -> Contents:
     parts = split_folders(images)
     if parts:
         return _split_by_folders(images, parts)
-    contents = class_folders(folder, images)
-    warn_fresh(f"{images} has class folders and no split")
-    return contents
+    return replace(class_folders(folder, images), fresh=f"{images} has class folders and no split")
 
 
 def split_folders(images: Path) -> dict[str, list[str]]:
@@ -315,7 +309,7 @@ def split_folders(images: Path) -> dict[str, list[str]]:
     for name in folders_in(images):
         parts[_PARTS.get(name.casefold(), "")].append(name)
     # A class of trains has images, not folders.
-    if not any(folders_in(images / name) and not images_in(images / name) for name in parts["train"]):
+    if not any(folders_in(images / name) and not has_images(images / name) for name in parts["train"]):
         return {}
     if others := parts.pop(""):
         rule, remedy = "beside train, val and test there must be no other folder", "Move it elsewhere."
@@ -349,11 +343,11 @@ def _split_by_folders(images: Path, parts: Mapping[str, Sequence[str]]) -> Conte
                 remedy="Complete the folder, or remove the class from the others.",
             )
     lists = {part: _listed(images / name, every, f"{name}/") for part, name in found.items()}
-    if "val" not in lists:
-        what = f"{images} has no validation images; gcsearch held out a fifth of each class of {found['train']}"
-        warnings.warn(f"{what}, numbers on them are its own", FreshSplitWarning, stacklevel=2)
-        lists["train"], lists["val"] = hold_out_val(lists["train"], VAL_SHARE)
-    return Contents(images, tuple(every), *(tuple(lists[part]) for part in LISTS))
+    contents = Contents(images, tuple(every), *(tuple(lists.get(part, ())) for part in LISTS))
+    if "val" in lists:
+        return contents
+    fresh = f"{images} has no validation images, and a fifth of each class of {found['train']} is held out"
+    return replace(contents, val_share=VAL_SHARE, fresh=fresh)
 
 
 def table(file: str) -> Reader:
@@ -372,14 +366,10 @@ def table(file: str) -> Reader:
             members: dict[str, list[str]] = {name: [] for name in classes}
             for name, image in zip(columns["class"], columns["path"], strict=True):
                 members[name].append(image)
-            contents = divide(path, members, classes)
-            warn_fresh(f"{path} has no column `split`")
-            return contents
+            return Contents(path, tuple(classes), whole=members, fresh=f"{path} has no column `split`")
         if odd := sorted(set(columns["split"]) - set(LISTS)):
             raise InputError("the column split holds train, val or test", file=path, received=_some(odd))
         lists = [[i for i, part in zip(items, columns["split"], strict=True) if part == key] for key in LISTS]
-        if twice := duplicates(lists):
-            raise InputError("an image must be in one list only", file=path, received=_some(twice))
         return Contents(path, tuple(classes), *map(tuple, lists))
 
     return read

@@ -231,7 +231,8 @@ class Task(Model):
     that refer to it; in a pipeline's file "own" stands for the data set's.
     `also_templates`: those of the data sets of `also`, in order, where they differ from `template`; "own" there fills
     them in. `exif`: images are turned as their EXIF orientation says; the reference code does not.
-    `other_names`: a text file with one name per line for NFL, in place of the embedded list.
+    `other_names`: a text file with one name per line for NFL, in place of the embedded list. `repeats`:
+    "refuse" a data set whose test images are also in its other lists, told by content, or "keep" them, with a warning.
     """
 
     dataset: Text = "shapes-sketch"
@@ -250,6 +251,7 @@ class Task(Model):
     precision: Precision = "float32"
     exif: bool = False
     other_names: Text | None = None
+    repeats: Literal["refuse", "keep"] = "refuse"
     also_templates: tuple[str, ...] = ()
 
     @property

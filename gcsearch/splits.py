@@ -6,8 +6,8 @@ import json
 import random
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gcsearch.data.folders import is_system
@@ -15,6 +15,10 @@ from gcsearch.errors import InputError
 from gcsearch.files import read_text
 
 LISTS = ("train", "val", "test")
+
+
+class RepeatWarning(UserWarning):
+    """Images stand more than once in a data set."""
 
 
 class FreshSplitWarning(UserWarning):
@@ -31,13 +35,21 @@ class Item:
 
 @dataclass(frozen=True)
 class Contents:
-    """What a reader found: class names by label, three lists, and the file or folder that said so."""
+    """What a reader found: class names by label, three lists, and the file or folder that said so.
+
+    Where no list came with the images, `whole` has the paths of each class, under a key and in the order of the
+    labels: `divide` makes the lists of them.  `val_share`: that share of each class of `train` is still to be held out
+    as `val`.  `fresh`: why a split has to be drawn here.
+    """
 
     source: Path
     classes: tuple[str, ...]
     train: tuple[Item, ...] = ()
     val: tuple[Item, ...] = ()
     test: tuple[Item, ...] = ()
+    whole: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
+    val_share: float = field(default=0.0, kw_only=True)
+    fresh: str = field(default="", kw_only=True)
 
 
 def read_split(path: Path) -> Contents:
@@ -80,13 +92,8 @@ def is_inside(path: str) -> bool:
     return not (plain.startswith("/") or ".." in plain.split("/") or re.match(r"[A-Za-z]:", path) is not None)
 
 
-def divide(source: Path, members: Mapping[str, Sequence[str]], classes: Sequence[str]) -> Contents:
-    """Split each class into 50 % train, 20 % val and the rest as test, with Python's rounding.
-
-    Args:
-        source: what is named in errors.
-        members: paths by class key, in the order of the labels.
-        classes: the class names in the same order.
+def divide(contents: Contents) -> Contents:
+    """Split each class of `whole` into 50 % train, 20 % val and the rest as test, with Python's rounding.
 
     A class is shuffled by a generator of its own, so that a further class moves no image of another.
 
@@ -95,24 +102,25 @@ def divide(source: Path, members: Mapping[str, Sequence[str]], classes: Sequence
     """
     lists: tuple[list[Item], list[Item], list[Item]] = ([], [], [])
     small = []
-    for label, (key, paths) in enumerate(members.items()):
+    for label, (key, paths) in enumerate(contents.whole.items()):
         items = [Item(path, label) for path in sorted(paths)]
         random.Random(f"gcsearch {key}").shuffle(items)
-        train = round(len(items) * 0.5)
-        val = train + round(len(items) * 0.2)
-        parts = items[:train], items[train:val], items[val:]
+        first = round(len(items) * 0.5)
+        middle = first + round(len(items) * 0.2)
+        parts = items[:first], items[first:middle], items[middle:]
         if not all(parts):
             small.append(f"{key} ({len(items)})")
         for mine, part in zip(lists, parts, strict=True):
             mine += part
-    if small or not members:
+    if small or not contents.whole:
         raise InputError(
             "to be split in three, every class needs 4 images; those with fewer",
-            file=source,
+            file=contents.source,
             received=", ".join(small) or "no class at all",
             remedy="Remove these classes or complete them, or name a table with a column `split`.",
         )
-    return Contents(source, tuple(classes), *map(tuple, lists))
+    train, val, test = map(tuple, lists)
+    return replace(contents, train=train, val=val, test=test, whole={})
 
 
 def hold_out_val(items: Sequence[Item], share: float, at_most: int | None = None) -> tuple[list[Item], list[Item]]:
@@ -165,14 +173,3 @@ def lines_of(path: Path) -> list[str]:
         ) from None
     except OSError as error:
         raise InputError("the file must be readable text", file=path, received=error.strerror) from None
-
-
-def duplicates(contents: Iterable[Iterable[Item]]) -> list[str]:
-    """Paths that are in more than one of the lists."""
-    seen: set[str] = set()
-    twice: set[str] = set()
-    for part in contents:
-        paths = {item.path for item in part}
-        twice |= paths & seen
-        seen |= paths
-    return sorted(twice)

@@ -131,6 +131,11 @@ def cache_folder() -> Path:
     return absolute(chosen, key="GCSEARCH_CACHE") if chosen else user_cache_path("gcsearch")
 
 
+def digest_folder() -> Path:
+    """Where digests of image files are remembered, see `gcsearch.digests`."""
+    return cache_folder() / "features" / "digests"
+
+
 def cache_address() -> str | None:
     """The address in $GCSEARCH_CACHE of a cache that nodes share; None where that is a plain folder or unset."""
     chosen = os.environ.get("GCSEARCH_CACHE", "")

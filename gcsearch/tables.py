@@ -527,6 +527,7 @@ def print_inventory(findings: list[Finding]) -> None:
         lines = [finding.problem] if finding.problem else []
         lines += [f"missing     {path}" for path in finding.missing]
         lines += [f"unreadable  {path}: {reason}" for path, reason in finding.reasons.items()]
+        lines += [f"leak        {pair}" for pair in finding.leaks]
         lines += finding.notes
         if lines:
             print_pairs([(finding.name, "\n".join(lines))])

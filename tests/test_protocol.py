@@ -211,7 +211,9 @@ def test_a_target_without_test_images_is_refused(away, tmp_path):
     split.write_text(split.read_text().replace('"test": [', '"val": ['))
     content = split.read_text()
     split.write_text(content[: content.rindex("}")] + ', "test": []}')
-    with pytest.raises(InputError, match=r"task\.targets: a target must have test images, got other"):
+    with pytest.raises(
+        InputError, match=r"task\.targets: targets are measured on test images.*list test, got no image at all"
+    ):
         away(targets=["other"]).episodes("test", [1])
     with pytest.raises(InputError, match=r"(?s)task\.targets: .*Did you mean 'other'"):
         away(targets=["othr"]).episodes("test", [1])

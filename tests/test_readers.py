@@ -145,7 +145,7 @@ def test_a_listed_class_without_images_is_refused_by_name(tmp_path, name, file, 
     tree = TREES[name](tmp_path)
     append(tmp_path / file, line)
     with pytest.raises(InputError, match=f"must have at least one image.*{line.split('/')[-1].split()[-1]}"):
-        load(tree, tmp_path)
+        datasets.load(tree.name, tmp_path)
 
 
 @pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
@@ -206,7 +206,7 @@ def test_cars_whose_annotations_climb_out_are_refused(tmp_path):
     rows = np.array([[(1, "../../secret.jpg")]], dtype=[("class", "O"), ("fname", "O")])
     savemat(tmp_path / "stanford_cars" / "cars_test_annos_withlabels.mat", {"annotations": rows})
     with pytest.raises(InputError, match=r"must stay inside the image folder.*cars_test/\.\./\.\./secret"):
-        load(tree, tmp_path)
+        datasets.load(tree.name, tmp_path)
 
 
 def append(path, line):
@@ -232,7 +232,7 @@ def test_a_path_that_climbs_out_of_the_images_is_refused(tmp_path, name, file, l
     if name == "SUN397":
         append(tmp_path / "sun397" / "Testing_01.txt", "/../../secret/image.jpg")
     with pytest.raises(InputError, match=r"must stay inside the image folder.*secret"):
-        load(tree, tmp_path)
+        datasets.load(tree.name, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +266,12 @@ def test_cars_whose_class_numbers_do_not_fit_are_refused(tmp_path):
         ("csv", "birds and more/list.csv", ["path,class,split", "a.png,owl,dev"], "train, val or test.*dev"),
         ("csv", "birds and more/list.csv", ["path,class,split", "a.png,,test"], "every row must have a class.*rows 1"),
         ("csv", "birds and more/list.csv", ["path,class"], "every row must have a path.*no row"),
-        ("csv", "birds and more/list.csv", ["path,class,split", "a,b,val", "a,b,test"], "in one list only.*a"),
+        (
+            "csv",
+            "birds and more/list.csv",
+            ["path,class,split", "a,b,val", "a,b,test", "c,d,val"],
+            "in one list only.*a",
+        ),
         ("parquet", "birds and more/list.parquet", ["no parquet"], "must be a CSV or Parquet file"),
     ],
 )
@@ -376,11 +381,13 @@ def test_the_check_finds_what_is_below_a_root(tmp_path):
         inventory.check_names(None, tmp_path / "nowhere")
 
 
-def test_an_image_in_two_lists_is_noted(tmp_path):
+def test_an_image_in_two_lists_is_a_problem(tmp_path):
     TREES["EuroSAT by its split"](tmp_path)
     path = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
     path.write_text(path.read_text(encoding="utf-8").replace("/val 0.png", "/test 0.png"), encoding="utf-8")
-    assert "5 images are in more than one list" in inventory.examine(tmp_path, "EuroSAT").notes[1]
+    finding = inventory.examine(tmp_path, "EuroSAT")
+    assert not finding.ok
+    assert "one list only; 5 of 13 of the list test are also in val" in finding.problem
 
 
 def test_progress_counts_the_images_that_were_opened(tmp_path):
@@ -498,9 +505,7 @@ def test_a_folder_for_each_list_is_read_as_the_split(tmp_path, val, test):
 
 def test_without_a_folder_for_validation_some_of_train_are_held_out_and_that_is_said(tmp_path):
     in_lists(tmp_path / "mine", train={"owl": 10, "wren": 2}, test={"owl": 1, "wren": 4})
-    with pytest.warns(
-        FreshSplitWarning, match="no validation images; gcsearch held out a fifth of each class of train"
-    ):
+    with pytest.warns(FreshSplitWarning, match="no validation images, and a fifth of each class of train is held out"):
         found = datasets.load("folder:mine", tmp_path)
     assert [len(items) for items in found.lists.values()] == [9, 3, 5]
     assert {item.path for item in (*found.train, *found.val)} == {

@@ -105,6 +105,11 @@ def images_in(folder: Path) -> list[str]:
     return names
 
 
+def has_images(folder: Path) -> bool:
+    """Whether image files stand in a folder. InputError where it cannot be read."""
+    return bool(_listed(folder)[0])
+
+
 def images_below(folder: Path) -> list[Path]:
     """The image files in a folder and in the folders in it, in sorted order; those of a folder stand together.
 
