@@ -10,6 +10,7 @@ same tick of the clock and keep its size.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 import time
@@ -23,6 +24,7 @@ import pyarrow as pa
 
 from gcsearch.data import image_files
 from gcsearch.files import whole
+from gcsearch.images import fault
 
 BYTES = 16  # of a digest
 RECENT = 2_000_000_000  # nanoseconds, above the coarsest clock of file systems in use
@@ -75,27 +77,45 @@ def _file(root: Path, memory: Path) -> Path:
     return memory / f"{hashlib.blake2b(str(root.absolute()).encode(), digest_size=10).hexdigest()}.arrow"
 
 
+class TooMuchToReadError(Exception):
+    """More files would have to be read than allowed."""
+
+
 def same_content(
-    folders: Sequence[tuple[Path, Sequence[str]]], memory: Path, progress: Callable[[int, int], None] | None = None
+    folders: Sequence[tuple[Path, Sequence[str]]],
+    memory: Path,
+    progress: Callable[[int, int], None] | None = None,
+    most: float = math.inf,
 ) -> list[np.ndarray]:
     """Which files have the same content, however they are called: for each folder a number per name, [N].
 
-    Files of one number are alike, links among them; -1 is a file that no other is like, is empty, or cannot be read.
+    Files of one number are alike, links among them; -1 is a file that no other is like, or that is no image.
     Sizes are compared first, and only files with a size in common are read.
+
+    Raises:
+        TooMuchToReadError: these are more than `most` files beside what is remembered.
     """
     sizes = [_times(root, names)[0][:, 0] for root, names in folders]
     values, counts = np.unique(np.concatenate([np.zeros(0, np.int64), *sizes]), return_counts=True)
     shared = values[(counts > 1) & (values > 0)]
     rows = [np.flatnonzero(np.isin(size, shared)) for size in sizes]
+    chosen = [(root, [names[row] for row in some.tolist()]) for (root, names), some in zip(folders, rows, strict=True)]
+    total = sum(len(names) for _, names in chosen)
+    if total > most and sum(unknown(root, names, memory) for root, names in chosen) > most:
+        raise TooMuchToReadError
     found, readable = [], []
-    for (root, names), some in zip(folders, rows, strict=True):
-        chosen = [names[row] for row in some.tolist()]
-        digest, failed = of_files(root, chosen, memory, progress)
+    for root, names in chosen:
+        digest, failed = of_files(root, names, memory, progress)
         found.append(digest)
-        readable.append(np.array([name not in failed for name in chosen], dtype=bool))
+        readable.append(np.array([name not in failed for name in names], dtype=bool))
     together = np.concatenate([np.zeros((0, BYTES), np.uint8), *found])
     _, numbers, counts = np.unique(together.view(f"V{BYTES}").ravel(), return_inverse=True, return_counts=True)
     numbers = np.where((counts[numbers] > 1) & np.concatenate([np.zeros(0, bool), *readable]), numbers, -1)
+    paths = [Path(root, name) for root, names in chosen for name in names]
+    repeated, first = np.unique(numbers, return_index=True)
+    with ThreadPoolExecutor() as threads:  # what a failed download left is no image, and named as such later on
+        intact = [not why for why in threads.map(fault, [paths[row] for row in first.tolist()])]
+    numbers = np.where(np.isin(numbers, repeated[np.array(intact, dtype=bool)]), numbers, -1)
     groups = [np.full(len(size), -1, dtype=np.int64) for size in sizes]
     for group, some, mine in zip(
         groups, rows, np.split(numbers, np.cumsum([len(one) for one in rows])[:-1]), strict=True

@@ -12,12 +12,13 @@ from typing import Any
 from gcsearch import datasets
 from gcsearch import list_checks as checks
 from gcsearch.data import image_files
-from gcsearch.data.folders import PassedOverWarning
+from gcsearch.data.folders import PassedOverWarning, has_images
 from gcsearch.datasets import DATASETS, Dataset, Progress
 from gcsearch.draws import compare_draw
 from gcsearch.errors import InputError
 from gcsearch.images import fault
-from gcsearch.splits import FreshSplitWarning, RepeatWarning
+from gcsearch.readers import is_table, split_folders
+from gcsearch.splits import FreshSplitWarning, RepeatWarning, folders_in
 from gcsearch.store import digest_folder
 
 
@@ -112,12 +113,38 @@ def _unreadable(dataset: Dataset, missing: set[str], progress: Progress | None) 
                 progress(start + len(part), len(paths))
 
 
+def own(root: Path) -> list[str]:
+    """Names of data sets below `root` that are not in the table: folders of class folders, and tables."""
+    known = {layout.folder for layout in DATASETS.values()}
+    inside = [name for name in folders_in(root) if name not in known]
+    names = [f"folder:{name}" for name in inside if has_classes(root / name)]
+    files = [path for folder in (root, *(root / name for name in inside)) for path in sorted(folder.glob("*.*"))]
+    tables = [path for path in files if path.suffix.casefold() in (".csv", ".parquet") and is_table(path)]
+    return [*names, *(f"table:{path.relative_to(root).as_posix()}" for path in tables)]
+
+
+def has_classes(folder: Path) -> bool:
+    """Whether a folder has class folders: two or more folders with images, or a folder for each list of such."""
+    try:
+        return bool(split_folders(folder)) or sum(has_images(folder / name) for name in folders_in(folder)) > 1
+    except (InputError, OSError):
+        return False  # what is wrong with it is said where it is named
+
+
 def check_names(names: Sequence[str] | None, root: Path) -> list[str]:
-    """The names to examine: those asked for, or all present. InputError where there is none."""
+    """The names to examine: those asked for, or those of the table, or people's own. InputError where there is none."""
     found = present(root)
-    if not names and not found:
-        known = ", ".join(sorted(layout.folder for layout in DATASETS.values()))
-        raise InputError("no data set of the table lies below the root", file=root, remedy=f"Folders: {known}.")
     for name in names or ():
         datasets.find(name)
-    return list(names or found)
+    if names or found:
+        return list(names or found)
+    if found := own(root):
+        return found
+    place = root.absolute()
+    remedy = (
+        f"It has a folder per class itself: gcsearch data check {place.parent} --dataset 'folder:{place.name}'."
+        if has_classes(root)
+        else "Images in ROOT/NAME/CLASS are `--dataset folder:NAME`; a CSV or Parquet file in ROOT with columns path "
+        "and class is `--dataset table:FILE`; docs/datasets.md has the folders of the known data sets."
+    )
+    raise InputError("no data set lies below the root", file=root, remedy=remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -96,10 +97,10 @@ class Laboratory:
             if not datasets.is_published_names(dataset.name, dataset.classes):
                 checks.check_tokens(dataset, self.backbone.tokenize)
 
-    def check_repeats(self, seeds: Iterable[int], progress: Progress | None = None) -> str:
+    def check_repeats(self, seeds: Iterable[int], progress: Progress | None = None, most: float = math.inf) -> str:
         """What to warn of among images that stand in the data more than once; InputError where test images leak.
 
-        `seeds` are those whose draws are trained on, see `checks.WHOLE`.
+        `seeds` are those whose draws are trained on, see `checks.WHOLE`; `most` as in `checks.check_repeats`.
         """
         drawn = (item for seed in seeds for item in self._draw(seed)[0])
         lists = checks.lists_of(self.dataset, drawn)
@@ -109,7 +110,7 @@ class Laboratory:
             if target is not self.dataset
         ]
         keep = self.task.repeats == "keep"
-        return checks.check_repeats(self.dataset, lists, self.cache.memory, keep=keep, progress=progress)
+        return checks.check_repeats(self.dataset, lists, self.cache.memory, keep=keep, progress=progress, most=most)
 
     def check_sizes(self) -> None:
         """InputError where the task asks for more images or folds than the data set has for any class."""

@@ -6,6 +6,7 @@ what the files contain.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,14 +97,20 @@ def lists_of(dataset: Dataset, drawn: Iterable[Item] = ()) -> list[Listed]:
     return lists
 
 
-def find_repeats(lists: Sequence[Listed], memory: Path, progress: Callable[[int, int], None] | None = None) -> Repeats:
-    """The images that stand in `lists` more than once, told by the content of their files."""
+def find_repeats(
+    lists: Sequence[Listed],
+    memory: Path,
+    progress: Callable[[int, int], None] | None = None,
+    most: float = math.inf,
+) -> Repeats:
+    """The images that stand in `lists` more than once, told by content; see `digests.same_content`."""
     folders: dict[Path, list[_Member]] = {}
     for one in lists:
         folders.setdefault(one.folder, []).extend((one, item) for item in one.items)
     wanted = [(folder, [item.path for _, item in members]) for folder, members in folders.items()]
     alike: dict[int, list[_Member]] = defaultdict(list)
-    for members, groups in zip(folders.values(), digests.same_content(wanted, memory, progress), strict=True):
+    found = digests.same_content(wanted, memory, progress, most)
+    for members, groups in zip(folders.values(), found, strict=True):
         for row in (groups >= 0).nonzero()[0].tolist():
             alike[int(groups[row])].append(members[row])
     kinds: Mapping[str, list[str]] = {"leaks": [], "overlaps": [], "torn": [], "again": []}
@@ -137,13 +144,19 @@ def check_repeats(
     *,
     keep: bool,
     progress: Callable[[int, int], None] | None = None,
+    most: float = math.inf,
 ) -> str:
     """What to warn of among the images of `lists`; empty where none stands there twice.
+
+    Where more than `most` files would have to be read, it says so, and nothing is compared.
 
     InputError where test images leak, unless `keep` allows it or the lists are the field's own: whoever removes
     images from these has other numbers than everybody else.
     """
-    found = find_repeats(lists, memory, progress)
+    try:
+        found = find_repeats(lists, memory, progress, most)
+    except digests.TooMuchToReadError:
+        return f"{dataset.name}: images are compared by content when a sweep runs; that takes too long here"
     published = datasets.is_published(dataset.name, dataset.lists, dataset.classes)
     if found.leaks and not (keep or published):
         raise InputError(

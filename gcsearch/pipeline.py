@@ -376,7 +376,8 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where,
     laboratory.data_root(pipeline.task, watcher.progress)
     labs = [laboratory.of(task, pipeline.resources.decoders) for task in pipeline.task.each]
     for lab in labs:
-        check_loaded(pipeline, space, lab, watcher)
+        check_loaded(pipeline, space, lab)
+        check_data(lab, pipeline.measured, watcher)
     if where.cluster:
         watcher.stage("features")
         shared = one_cache or cache_address() is not None
@@ -397,21 +398,20 @@ def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], w
 
 
 def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:
-    """InputError where lists are empty that the stages read, names are alike, or test images are known before."""
-    lab.check_names()
-    for stage in dict.fromkeys(stage for stage, _ in measured):
-        lab.check_lists(stage)
+    """InputError where test images are known before; a warning where others stand in the data more than once."""
     watcher.stage("digest")
     found = lab.check_repeats(dict.fromkeys(seed for _, seeds in measured for seed in seeds), watcher.progress)
     if found:
         warnings.warn(found, RepeatWarning, stacklevel=2)
 
 
-def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory, watcher: Watcher) -> None:
+def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> None:
     """InputError for what shows only beside the data and the model: lists, sizes, prompts, the memory limit."""
     from gcsearch import memory
 
-    check_data(lab, pipeline.measured, watcher)
+    lab.check_names()
+    for stage in dict.fromkeys(stage for stage, _ in pipeline.measured):
+        lab.check_lists(stage)
     lab.check_sizes()
     lab.check_template(ensemble="ensemble" in space.parameters)
     try:
@@ -504,6 +504,8 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: 
         watcher.stage("data")
         laboratory.data_root(trial.task, watcher.progress)
         lab = laboratory.of(trial.task)
+        lab.check_names()
+        lab.check_lists(trial.stage)
         check_data(lab, [(trial.stage, trial.seeds)], watcher)
         lab.check_template(ensemble=getattr(method, "ensemble", False))
         watcher.stage("features")

@@ -19,7 +19,6 @@ from gcsearch.spaces import SearchSpace
 from gcsearch.standing import duration
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
-from gcsearch.watcher import Watcher
 from gcsearch.where import find
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         store: where a sweep of this name may have begun.
         counted: entries of the cache that an earlier sweep of the same command encodes; those of this one are added.
     """
-    from gcsearch import laboratory
+    from gcsearch import features, laboratory
     from gcsearch.samplers import total
 
     space = configuration.check(chosen)
@@ -123,7 +122,9 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     placement = where.placement
     labs = [laboratory.of(task) for task in chosen.task.each]
     for lab in labs:
-        check_loaded(chosen, space, lab, Watcher())
+        check_loaded(chosen, space, lab)
+    seeds = dict.fromkeys(seed for _, some in chosen.measured for seed in some)
+    repeats = [lab.check_repeats(seeds, most=features.READ_TO_LOOK) for lab in labs]
     settings = total(chosen.search, space)
     done, finished, notes = _begun(chosen, store)
     size = (
@@ -162,7 +163,12 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         search_seconds=0.0 if finished else _rounds(chosen, settings - done, size, placement) * pack_seconds,
         confirm_seconds=0.0 if finished else _confirming(chosen, space, labs, placement, epochs),
         peak_bytes=max(cost.bytes for cost in costs),
-        notes=(*notes, *configuration.cap_remarks(chosen, space), *configuration.test_bed_remarks(chosen.task)),
+        notes=(
+            *notes,
+            *filter(None, repeats),
+            *configuration.cap_remarks(chosen, space),
+            *configuration.test_bed_remarks(chosen.task),
+        ),
     )
 
 

@@ -375,6 +375,20 @@ def table(file: str) -> Reader:
     return read
 
 
+def is_table(path: Path) -> bool:
+    """Whether a CSV or Parquet file has the columns of a data set."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        if path.suffix.casefold() == ".parquet":
+            return {"path", "class"} <= set(parquet.read_schema(path).names)
+        with path.open("rb") as file:
+            first = file.readline(10_000).decode("utf-8-sig")
+    except (ArrowException, OSError, UnicodeDecodeError):
+        return False
+    return {"path", "class"} <= {name.strip(' \r\n"') for name in first.split(",")}
+
+
 def _columns(path: Path) -> dict[str, list[str]]:
     """The columns path, class and split of a table as texts, none empty."""
     import pyarrow as pa

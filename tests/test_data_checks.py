@@ -30,7 +30,11 @@ def check(tmp_path, backbone):
     def make(*measured, name="tiny", **task):
         found = datasets.load(name, tmp_path)
         task = Task(dataset=name, root=str(tmp_path), **task)
-        check_data(Laboratory(task, backbone, found, FeatureCache(tmp_path / "c", backbone)), measured, Watcher())
+        laboratory = Laboratory(task, backbone, found, FeatureCache(tmp_path / "c", backbone))
+        laboratory.check_names()
+        for stage, _ in measured:
+            laboratory.check_lists(stage)
+        check_data(laboratory, measured, Watcher())
 
     return make
 
@@ -321,3 +325,22 @@ def test_clean_data_is_not_warned_of(tmp_path, check):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check(SEARCH, TEST)
+
+
+def test_a_plan_that_would_read_too_much_says_that_a_run_compares(tmp_path, backbone):
+    found = datasets.load("tiny", write_dataset(tmp_path))
+    cache = FeatureCache(tmp_path / "c", backbone)
+    laboratory = Laboratory(Task(dataset="tiny", root=str(tmp_path)), backbone, found, cache)
+    for item in found.test:  # sizes in common, so that the files have to be read
+        path = found.images / item.path
+        path.write_bytes(path.read_bytes().ljust(9000, b"\0"))
+    assert "compared by content when a sweep runs" in laboratory.check_repeats([1], most=10)
+    assert laboratory.check_repeats([1]) == ""
+
+
+def test_files_that_are_no_images_are_not_called_copies_of_each_other(tmp_path, check):
+    found = datasets.load("tiny", write_dataset(tmp_path))
+    for item in (found.train[0], found.test[0], found.val[0]):
+        (found.images / item.path).write_bytes(b"<html>404</html>")
+    check(SEARCH, TEST)
+    assert not inventory.examine(tmp_path, "tiny").leaks
