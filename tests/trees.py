@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from zlib import crc32
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ JPEG, PNG = _bytes("JPEG"), _bytes("PNG")
 def put(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # What follows the end of an image is not read: so no two files are the same.
-    path.write_bytes((PNG if path.suffix == ".png" else JPEG) + "/".join(path.parts[-3:]).encode())
+    path.write_bytes((PNG if path.suffix == ".png" else JPEG) + crc32(str(path).encode()).to_bytes(4))
 
 
 def write(path: Path, lines: list[str]) -> None:
