@@ -140,7 +140,7 @@ def _run_command() -> int | str:
         _say(str(error))
         return error.exit_code
     except OSError as error:
-        _say(f"{error.filename or ''}: {error.strerror or error}")
+        _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return 1
     except KeyboardInterrupt:
         return _interrupted(signal.SIGINT)

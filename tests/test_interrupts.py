@@ -1,0 +1,160 @@
+"""Signals end what runs, once and in order; and a Ray whose processes die is not waited for."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from gcsearch import daemons, interrupts
+from gcsearch.provenance import this_process
+
+
+@pytest.fixture
+def heard():
+    """Signals that reach the handler of whoever calls gcsearch."""
+    numbers, before = [], {number: signal.getsignal(number) for number in interrupts.SIGNALS}
+    for number in interrupts.SIGNALS:
+        signal.signal(number, lambda number, frame: numbers.append(number))
+    yield numbers
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_signal_ends_the_block_and_then_does_what_it_did_before(number, heard):
+    with pytest.raises(KeyboardInterrupt), interrupts.handled(), interrupts.handled():
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            assert heard == []
+    assert heard == [number]
+
+
+def test_a_second_signal_changes_nothing_while_the_first_is_obeyed(heard):
+    ended = []
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGTERM)
+            ended.append(True)
+    assert (ended, heard) == ([True], [signal.SIGINT])
+
+
+def test_a_signal_waits_for_the_end_of_what_must_not_be_cut_off(heard):
+    ended = []
+    with pytest.raises(KeyboardInterrupt), interrupts.handled(), interrupts.held():
+        os.kill(os.getpid(), signal.SIGTERM)
+        ended.append(True)
+    assert (ended, heard) == ([True], [signal.SIGTERM])
+
+
+def test_a_block_that_hangs_can_be_interrupted_again(heard, monkeypatch):
+    monkeypatch.setattr(interrupts, "PATIENCE", 0.0)
+    with pytest.raises(KeyboardInterrupt), interrupts.handled(), interrupts.held():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("not reached")
+
+
+def test_what_was_ignored_stays_ignored_and_can_be_woken_all_the_same(heard):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nohup
+    with interrupts.handled():
+        os.kill(os.getpid(), signal.SIGHUP)
+        os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        interrupts.wake()
+        time.sleep(1)
+    assert (heard, interrupts.received()) == ([], None)
+
+
+def test_a_handler_that_a_library_takes_away_in_c_comes_back(heard):
+    library = ctypes.CDLL(None)
+    with pytest.raises(KeyboardInterrupt), interrupts.handled(), interrupts.kept_in_c():
+        library.signal(int(signal.SIGTERM), None)  # SIG_DFL, as Ray's core worker does when it ends
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+    assert heard == [signal.SIGTERM]
+
+
+@contextlib.contextmanager
+def fake_ray(folder):
+    processes = {name: subprocess.Popen(["sleep", "60"]) for name in ("raylet", "gcs_server", "monitor")}
+    try:
+        with interrupts.handled(), daemons.told("Resume it"), daemons.watched(processes, folder):
+            yield processes
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.parametrize(("name", "words"), [("raylet", "Ray's raylet"), ("gcs_server", "Ray's control store")])
+def test_a_process_that_ray_needs_and_that_is_killed_ends_the_block_in_words(name, words, tmp_path):
+    with pytest.raises(daemons.RayLost) as raised, fake_ray(tmp_path) as processes:
+        processes[name].kill()
+        time.sleep(30)
+    assert str(raised.value).startswith(words)
+    assert "SIGKILL; the system does that when memory runs out.\nResume it." in str(raised.value)
+    daemons.check()  # said once
+
+
+def test_what_fails_beside_a_dead_ray_fails_because_of_it(tmp_path):
+    with pytest.raises(daemons.RayLost), fake_ray(tmp_path) as processes:
+        processes["raylet"].terminate()
+        processes["raylet"].wait()
+        daemons.check()
+
+
+def test_a_signal_to_the_whole_group_is_no_loss_of_ray(heard, tmp_path):
+    with pytest.raises(KeyboardInterrupt), fake_ray(tmp_path) as processes:
+        processes["raylet"].terminate()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(30)
+    assert heard == [signal.SIGTERM]
+
+
+HANGS = """
+import subprocess, sys, time
+from pathlib import Path
+from gcsearch import daemons, interrupts
+daemons.PATIENCE = 0.2
+process = subprocess.Popen(["sleep", "60"])
+with interrupts.handled(), daemons.last_words(print), daemons.watched({"gcs_server": process}, Path(sys.argv[1])):
+    with interrupts.held():
+        process.kill()
+        time.sleep(60)
+"""
+
+
+def test_a_driver_that_hangs_in_a_dead_ray_says_its_last_words_from_another_thread(tmp_path):
+    (tmp_path / "session_1").mkdir()
+    words = [sys.executable, "-u", "-c", HANGS, str(tmp_path / "session_1")]
+    environment = {**os.environ, "PYTHONPATH": os.curdir}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, timeout=50, check=False)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout.startswith("Ray's control store was ended by SIGKILL")
+    assert not (tmp_path / "session_1").exists()
+
+
+def test_what_a_killed_driver_left_is_removed_and_nothing_else(tmp_path):
+    gone = this_process().model_copy(update={"began": "1"}).to_dict()
+    for name, mark in {"gone": gone, "alive": this_process().to_dict(), "foreign": None}.items():
+        folder = tmp_path / f"session_{name}"
+        (folder / "logs").mkdir(parents=True)
+        if mark:
+            (folder / "gcsearch.json").write_text(json.dumps(mark))
+    (tmp_path / "session_latest").symlink_to(tmp_path / "session_gone")
+    daemons.sweep_up(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["session_alive", "session_foreign"]
