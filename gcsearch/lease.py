@@ -80,7 +80,7 @@ def look(path: Path) -> Seen | None:
             return None
         try:
             holder = Holder.from_dict(json.loads(content), file=path)
-        except ValueError:
+        except (ValueError, RecursionError):
             time.sleep(0.05)  # it is being written at this moment
             continue
         return Seen(holder, datetime.fromtimestamp(changed, UTC), max(_clock(path.parent) - changed, 0.0))
@@ -152,8 +152,8 @@ class Lease:
         try:
             asked = json.loads(self._request.read_bytes())
             return Wish(asked["wish"]) if asked["token"] == self.holder.token else None
-        except FileNotFoundError:
-            return None
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+            return None  # nothing was asked, or nothing that this version knows
 
     @property
     def _request(self) -> Path:

@@ -205,7 +205,7 @@ def read_facts(folder: Path) -> Exported:
         content = json.loads(files.read_text(path))
     except InputError:
         raise
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("the file must be valid JSON", file=path, received=str(error)) from None
     return Exported.from_dict(content, file=path)
 

@@ -106,7 +106,14 @@ class Store:
         file = self.matrix_file(name)
         if Path(name).name != name or not self._has(file):
             return []
-        return [str(sweep) for sweep in json.loads(file.read_text(encoding="utf-8"))["sweeps"]]
+        try:
+            return [str(sweep) for sweep in json.loads(file.read_bytes())["sweeps"]]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            rule, remedy = (
+                "the file must list the sweeps of a matrix",
+                "Delete it, and run the matrix again: none is lost.",
+            )
+            raise InputError(rule, file=file, remedy=remedy) from None
 
 
 @contextmanager

@@ -52,10 +52,20 @@ def save_parameters(folder: Path, record: TrialRecord, parameters: Sequence[Tens
 
 def load_parameters(folder: Path, record: TrialRecord) -> list[Tensor]:
     """What `save_parameters` kept, in the order of the record's seeds."""
+    paths = [_parameter_file(folder, record, seed) for seed in record.seeds]
+    return [_trained(path) for path in paths if path.exists()]
+
+
+def _trained(path: Path) -> Tensor:
+    import safetensors
     import safetensors.torch
 
-    paths = [_parameter_file(folder, record, seed) for seed in record.seeds]
-    return [safetensors.torch.load_file(path)["prompt"] for path in paths if path.exists()]
+    try:
+        return safetensors.torch.load_file(path)["prompt"]
+    except (OSError, safetensors.SafetensorError, KeyError) as error:
+        rule = f"the file must hold what a confirmed setting trained: {error}"
+        remedy = "It was damaged: restore it. The sweep's numbers are in its journal and as they were."
+        raise InputError(rule, file=path, remedy=remedy) from None
 
 
 def _parameter_file(folder: Path, record: TrialRecord, seed: int) -> Path:
