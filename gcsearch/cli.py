@@ -230,11 +230,17 @@ def _print_end(sweep: Sweep, store: Path | None, export: Path | None = None) -> 
     """The numbers, and where there is more; with `export` the champion is exported there first."""
     folder = sweep.export(export, force=True) if export else None
     print_finals(sweep)
-    print(f"\nreport  {near(sweep.folder / 'report.html')}")
+    print(f"\nreport  {_report_of(sweep, store)}")
     if folder:
         print(f"export  {near(folder)}")
     else:
         print(f"next    gcsearch export {sweep.name} --out best{_elsewhere(store)}")
+
+
+def _report_of(sweep: Sweep, store: Path | None) -> str:
+    """Where the report lies, or the command that draws it where that has failed."""
+    path = sweep.folder / "report.html"
+    return near(path) if path.exists() else f"gcsearch report {sweep.name}{_elsewhere(store)}"
 
 
 def _elsewhere(store: Path | None) -> str:
@@ -256,7 +262,7 @@ def _run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, s
         if ended.sweep and show:
             print(f"{ended.name}\n")
             print_finals(ended.sweep)
-            print(f"\nreport  {near(ended.sweep.folder / 'report.html')}\n", flush=True)
+            print(f"\nreport  {_report_of(ended.sweep, store)}\n", flush=True)
         if ended.error:
             _say(f"{ended.name}: {_words(ended.error)}")
 

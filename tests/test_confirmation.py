@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from types import SimpleNamespace
+
 import pytest
 
 from gcsearch import spaces
@@ -9,6 +12,7 @@ from gcsearch.confirmation import Confirmation
 from gcsearch.errors import RunError
 from gcsearch.methods import complete
 from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
+from gcsearch.stages import Session
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
 
@@ -172,3 +176,39 @@ def test_a_shortlist_of_which_nothing_ends_well_has_no_champion(tmp_path):
         bench.sweep.journal.append("recheck", record=measured(proposal, "search", FRESH, Outcome.DIVERGED))
     with pytest.raises(RunError, match="nothing to choose"):
         bench.run()
+
+
+def a_session(bench, said):
+    """A driver's session on the bench's sweep, which nobody else drives."""
+    driver = SimpleNamespace(lease=SimpleNamespace(check=lambda: None))
+    watcher = SimpleNamespace(warn=said.append)
+    return Session(bench.sweep, bench.pipeline, spaces.load("sam"), None, watcher, driver)
+
+
+@pytest.mark.parametrize("part", ["gcsearch.report.page.headline", "gcsearch.report.page.get_plotlyjs"])
+def test_a_report_that_cannot_be_written_is_one_line_and_no_failed_sweep(part, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("test_acc")
+
+    bench, said = Bench(tmp_path), []
+    bench.finish()
+    monkeypatch.setattr(part, fail)
+    a_session(bench, said)._report()
+    assert said == ["the report could not be written (KeyError: 'test_acc'); `gcsearch report one` tries it again"]
+    assert not bench.sweep.journal.events("artifact")
+    monkeypatch.undo()
+    a_session(bench, said)._report()
+    assert [event["file"] for event in bench.sweep.journal.events("artifact")] == ["report.html"]
+    assert len(said) == 1
+
+
+def test_a_full_disk_is_no_fault_of_the_drawing(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    bench, said = Bench(tmp_path), []
+    bench.finish()
+    monkeypatch.setattr("gcsearch.files.write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        a_session(bench, said)._report()
+    assert said == []
