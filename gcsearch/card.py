@@ -126,7 +126,7 @@ def _chosen(facts: Exported) -> list[str]:
 
 def _data(facts: Exported) -> list[str]:
     draws = [f"- few-shot images of seed {seed}: `{digest}`" for seed, digest in facts.data.draws.items()]
-    lead = f"{facts.data.dataset}; digests of the paths, labels and sizes of the images:"
+    lead = f"{facts.data.dataset}; digests of the paths, labels and {facts.data.digests} of the images:"
     return [lead, "", *draws, f"- {facts.data.test_images} test images: `{facts.data.test}`"]
 
 

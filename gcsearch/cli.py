@@ -447,10 +447,10 @@ def train(
     """Train one exported configuration again; gives the exported numbers."""
     from gcsearch.configuration import load_trial
 
-    _train(load_trial(config), memory, as_json=as_json, quiet=quiet)
+    _train(load_trial(config), memory, config, as_json=as_json, quiet=quiet)
 
 
-def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None:
+def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json: bool, quiet: bool) -> None:
     from gcsearch import pipeline as pipelines
     from gcsearch.errors import InputError
     from gcsearch.methods import title_and_tags
@@ -462,7 +462,7 @@ def _train(file: Any, memory: str | None, *, as_json: bool, quiet: bool) -> None
         raise error.at(key="--memory") from None
     title, _ = title_and_tags(file.trial)
     with _watch(quiet=quiet) as watcher:
-        record = pipelines.train(file, watcher, limit)
+        record = pipelines.train(source or file, watcher, limit)
     if as_json:
         print_json(record.to_dict() | {"curve": []})
     else:

@@ -13,7 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch.errors import GcsearchError
+from gcsearch import scratch
+from gcsearch.errors import GcsearchError, InputError
 from gcsearch.placement import Placement
 from gcsearch.store import Store, cache_folder
 
@@ -50,6 +51,7 @@ def examine(address: str | None = None) -> list[Finding]:
         _mini,
         _ray,
         partial(_cluster, address),
+        _scratch,
         lambda: [_folder("store", Store.locate().root), _folder("cache", cache_folder())],
     ]
     findings: list[Finding] = []
@@ -121,6 +123,16 @@ def _ray() -> list[Finding]:
         Finding("RAY_ADDRESS", True, address),
         Finding("RAY_AUTH_MODE", True, f"{mode}; token: {token_source() or 'none'}"),
     ]
+
+
+def _scratch() -> list[Finding]:
+    """What a Ray of one's own needs of this machine."""
+    try:
+        scratch.check()
+    except InputError as error:
+        rule, _, remedy = str(error).partition("\n")
+        return [Finding("temporary", False, rule, remedy)]
+    return [Finding("temporary", True, scratch.describe())]
 
 
 def _cluster(address: str | None) -> list[Finding]:

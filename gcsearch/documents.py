@@ -188,11 +188,13 @@ class Classes(Document):
 
 
 class Data(Document):
-    """What was trained and measured on: digests of paths, labels and sizes of the images."""
+    """What was trained and measured on: digests of paths, labels and contents of the images."""
 
     dataset: str
+    digests: Literal["sizes", "contents"] = "sizes"
+    """Of what the digests are; former versions took sizes in place of contents."""
     draws: dict[str, str]
-    """Per seed, the few-shot images."""
+    """Per seed, the few-shot images that it trained on."""
     test: str
     test_images: int
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,6 +79,8 @@ class Champion:
     """What chose it, where that is more than the pipeline's criterion."""
     verdict: Sequence[str] = ()
     """What its numbers allow to say, in sentences."""
+    draws: Mapping[str, str] | None = None
+    """Digests of the images that were measured, as `Laboratory.digests`; None: those that lie there now."""
     leads: Sequence[Against] = ()
     """The champion minus each reference, paired by seed."""
 
@@ -194,7 +196,7 @@ def _write_features(path: Path, classifier: Classifier, classes: Classes) -> Non
 def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Exported:
     """What `metrics.json` says."""
     task, backbone, record = champion.pipeline.task, laboratory.backbone, champion.record
-    search, digests = champion.pipeline.search, laboratory.digests(record.seeds)
+    search, digests = champion.pipeline.search, dict(champion.draws or laboratory.digests(record.seeds))
     return Exported(
         version=1,
         digest=_digest(champion, backbone.fingerprint, classes),
@@ -212,6 +214,7 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
         classes=classes,
         data=Data(
             dataset=task.dataset,
+            digests="contents",
             test=digests.pop("test"),
             draws=digests,
             test_images=len(laboratory.dataset.test),

@@ -176,6 +176,10 @@ class FeatureCache:
             return max(encoding, opening / max(decoding.processes(self.decoders, wanted.rows, cores(), gpu=True), 1))
         return encoding + opening / cores()  # the encoder has all cores, and shares them with what opens images
 
+    def contents(self, wanted: Wanted) -> tuple[np.ndarray, dict[str, str]]:
+        """Digests of what the files contain, and why files cannot be read, see `digests.of_files`."""
+        return digests.of_files(wanted.dataset.images, [item.path for item in wanted.items], self.memory)
+
     @property
     def memory(self) -> Path:
         """Where digests of files are remembered."""

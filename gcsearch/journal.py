@@ -3,6 +3,7 @@
 Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
 
     open      a session begins: id of the sweep, number of trials, versions
+    data      what is measured: weights, other_names, sets (digests by data set, see `gcsearch.measured`)
     proposal  a setting is about to run: number, config, label
     run       the MLflow run of a setting: number, run_id
     record    a setting has ended: record (a `TrialRecord`)

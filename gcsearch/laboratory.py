@@ -34,6 +34,15 @@ _Made = tuple[Wanted, Tensor]
 """What was asked of the cache, and the features [V, N, E] that it gave."""
 
 
+Read = tuple[str, int, str]
+"""An image that is read: path below the data set's folder, label, digest of the file."""
+
+
+def digest_of(listed: Sequence[object]) -> str:
+    """Twelve digits for a list of images, or of names."""
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
 class _Shared:
     """What the episodes of all seeds have in common."""
@@ -191,14 +200,40 @@ class Laboratory:
         return datasets.other_names(self.dataset, self.task.other_names)
 
     def digests(self, seeds: Sequence[int]) -> dict[str, str]:
-        """Twelve digits for the few-shot images of each seed, and for `test`: the test images."""
-        drawn = {str(seed): self._draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
-        return {name: self._digest(items) for name, items in drawn.items()}
+        """Twelve digits for the images that each seed trains on, and for `test`: the test images. See `digest_of`."""
+        found = {role: digest_of(read) for _, role, read in self.read("test", seeds)[: 2 * len(seeds)]}
+        return {str(seed): found[f"train/{seed}"] for seed in seeds} | {"test": found["test"]}
 
-    def _digest(self, items: Sequence[Item]) -> str:
-        """Of paths below the image folder, labels, and sizes in bytes."""
-        listed = [[item.path, item.label, (self.dataset.images / item.path).stat().st_size] for item in items]
-        return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:12]
+    def digests_by_size(self, seeds: Sequence[int]) -> dict[str, str]:
+        """As `digests` of former versions: of paths, labels and sizes, all classes of the few-shot draw."""
+        drawn = {str(seed): self._draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
+        folder = self.dataset.images
+        listed = {
+            name: [[item.path, item.label, (folder / item.path).stat().st_size] for item in items]
+            for name, items in drawn.items()
+        }
+        return {name: hashlib.sha256(json.dumps(one).encode()).hexdigest()[:12] for name, one in listed.items()}
+
+    def read(self, stage: Stage, seeds: Sequence[int]) -> list[tuple[str, str, list[Read]]]:
+        """What a stage reads, with what the files contain: name of the data set, role, images.
+
+        Roles are `train/SEED`, `val/SEED` and `test`. An image that cannot be read has an empty digest.
+        """
+        wanted = self.wanted(stage, seeds)
+        scored = "test" if stage == "test" else "val"
+        roles = [role for seed in seeds for role in (f"train/{seed}", "test" if scored == "test" else f"val/{seed}")]
+        roles += ["test"] * (len(wanted) - len(roles))
+        contents = {
+            key: self._contents(one) for key, one in {id(one): one for one in wanted}.items()
+        }  # the test images stand there once for each seed
+        return [(one.dataset.name, role, contents[id(one)]) for one, role in zip(wanted, roles, strict=True)]
+
+    def _contents(self, wanted: Wanted) -> list[Read]:
+        found, failed = self.cache.contents(wanted)
+        return [
+            (item.path, item.label, "" if item.path in failed else digest.tobytes().hex())
+            for item, digest in zip(wanted.items, found, strict=True)
+        ]
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""

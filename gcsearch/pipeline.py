@@ -6,6 +6,7 @@ import json
 import shlex
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,13 +33,14 @@ from gcsearch.schema import (
 from gcsearch.spaces import SearchSpace
 from gcsearch.splits import RepeatWarning
 from gcsearch.stages import Session, guarded, judge, over
-from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store, cache_address, cache_folder, cache_place
+from gcsearch.store import PIPELINE_FILE, SPACE_FILE, Store, cache_address, cache_folder, cache_in_words, cache_place
 from gcsearch.sweep import Sweep, open_form, open_sweep
 from gcsearch.watcher import Watcher
 from gcsearch.where import Where
 
 if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
+    from gcsearch.measured import Snapshot
 
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -71,7 +73,7 @@ def run(
     space, uri = check(pipeline), pipeline.tracking.uri
     pipeline = open_form(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
-    with driving(located.lease(pipeline.name), f"the sweep {pipeline.name}", listener.warn) as driver:
+    with _driving(located, pipeline.name, listener) as driver:
         texts = _texts(pipeline)
         if not fresh:
             _check_same(pipeline, located, texts)
@@ -81,8 +83,14 @@ def run(
         known = Sweep(pipeline.name, located, located.sweep(pipeline.name))
         added = () if fresh else _added_seeds(known)
         begin = partial(_open_or_begin, pipeline, located, texts, fresh, uri)
-        _drive(driver, pipeline, space, located, begin, listener, added)
+        _drive(driver, pipeline, space, located, begin, listener, added, None if fresh else known)
     return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+
+
+def _driving(store: Store, name: str, watcher: Watcher) -> AbstractContextManager[Driver]:
+    """Drive the sweep `name` for the time of a block, see `lease.driving`; InputError where nothing can be written."""
+    store.check_writable()
+    return driving(store.lease(name), f"the sweep {name}", watcher.warn)
 
 
 def _given(pipeline: Pipeline | str | Path, overrides: Mapping[str, str] | None, *, quick: bool = False) -> Pipeline:
@@ -105,21 +113,25 @@ def _drive(
     begin: Callable[[], Sweep],
     watcher: Watcher,
     added: tuple[int, ...],
+    known: Sweep | None,
 ) -> None:
     """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages.
 
-    `added` are the seeds of the confirmation beside those of the pipeline.
+    `known` is that sweep as it was begun earlier, None for a fresh one. `added` are the seeds of the confirmation
+    beside those of the pipeline.
     """
     for remark in test_bed_remarks(pipeline.task):
         watcher.warn(remark)
     where = grounds.find(pipeline)
+    grounds.check_here(where)
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
     with daemons.told("The same command goes on"), grounds.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
-        _prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher)
+        with cache_in_words():
+            data = _prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
         sweep = begin()
         sweep.hide_address()
-        Session(sweep, pipeline, space, where, watcher, driver).run()
+        Session(sweep, pipeline, space, where, watcher, driver, data).run()
 
 
 def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
@@ -135,9 +147,9 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
     if over(found.journal):
         return _judged(found, found.pipeline)
     pipeline, space = _as_begun(found)
-    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
+    with _driving(found.store, name, listener) as driver:
         begin, added = (lambda: Sweep(name, found.store, found.folder)), _added_seeds(found)
-        _drive(driver, pipeline, space, found.store, begin, listener, added)
+        _drive(driver, pipeline, space, found.store, begin, listener, added, found)
     return Sweep(name, found.store, found.folder)
 
 
@@ -200,11 +212,11 @@ def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: 
     """
     found, listener = open_sweep(name, store), watcher or Watcher()
     pipeline, space = _as_begun(found)
-    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
+    with _driving(found.store, name, listener) as driver:
         _check_extensible(found, space)
         there = len(found.records)
         begin = partial(_reopened, found, driver, "extend", trials=there + trials, there=there)
-        _drive(driver, pipeline, space, found.store, begin, listener, _added_seeds(found))
+        _drive(driver, pipeline, space, found.store, begin, listener, _added_seeds(found), found)
     return Sweep(name, found.store, found.folder)
 
 
@@ -233,10 +245,10 @@ def confirm(
     found, listener = open_sweep(name, store), watcher or Watcher()
     added = tuple(seeds)
     pipeline, space = _as_begun(found)
-    with driving(found.store.lease(name), f"the sweep {name}", listener.warn) as driver:
+    with _driving(found.store, name, listener) as driver:
         _check_added(found, added)
         begin = partial(_reopened, found, driver, "seeds", seeds=list(added))
-        _drive(driver, pipeline, space, found.store, begin, listener, (*_added_seeds(found), *added))
+        _drive(driver, pipeline, space, found.store, begin, listener, (*_added_seeds(found), *added), found)
     return Sweep(name, found.store, found.folder)
 
 
@@ -268,11 +280,14 @@ def _texts(pipeline: Pipeline) -> dict[str, str]:
 
 def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
     """InputError where a sweep of this name was begun from other files."""
+    from gcsearch import measured
+
     folder = store.sweep(pipeline.name)
     if not (folder / PIPELINE_FILE).exists():
         return
     sweep = Sweep(pipeline.name, store, folder)
-    before, now = (dict(flat(_anywhere(one).to_dict())) for one in (sweep.pipeline, pipeline))
+    place = _whatever_place if measured.recorded(sweep.journal) else _anywhere
+    before, now = (dict(flat(place(one).to_dict())) for one in (sweep.pipeline, pipeline))
     before |= {f"space: {key}": value for key, value in flat(files.read_toml(folder / SPACE_FILE))}
     now |= {f"space: {key}": value for key, value in flat(files.parse_toml(texts[SPACE_FILE]))}
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
@@ -341,6 +356,14 @@ def _anywhere(pipeline: Pipeline) -> Pipeline:
     return pipeline.model_copy(update={"task": task, "search": search, "resources": resources, "tracking": Tracking()})
 
 
+def _whatever_place(pipeline: Pipeline) -> Pipeline:
+    """As `_anywhere`, without the paths of what the journal has digests of: it may lie somewhere else now."""
+    task = pipeline.task
+    weights = "" if task.pretrained and files.is_path(task.pretrained) else task.pretrained
+    update = {"root": None, "pretrained": weights, "other_names": "" if task.other_names else None}
+    return _anywhere(pipeline.model_copy(update={"task": task.model_copy(update=update)}))
+
+
 def cache(
     pipeline: Pipeline | str | Path,
     *,
@@ -357,16 +380,23 @@ def cache(
     """
     pipeline = open_form(_given(pipeline, overrides))
     space, where = check(pipeline), grounds.find(pipeline)
-    with grounds.joined(where):
+    with grounds.joined(where), cache_in_words():
         _prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
 
 
-def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where, watcher: Watcher) -> None:
+def _prepare(
+    pipeline: Pipeline,
+    space: SearchSpace,
+    store: Store,
+    where: Where,
+    watcher: Watcher,
+    known: Sweep | None = None,
+) -> Snapshot:
     """Check what needs the data and the model, and compute what trials read, so that workers only read it.
 
-    On a cluster its nodes do that, each for itself.
+    On a cluster its nodes do that, each for itself. Returns what is measured, which must be what `known` has measured.
     """
-    from gcsearch import laboratory
+    from gcsearch import laboratory, measured
 
     if where.cluster:
         watcher.cluster(where.cluster.describe())
@@ -378,14 +408,22 @@ def _prepare(pipeline: Pipeline, space: SearchSpace, store: Store, where: Where,
     for lab in labs:
         check_loaded(pipeline, space, lab)
         check_data(lab, pipeline.measured, watcher)
+    data = measured.look(labs, pipeline.measured)
+    if known:
+        remedy = (
+            "Put back what was measured; its folder may be another one. Or begin a new sweep on the data as they are, "
+            "under another name (--set name=OTHER)."
+        )
+        measured.check(known.journal, known.folder, data, remedy)
     if where.cluster:
         watcher.stage("features")
         shared = one_cache or cache_address() is not None
         grounds.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
-        return
+        return data
     # Both stages at once: the user hears at once of all images that cannot be read.
     for lab in labs:
         encode(lab, pipeline.measured, watcher)
+    return data
 
 
 def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:
@@ -476,23 +514,32 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
     from gcsearch.mirror import Mirror
 
     sweep, listener = open_sweep(name, store), watcher or Watcher()
-    with driving(sweep.store.lease(name), f"the sweep {name}", listener.warn) as driver:
+    with _driving(sweep.store, name, listener) as driver:
         return Mirror(sweep, guarded(sweep, driver), listener.warn, listener.mended).sync()
 
 
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
-def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: int | None = None) -> TrialRecord:
+def train(
+    trial: TrialFile | str | Path,
+    watcher: Watcher | None = None,
+    limit: int | None = None,
+) -> TrialRecord:
     """Train and measure one configuration in this process, with the threads that it states.
 
+    `trial` may be the path of a file, or of an export: then on the data and the model that this was measured on alone.
     `limit` is what this process may take, in bytes; None: what is free.
+
+    Raises:
+        InputError: the file is wrong, or the data or weights of an export are others than they were.
     """
     import torch
 
-    from gcsearch import laboratory
+    from gcsearch import laboratory, measured, prediction
     from gcsearch.trial import run_pack
 
+    export = None if isinstance(trial, TrialFile) else _export_of(Path(trial))
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
     method, watcher = methods.build(trial.trial), watcher or Watcher()
     check_threads(trial.threads, cores(), key="threads")
@@ -508,6 +555,8 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: 
         lab.check_lists(trial.stage)
         check_data(lab, [(trial.stage, trial.seeds)], watcher)
         lab.check_template(ensemble=getattr(method, "ensemble", False))
+        if export:
+            measured.check_attested(prediction.read_facts(export), lab, trial.seeds, export)
         watcher.stage("features")
         episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
         watcher.stage("train", getattr(method, "epochs", None))
@@ -523,3 +572,9 @@ def train(trial: TrialFile | str | Path, watcher: Watcher | None = None, limit: 
     finally:
         torch.set_num_threads(threads)
     return done.record
+
+
+def _export_of(path: Path) -> Path | None:
+    """The folder of the export that `path` is, or is the configuration of; None where it is a file of its own."""
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / "metrics.json").exists() else None

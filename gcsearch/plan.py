@@ -17,9 +17,9 @@ from gcsearch.schema import Pipeline, Stage
 from gcsearch.sizing import Cost, measure, measure_mixed, pack_size, trained_names, typical
 from gcsearch.spaces import SearchSpace
 from gcsearch.standing import duration
-from gcsearch.store import Store
+from gcsearch.store import Store, cache_in_words, check_cache
 from gcsearch.sweep import Sweep
-from gcsearch.where import find
+from gcsearch.where import check_here, find
 
 if TYPE_CHECKING:
     from gcsearch.features import Wanted
@@ -119,12 +119,15 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
 
     space = configuration.check(chosen)
     where = find(chosen)
+    check_here(where)
     placement = where.placement
-    labs = [laboratory.of(task) for task in chosen.task.each]
-    for lab in labs:
-        check_loaded(chosen, space, lab)
-    seeds = dict.fromkeys(seed for _, some in chosen.measured for seed in some)
-    repeats = [lab.check_repeats(seeds, most=features.READ_TO_LOOK) for lab in labs]
+    Store.locate(store).check_writable()
+    with cache_in_words():
+        labs = [laboratory.of(task) for task in chosen.task.each]
+        for lab in labs:
+            check_loaded(chosen, space, lab)
+        seeds = dict.fromkeys(seed for _, some in chosen.measured for seed in some)
+        repeats = [lab.check_repeats(seeds, most=features.READ_TO_LOOK) for lab in labs]
     settings = total(chosen.search, space)
     done, finished, notes = _begun(chosen, store)
     size = (
@@ -140,6 +143,8 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         * sum(_epoch(chosen, one, "search", step, cost) for one, step, cost in zip(labs, steps, costs, strict=True))
     )
     images, to_encode, encode_seconds = _encoding(chosen, labs, set() if counted is None else counted)
+    if to_encode and not where.cluster:
+        check_cache()
     return Plan(
         name=chosen.name,
         dataset=chosen.task.title,

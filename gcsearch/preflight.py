@@ -21,7 +21,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from gcsearch import laboratory
+from gcsearch import laboratory, measured
 from gcsearch.cluster import Node
 from gcsearch.datasets import Progress
 from gcsearch.errors import InputError
@@ -97,7 +97,11 @@ def prepare(
     Returned are the nodes that cannot, or whose data or weights are not those of this machine.
     """
     lab = laboratory.of(job.task, job.decoders)
-    here = {"data": data_digest(lab), "weights": lab.backbone.fingerprint}
+    here = {
+        "data": data_digest(lab),
+        "weights": lab.backbone.fingerprint,
+        "contents": measured.digest(measured.look([lab], job.measured)),
+    }
     faults, done = [], 0
     rounds = [nodes[:1], nodes[1:]] if one_cache else [nodes]
     for some in filter(None, rounds):
@@ -228,6 +232,9 @@ def _other_data(node: Node, answer: dict[str, Any], here: dict[str, str], task: 
                 node.name, f"its lists of images of {task.dataset} or its targets are others than the driver's", remedy
             )
         )
+    elif answer["contents"] != here["contents"] and answer["weights"] == here["weights"]:
+        remedy = f"Copy {task.root or 'the cache'} there from the driver's node, or share it."
+        faults.append(Fault(node.name, f"images of {task.dataset} have other contents than the driver's", remedy))
     if answer["weights"] != here["weights"]:
         found = f"its weights of {task.backbone} are {answer['weights']}, and the driver's {here['weights']}"
         faults.append(Fault(node.name, found, "Copy the checkpoint there from the driver's node."))
@@ -308,6 +315,7 @@ def _prepare(job: Job) -> dict[str, Any]:
         lab = laboratory.of(job.task, job.decoders)
         told = {"data": data_digest(lab), "weights": lab.backbone.fingerprint}
         lab.cache.get([one for stage, seeds in job.measured for one in lab.wanted(stage, seeds)])
+        told["contents"] = measured.digest(measured.look([lab], job.measured))
     except Exception as error:
         return {"failed": f"{type(error).__name__}: {error}"}
     return told

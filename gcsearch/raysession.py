@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from gcsearch import daemons, interrupts
+from gcsearch import daemons, interrupts, scratch
 from gcsearch.cluster import Cluster, find, token_mode
 from gcsearch.errors import RunError
 from gcsearch.placement import Placement
@@ -119,13 +119,14 @@ def _join(cluster: Cluster) -> None:
 
 
 def _start_local_ray(placement: Placement) -> None:
+    scratch.check()
     # Nobody else can reach the local instance: a token would only leave a file in the user's home.
     with _environment({"RAY_AUTH_MODE": "disabled"}):
         ray.init(
             address="local",
             num_cpus=placement.workers * placement.threads,
             num_gpus=None if placement.gpus_per_worker else 0,
-            object_store_memory=200 * 1024**2,
+            object_store_memory=scratch.OBJECT_STORE,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,

@@ -5,12 +5,14 @@ The only module that introduces the stages to one another.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcsearch import daemons, files, interrupts
+from gcsearch import daemons, files, interrupts, measured, scratch
 from gcsearch.budget import Meter, seconds_of
 from gcsearch.confirmation import Confirmation, OnRecord
 from gcsearch.errors import Interrupted, RunError, TooManyFailures
@@ -35,8 +37,7 @@ from gcsearch.watcher import Watcher
 from gcsearch.where import Where
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from gcsearch.measured import Snapshot
     from gcsearch.mirror import Mirror
     from gcsearch.worker import PackRunner
 
@@ -61,10 +62,18 @@ class Session:
     """One driver's work on a sweep."""
 
     def __init__(
-        self, sweep: Sweep, pipeline: Pipeline, space: SearchSpace, where: Where, watcher: Watcher, driver: Driver
+        self,
+        sweep: Sweep,
+        pipeline: Pipeline,
+        space: SearchSpace,
+        where: Where,
+        watcher: Watcher,
+        driver: Driver,
+        data: Snapshot | None = None,
     ) -> None:
+        """`data`: what the sweep measures, as it lies there now; the journal keeps digests of it."""
         self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
-        self.watcher, self.driver = watcher, driver
+        self.watcher, self.driver, self.data = watcher, driver, data
         self.journal = guarded(sweep, driver)
         self.checkpoints = sweep.folder.absolute() / "packs"
 
@@ -78,6 +87,8 @@ class Session:
         self._mend()
         trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
         self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
+        if self.data:
+            measured.record(self.journal, self.sweep.folder, self.data)
         placement = self.where.placement
         mirror = self._mirror()
         why = "KILLED"
@@ -101,8 +112,11 @@ class Session:
         except Exception as error:
             why = "FAILED"
             if isinstance(error, OSError) and files.is_full(error):
-                what = f"{self.sweep.folder}: no room is left: {error.strerror or error}."
-                raise RunError(f"{what}\n{self.journal.goes_on('Make room on this disk')}") from error
+                place, remedy = self.sweep.folder, "Make room on this disk"
+                if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(scratch.folder()):
+                    place, remedy = scratch.folder(), f"Make room there, or name another folder ({scratch.variable()})"
+                what = f"{place}: no room is left: {error.strerror or error}."
+                raise RunError(f"{what}\n{self.journal.goes_on(remedy)}") from error
             raise
         finally:
             # Reached by signals too: what is over is written before the process ends, and no second one hinders that.
@@ -280,6 +294,7 @@ class Session:
             decoders=self.pipeline.resources.decoders,
             checkpoints=self.checkpoints,
             checkpoint_every=self.pipeline.search.checkpoint_every,
+            data=measured.expected(self.data, stage, seeds) if self.data else "",
         )
 
     def _confirm(self, placement: Placement) -> None:

@@ -56,6 +56,10 @@ class Store:
             )
         return cls(absolute(found, key="--store" if folder else "GCSEARCH_STORE"))
 
+    def check_writable(self) -> None:
+        """InputError where nothing can be written to the store."""
+        _check_writable(self.root, "the store", "--store", "Name another folder: --store, or GCSEARCH_STORE.")
+
     @property
     def mlflow_uri(self) -> str:
         return sqlite_uri(self.root / "mlflow.db")
@@ -141,6 +145,34 @@ def cache_folder() -> Path:
 def digest_folder() -> Path:
     """Where digests of image files are remembered, see `gcsearch.digests`."""
     return cache_folder() / "features" / "digests"
+
+
+_ANOTHER_CACHE = "Name a folder that can be written and has room: GCSEARCH_CACHE=/path/to/folder."
+
+
+def check_cache() -> None:
+    """InputError where nothing can be written to the cache."""
+    _check_writable(cache_folder(), "the cache", "GCSEARCH_CACHE", _ANOTHER_CACHE)
+
+
+def _check_writable(folder: Path, what: str, key: str, remedy: str) -> None:
+    there = next(part for part in (folder, *folder.parents) if part.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{what} must be a folder that can be written", key=key, received=str(folder), remedy=remedy)
+
+
+@contextmanager
+def cache_in_words() -> Iterator[None]:
+    """What the file system refuses in the cache becomes an InputError that says how to name another one."""
+    try:
+        yield
+    except OSError as error:
+        place = cache_folder()
+        if not error.filename or not Path(os.fsdecode(error.filename)).is_relative_to(place):
+            raise
+        received = f"{place} ({error.strerror or error})"
+        rule = "the cache must be a folder that can be written and has room"
+        raise InputError(rule, key="GCSEARCH_CACHE", received=received, remedy=_ANOTHER_CACHE) from error
 
 
 def cache_address() -> str | None:

@@ -246,7 +246,7 @@ def check_free(folder: Path, whole: Task, *, force: bool, key: str = "--out") ->
 
 def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:
     """Write the confirmed champion of `sweep` to `folder`, with text features of the `given` names too."""
-    from gcsearch import export, laboratory
+    from gcsearch import export, laboratory, measured
     from gcsearch.addresses import shown
 
     record = sweep.confirmed
@@ -270,6 +270,8 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     over = ", ".join(part.dataset for part in whole.each)
     criterion = f"{sweep.pipeline.search.criterion} (mean over {over})" if whole.also else ""
 
+    known = measured.recorded(sweep.journal)
+
     def champion(task: Task) -> export.Champion:
         seen = _view(whole, task)
         return export.Champion(
@@ -283,10 +285,13 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             trials=len(sweep.records),
             tracking=shown(sweep.mlflow_uri),
             criterion=criterion,
+            draws=measured.draws_of(known, laboratory.of(task).dataset, record.seeds),
             **_findings(sweep, task, seen),
         )
 
     check_free(folder, whole, force=force)
+    for task in whole.each:
+        measured.check_model(sweep.journal, sweep.folder, laboratory.of(task))
     for task in whole.each:
         export.write(kept_of(folder, whole, task), champion(task), laboratory.of(task), given=given, force=force)
     return folder.resolve()

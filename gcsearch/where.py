@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch import cluster as clusters
+from gcsearch import scratch
 from gcsearch.cluster import Cluster, Node
 from gcsearch.placement import Machine, Placement, spread
 from gcsearch.provenance import cores
@@ -52,6 +53,12 @@ def find(pipeline: Pipeline) -> Where:
     found = clusters.find(pipeline.resources.address)
     machines = [n.machine for n in found.nodes] if found else [Machine(cores(), laboratory.gpus())]
     return Where(spread(pipeline.resources, machines, generation=pipeline.search.generation), found)
+
+
+def check_here(where: Where) -> None:
+    """InputError where a Ray of its own cannot be started on this machine, see `scratch.check`."""
+    if where.cluster is None:
+        scratch.check()
 
 
 @contextmanager

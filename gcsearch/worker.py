@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 
-from gcsearch import laboratory, memory
+from gcsearch import laboratory, measured, memory
 from gcsearch.checkpoint import Checkpoint, name_of
 from gcsearch.episodes import Episode
+from gcsearch.errors import RunError
 from gcsearch.joint import gathered
 from gcsearch.laboratory import Laboratory
 from gcsearch.provenance import process_name
@@ -29,9 +30,13 @@ def _laboratories(task: Task, decoders: int | str) -> list[Laboratory]:
 
 
 @lru_cache(maxsize=3)
-def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str) -> list[list[Episode]]:
+def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str, data: str) -> list[list[Episode]]:
     """By data set; made once for each of the three measurements of a sweep, because every pack of one has the same."""
-    return [lab.episodes(stage, seeds) for lab in _laboratories(task, decoders)]
+    labs = _laboratories(task, decoders)
+    made = [lab.episodes(stage, seeds) for lab in labs]
+    if data and data != measured.of_stage(labs, stage, seeds):
+        raise RunError("images or weights have changed while the sweep runs: put back what it was begun on")
+    return made
 
 
 @cache
@@ -56,6 +61,8 @@ class PackRunner:
     checkpoints: Path | None = None
     checkpoint_every: int = 10
     decoders: int | str = "auto"
+    data: str = ""
+    """The digest of what must be read, see `measured.of_stage`; empty: whatever is there."""
 
     def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
         """Train the settings; what they trained goes to the folder `kept` where one is named.
@@ -64,7 +71,7 @@ class PackRunner:
         """
         os.environ["GCSEARCH_CACHE"] = self.cache
         labs = _laboratories(self.task, self.decoders)
-        episodes = _episodes(self.task, self.stage, self.seeds, self.decoders)
+        episodes = _episodes(self.task, self.stage, self.seeds, self.decoders, self.data)
         if not self.task.also:
             return self._run(labs[0], episodes[0], proposals, report)
         # One data set after another, as if each were alone: its numbers are to the last digit those of an ordinary

@@ -285,10 +285,10 @@ def test_every_fault_of_a_node_is_named_with_its_remedy(tmp_path):
 
 
 def test_a_node_with_other_data_or_weights_is_named():
-    here = {"data": "1", "weights": "2"}
+    here = {"data": "1", "weights": "2", "contents": "3"}
     task = Pipeline(name="p").task
     assert preflight._other_data(node(1, 1), here, here, task) == []
-    found = preflight._other_data(node(1, 1), {"data": "x", "weights": "y"}, here, task)
+    found = preflight._other_data(node(1, 1), {"data": "x", "weights": "y", "contents": "z"}, here, task)
     assert "its lists of images of shapes-sketch or its targets are others" in str(found[0])
     assert "its weights of mini are y, and the driver's 2" in str(found[1])
     (failed,) = preflight._other_data(node(1, 1), {"failed": "InputError: no such folder"}, here, task)
