@@ -11,10 +11,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -29,29 +31,59 @@ PATIENCE = 40.0
 """Seconds for the driver to end by itself after a loss; a control store that is gone ends the process after 60."""
 
 _MARK = "gcsearch.json"
+_PAUSE = 5.0  # seconds between two looks at a control store on another machine
+_LOOKS = 4  # looks in vain after which it counts as dead; after a minute Ray ends the process
 
 
 class RayLost(RunError):
     """A process died that Ray cannot run without."""
 
 
-class _Watch:
-    """Looks after the processes of a Ray that this process has started, from a thread of its own."""
+@dataclass(frozen=True)
+class Daemon:
+    """One of Ray's processes. `process`: where it is a child of this one, so that how it ended can be told."""
 
-    def __init__(self, processes: Mapping[str, subprocess.Popen[bytes]], session: Path) -> None:
-        self.processes, self.session = processes, session
+    name: str
+    pid: int
+    process: subprocess.Popen[bytes] | None = None
+
+    def ended(self) -> str:
+        """How it ended; empty while it runs."""
+        if self.process is None:
+            try:
+                state = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                state = "Z"
+            return "has ended" if state == "Z" else ""
+        code = self.process.poll()
+        if code is None:
+            return ""
+        why = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
+        return f"was ended by {signal.Signals(-code).name}{why}" if code < 0 else f"ended with exit code {code}"
+
+
+class _Watch:
+    """Looks after the processes of the Ray that this process uses, from a thread of its own.
+
+    `session` is the folder of a Ray that this process has started. `address` is where a control store on another
+    machine listens.
+    """
+
+    def __init__(self, daemons: Sequence[Daemon], session: Path | None, address: str) -> None:
+        self.daemons, self.session, self.address = daemons, session, address
         self.told = threading.Event()  # the main thread is on its way out
+        self._silent = 0  # looks in a row at which nothing listened at the address
         self._over, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._work, name="gcsearch-ray", daemon=True)
         self._thread.start()
 
     def lost(self) -> str:
         """What has died, and of what; empty while all is there."""
-        for name, process in self.processes.items():
-            if (code := process.poll()) is not None:
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-                why = "; the system does that when memory runs out" if code == -signal.SIGKILL else ""
-                return f"Ray's {NAMES[name]} {how}{why}."
+        for daemon in self.daemons:
+            if how := daemon.ended():
+                return f"Ray's {NAMES[daemon.name]} {how}."
+        if self._silent >= _LOOKS:
+            return f"Ray's {NAMES['gcs_server']} at {self.address} does not answer any more."
         return ""
 
     def end(self) -> None:
@@ -61,10 +93,16 @@ class _Watch:
         os.close(self._over)
 
     def _work(self) -> None:
-        ends = [os.pidfd_open(process.pid) for process in self.processes.values() if process.poll() is None]
+        ends = []
+        for daemon in self.daemons:
+            with contextlib.suppress(ProcessLookupError):
+                ends.append(os.pidfd_open(daemon.pid))
         try:
-            if self._over in wait([*ends, self._over]):
-                return
+            while not self.lost():
+                if self._over in wait([*ends, self._over], _PAUSE if self.address else None):
+                    return
+                if self.address:
+                    self._silent = 0 if _listens(self.address) else self._silent + 1
             # Whoever ends a whole group of processes, or a whole job, ends this one, too: that is no loss.
             if wait([self._over], 0.3) or interrupts.received():
                 return
@@ -80,9 +118,19 @@ class _Watch:
         try:
             for say in reversed(_last):
                 say(self.lost())
-            remove(self.session)
+            if self.session:
+                remove(self.session)
         finally:
             os._exit(1)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PAUSE).close()
+    except OSError:
+        return False
+    return True
 
 
 _watch: _Watch | None = None
@@ -109,7 +157,8 @@ def told(advice: str) -> Iterator[None]:
         yield
     except (Exception, KeyboardInterrupt) as error:
         why, _died = lost(), ""
-        if not why or interrupts.received():
+        told_already = isinstance(error, RayLost) and "\n" in str(error)  # by a block in this one
+        if not why or told_already or interrupts.received():
             raise
         raise RayLost(f"{why}\n{advice}.") from error
 
@@ -125,10 +174,10 @@ def last_words(say: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def watched(processes: Mapping[str, subprocess.Popen[bytes]], session: Path) -> Iterator[None]:
-    """Look after the processes of a Ray session for the time of the block; when one of NAMES dies, it ends."""
+def watched(daemons: Sequence[Daemon], session: Path | None = None, address: str = "") -> Iterator[None]:
+    """Look after Ray's processes for the time of the block; when one dies, the block ends. See `_Watch`."""
     global _watch, _died
-    _watch = _Watch({name: process for name, process in processes.items() if name in NAMES}, session)
+    _watch = _Watch(daemons, session, address)
     try:
         yield
     finally:
@@ -136,6 +185,23 @@ def watched(processes: Mapping[str, subprocess.Popen[bytes]], session: Path) -> 
         _died = _watch.lost()
         _watch.end()
         _watch = None
+
+
+def started(processes: Mapping[str, subprocess.Popen[bytes]]) -> list[Daemon]:
+    """Those of the processes that this one has started which Ray cannot run without."""
+    return [Daemon(name, process.pid, process) for name, process in processes.items() if name in NAMES]
+
+
+def joined(session: str, raylet: str) -> list[Daemon]:
+    """Those of a Ray that runs already and are on this machine, by its folder and its raylet's socket."""
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            words = line.read_bytes().decode(errors="replace").split("\0")
+            name, wanted = Path(words[0]).name, {"raylet": raylet, "gcs_server": session}
+            if name in wanted and any(wanted[name] in word for word in words):
+                found.append(Daemon(name, int(line.parent.name)))
+    return found
 
 
 # --- Folders ------------------------------------------------------------------------------------------

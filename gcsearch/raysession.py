@@ -73,22 +73,25 @@ def _started_ray(placement: Placement, cluster: Cluster | None) -> Iterator[None
         # What Ray has begun it must end, and a second Ctrl-C must not leave processes behind: signals wait.
         stack.callback(_shut_down)
         with interrupts.held(), interrupts.kept_in_c():
-            if cluster:
-                _join(cluster)
-            else:
-                _start_local_ray(placement)
-                stack.enter_context(_looked_after(ray._private.worker._global_node))
+            _join(cluster) if cluster else _start_local_ray(placement)
+            stack.enter_context(_looked_after(ray._private.worker._global_node))
         yield
 
 
 @contextlib.contextmanager
 def _looked_after(node: Any) -> Iterator[None]:
-    """The processes and the folder of the local Ray whose head is `node`."""
+    """The processes of the Ray that this process uses through `node`; of one that it has started the folder, too."""
     folder = Path(node.get_session_dir_path())
+    if not node.is_head():
+        found = daemons.joined(str(folder), node.raylet_socket_name)
+        address = "" if any(one.name == "gcs_server" for one in found) else node.gcs_address
+        with daemons.watched(found, address=address):
+            yield
+        return
     daemons.mark(folder)
     daemons.sweep_up(folder.parent)
     processes = {name: started[0].process for name, started in node.all_processes.items()}
-    with daemons.watched(processes, folder):
+    with daemons.watched(daemons.started(processes), folder):
         yield
 
 

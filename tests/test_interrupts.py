@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -89,10 +90,16 @@ def test_a_handler_that_a_library_takes_away_in_c_comes_back(heard):
 
 
 @contextlib.contextmanager
+def dies_of(words):
+    with pytest.raises(daemons.RayLost, match=words), interrupts.handled(), daemons.told("Again"):
+        yield
+
+
+@contextlib.contextmanager
 def fake_ray(folder):
     processes = {name: subprocess.Popen(["sleep", "60"]) for name in ("raylet", "gcs_server", "monitor")}
     try:
-        with interrupts.handled(), daemons.told("Resume it"), daemons.watched(processes, folder):
+        with interrupts.handled(), daemons.told("Resume it"), daemons.watched(daemons.started(processes), folder):
             yield processes
     finally:
         for process in processes.values():
@@ -102,12 +109,33 @@ def fake_ray(folder):
 
 @pytest.mark.parametrize(("name", "words"), [("raylet", "Ray's raylet"), ("gcs_server", "Ray's control store")])
 def test_a_process_that_ray_needs_and_that_is_killed_ends_the_block_in_words(name, words, tmp_path):
-    with pytest.raises(daemons.RayLost) as raised, fake_ray(tmp_path) as processes:
+    with pytest.raises(daemons.RayLost) as raised, daemons.told("Begin again"), fake_ray(tmp_path) as processes:
         processes[name].kill()
         time.sleep(30)
     assert str(raised.value).startswith(words)
     assert "SIGKILL; the system does that when memory runs out.\nResume it." in str(raised.value)
     daemons.check()  # said once
+
+
+def test_a_raylet_of_a_ray_that_runs_already_is_noticed_too(tmp_path):
+    (tmp_path / "raylet").symlink_to("/bin/sleep")
+    raylet = subprocess.Popen([tmp_path / "raylet", "60.0"])
+    (found,) = daemons.joined("/nowhere", "60.0")
+    with dies_of("has ended"), daemons.watched([found]):
+        raylet.kill()
+        raylet.wait()
+        time.sleep(30)
+
+
+def test_a_control_store_elsewhere_that_stops_listening_is_noticed(monkeypatch):
+    monkeypatch.setattr(daemons, "_PAUSE", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as store:
+        address = f"127.0.0.1:{store.getsockname()[1]}"
+        with dies_of(f"at {address} does not answer"), daemons.watched([], address=address):
+            time.sleep(0.5)
+            daemons.check()
+            store.close()
+            time.sleep(30)
 
 
 def test_what_fails_beside_a_dead_ray_fails_because_of_it(tmp_path):
@@ -131,7 +159,8 @@ from pathlib import Path
 from gcsearch import daemons, interrupts
 daemons.PATIENCE = 0.2
 process = subprocess.Popen(["sleep", "60"])
-with interrupts.handled(), daemons.last_words(print), daemons.watched({"gcs_server": process}, Path(sys.argv[1])):
+ray = daemons.started({"gcs_server": process})
+with interrupts.handled(), daemons.last_words(print), daemons.watched(ray, Path(sys.argv[1])):
     with interrupts.held():
         process.kill()
         time.sleep(60)
