@@ -240,11 +240,15 @@ def load(name: str, root: Path) -> Dataset:
     missing = missing_images(dataset)
     if missing:
         total = len({item.path for part in dataset.lists.values() for item in part})
+        other = next(((path, there) for path in missing[:20] if (there := _alike(dataset.images, path))), None)
+        remedy = "Complete the download, or correct task.root; `gcsearch data check` lists them all."
+        if other:
+            remedy = f"{other[0]!r} is there as {other[1]!r}: names must agree in case and in how accents are written."
         raise InputError(
             f"every image of the split must exist as a file; {len(missing)} of {total} are missing in {dataset.images}",
             file=source,
             received=", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
-            remedy="Complete the download, or correct task.root; `gcsearch data check` lists them all.",
+            remedy=remedy,
         )
     return dataset
 
@@ -464,6 +468,25 @@ def missing_images(dataset: Dataset) -> list[str]:
         if name not in names[folder] and not os.path.isfile(dataset.images / path):  # noqa: PTH113
             missing.append(path)
     return missing
+
+
+def _alike(images: Path, path: str) -> str:
+    """The file whose path differs from `path` by case and Unicode form alone, as of other systems; empty for none."""
+    there: list[str] = []
+    for part in path.split("/"):
+        try:
+            names = os.listdir(images.joinpath(*there))  # noqa: PTH208
+        except OSError:
+            return ""
+        found = next((name for name in names if _folded(name) == _folded(part)), None)
+        if found is None:
+            return ""
+        there.append(found)
+    return "/".join(there)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def _files_in(folder: Path) -> set[str]:

@@ -566,3 +566,13 @@ def test_the_check_finds_peoples_own_folders_and_tables(tmp_path):
     assert inventory.check_names(["folder:one"], tmp_path) == ["folder:one"]
     with pytest.raises(InputError, match=rf"(?s)folder per class itself.*{tmp_path} --dataset 'folder:mine'"):
         inventory.check_names(None, tmp_path / "mine")
+
+
+@pytest.mark.parametrize("there", ["KÜCHE/one.png", "Ku\u0308che/One.png", "küche/ONE.PNG"])
+def test_a_file_that_another_system_calls_otherwise_is_named_as_it_is(tmp_path, there):
+    write(tmp_path / "list.csv", ["path,class,split", "Küche/One.png,a,train", "b.png,b,test"])
+    put(tmp_path / there)
+    put(tmp_path / "b.png")
+    with pytest.raises(InputError, match="1 of 2 are missing") as caught:
+        datasets.load("table:list.csv", tmp_path)
+    assert f"'Küche/One.png' is there as {there!r}" in caught.value.remedy
