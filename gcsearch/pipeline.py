@@ -21,9 +21,11 @@ from gcsearch.lease import Driver, Seen, Wish, ask, driving
 from gcsearch.placement import check_threads
 from gcsearch.provenance import cores, process_name
 from gcsearch.schema import (
+    Confirm,
     Pipeline,
     Proposal,
     Resources,
+    SearchSettings,
     Stage,
     Tracking,
     TrialFile,
@@ -213,20 +215,22 @@ def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: 
     found, listener = open_sweep(name, store), watcher or Watcher()
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
-        _check_extensible(found, space)
+        _check_extensible(found, space, trials)
         there = len(found.records)
         begin = partial(_reopened, found, driver, "extend", trials=there + trials, there=there)
         _drive(driver, pipeline, space, found.store, begin, listener, _added_seeds(found), found)
     return Sweep(name, found.store, found.folder)
 
 
-def _check_extensible(sweep: Sweep, space: SearchSpace) -> None:
+def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
     if not over(sweep.journal):
         raise InputError(
             "only a finished sweep can be extended",
             file=sweep.folder,
             remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
         )
+    for count in (trials, sweep.trials + trials):
+        SearchSettings.from_dict({"trials": count}, file="--trials")
     if not space.searched:
         raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")
 
@@ -256,10 +260,12 @@ def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
     if not over(sweep.journal):
         remedy = f"Finish it first: `gcsearch resume {sweep.name}`."
         raise InputError("seeds are added to a finished sweep", file=sweep.folder, remedy=remedy)
+    # As of a pipeline: what is written to the journal now is what every later command goes on from.
+    Confirm.from_dict({"seeds": list(seeds)}, file="--seeds")
     used = {*sweep.pipeline.task.seeds, *(seed for batch in sweep.confirmed_seeds for seed in batch)}
-    if used & set(seeds) or len(set(seeds)) != len(seeds) or not seeds or min(seeds) < 0:
+    if used & set(seeds):
         raise InputError(
-            "added seeds are distinct and new to the sweep",
+            "added seeds are new to the sweep",
             key="--seeds",
             received=list(seeds),
             remedy=f"Used already: {', '.join(map(str, sorted(used)))}.",

@@ -62,6 +62,11 @@ def spread(resources: Resources, machines: Sequence[Machine], *, generation: int
         gpu_share = _even_share(used, threads, workers)
     if resources.threads == "auto":
         threads = _most_threads(used, workers, gpu_share)
+    most = max(64, 16 * sum(one.cores for one in machines))
+    if workers * threads > most:
+        rule = f"all workers together have at most {most} threads here"
+        received = f"{workers} workers with {threads} threads each"
+        raise InputError(rule, key="resources.workers", received=received, remedy='Lower it, or write "auto".')
     return Placement(workers, threads, gpu_share)
 
 

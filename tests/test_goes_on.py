@@ -6,7 +6,7 @@ import pytest
 
 from gcsearch import configuration
 from gcsearch.errors import InputError
-from gcsearch.pipeline import _open_or_begin, _texts, check_goes_on
+from gcsearch.pipeline import _open_or_begin, _texts, check_goes_on, confirm, extend
 from gcsearch.schema import Pipeline
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
@@ -104,3 +104,22 @@ def test_a_space_that_reads_otherwise_and_says_the_same_goes_on(place):
     begun(place)
     (place / "space.toml").write_text(f"# a comment\n{SPACE}")
     check_goes_on(a_pipeline(place, search__max_failed="3", resources__workers="1"), Store(place / "store"))
+
+
+@pytest.mark.parametrize("seeds", [[2**63], [-1], [9, 9], [], [4]])
+def test_seeds_that_cannot_be_drawn_from_are_not_added(place, seeds):
+    """Nothing is written: a line in the journal would be gone on from ever after."""
+    sweep = begun(place)
+    before = sweep.journal.path.read_bytes()
+    with pytest.raises(InputError, match="--seeds"):
+        confirm("demo", seeds, store=place / "store")
+    assert sweep.journal.path.read_bytes() == before
+
+
+@pytest.mark.parametrize("trials", [10**12, 0, -5])
+def test_trials_that_no_search_has_are_not_added(place, trials):
+    sweep = begun(place)
+    before = sweep.journal.path.read_bytes()
+    with pytest.raises(InputError, match=r"--trials, trials: input should be"):
+        extend("demo", trials, store=place / "store")
+    assert sweep.journal.path.read_bytes() == before

@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from gcsearch import configuration, matrix, methods
 from gcsearch.cli import app
 from gcsearch.errors import InputError
-from gcsearch.placement import check_threads
-from gcsearch.schema import Task, TrialConfig
+from gcsearch.placement import check_threads, place
+from gcsearch.schema import Resources, Task, TrialConfig
 
 HUGE = ("1000000000000", "9" * 400, "99999999999999999999", "inf", "nan", "-1", "1.5", "true", '"many"', "[1]")
 COUNTS = (
@@ -169,3 +169,9 @@ def test_a_template_that_does_not_fit_the_model_is_refused_for_the_longest_name(
         match=r"task\.template: .* must fit into 75 tokens, got 76 tokens for",
     ):
         replace(laboratory, task=words).check_template()
+
+
+def test_more_workers_than_the_cores_carry_are_refused():
+    assert place(Resources(workers=8, threads=2), cores=1, gpus=0, generation=2).workers == 8
+    with pytest.raises(InputError, match=r"resources\.workers: all workers together have at most 64 threads here"):
+        place(Resources(workers=1000), cores=2, gpus=0, generation=2)
