@@ -513,7 +513,7 @@ def _reference(name: str, space: SearchSpace, key: str) -> tuple[TrialConfig, st
 
 def load_trial(path: str | Path) -> TrialFile:
     """Read an exported `config.toml`; checked down to the method's hyper-parameters."""
-    path = Path(path)
+    path = paths.absolute(path)
     if path.is_dir():
         files.check_export(path, "config.toml")
         path /= "config.toml"

@@ -60,6 +60,7 @@ def is_path(text: str) -> bool:
 
 def check_export(folder: Path, name: str) -> None:
     """InputError where `folder` has no file `name` of an export; says which folders in it do, as of a joint sweep."""
+    absolute(folder)
     if (folder / name).exists():
         return
     inside = ", ".join(str(path.parent) for path in sorted(folder.glob(f"*/{name}")))

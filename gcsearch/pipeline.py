@@ -527,6 +527,7 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
+@cache_in_words()
 def train(
     trial: TrialFile | str | Path,
     watcher: Watcher | None = None,

@@ -7,6 +7,7 @@ from pathlib import Path
 from gcsearch.documents import Sharpnesses
 from gcsearch.errors import InputError
 from gcsearch.files import write_whole
+from gcsearch.paths import absolute
 from gcsearch.watcher import Watcher
 
 _KINDS = (".html", ".png")
@@ -14,7 +15,7 @@ _KINDS = (".html", ".png")
 
 def check_picture(out: Path) -> None:
     """InputError where `out` is no place for a picture."""
-    if out.suffix.lower() not in _KINDS or out.is_dir():
+    if out.suffix.lower() not in _KINDS or absolute(out, key="--out").is_dir():
         remedy = "For example --out landscape.html."
         raise InputError("a picture is a .html or a .png file", key="--out", received=str(out), remedy=remedy)
 

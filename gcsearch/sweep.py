@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import files, selection
+from gcsearch import files, paths, selection
 from gcsearch.addresses import has_secrets, without_secrets
 from gcsearch.errors import InputError
 from gcsearch.evidence import pooled
@@ -220,7 +220,7 @@ class Sweep:
 
         `classes`: further names to make text features of.
         """
-        return export_sweep(self, Path(folder), given=classes, force=force)
+        return export_sweep(self, paths.absolute(folder, key="--out"), given=classes, force=force)
 
     def report(self, path: str | Path | None = None, *, warn: Callable[[str], None] = lambda _: None) -> Path:
         """Write the report (one HTML file) to `path`, by default into the sweep's folder.

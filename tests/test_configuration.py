@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import configuration, files, matrix
+from gcsearch import configuration, export, files, matrix
+from gcsearch import pipeline as pipelines
 from gcsearch.errors import InputError
 from gcsearch.schema import Pipeline
 from gcsearch.store import Store
@@ -214,3 +215,28 @@ def test_a_single_configuration_has_no_silent_test_bed_either(tmp_path):
     file.write_text('[task]\ndataset = "folder:pics"\nroot = "/data"\n[trial]\nmethod = "coop"\n')
     with pytest.raises(InputError, match=r"config\.toml, task\.backbone: "):
         configuration.load_trial(file)
+
+
+def test_a_sweep_of_a_former_version_with_a_relative_path_says_what_to_do(tmp_path):
+    folder = tmp_path / "sweeps" / "old"
+    folder.mkdir(parents=True)
+    (folder / "pipeline.toml").write_text('name = "old"\n[task]\nroot = "data"\ndataset = "folder:pics"\n')
+    (folder / "space.toml").write_text(files.shipped("search_spaces")["sam"].read_text())
+    (folder / "journal.jsonl").write_text('{"kind": "open", "time": "2026-01-01T00:00:00+00:00", "id": "old-1"}\n')
+    message = (
+        r"(?s)pipeline\.toml, task\.root: a former version kept this path relative .* got data.*Write the whole path"
+    )
+    with pytest.raises(InputError, match=message):
+        pipelines.resume("old", store=tmp_path)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/best", "x" * 300, "file/best"])
+def test_exports_are_written_to_and_read_from_paths_alone(places, path):
+    (places / "here" / "file").touch()
+    for use in (
+        lambda: configuration.load_trial(path),
+        lambda: files.check_export(Path(path), "metrics.json"),
+        lambda: export.check_free(Path(path), force=True),
+    ):
+        with pytest.raises(InputError, match=r"no home folder of ~nobody|the path cannot be used"):
+            use()
