@@ -89,6 +89,18 @@ def find(address: str | None = None) -> Cluster | None:
         raise error.at(key=key) from None
 
 
+def check_workers(cluster: Cluster) -> None:
+    """InputError where no node of the cluster runs trials: a head is often started without cores."""
+    if not any(node.cpus >= 1 for node in cluster.nodes):
+        raise InputError(
+            "no worker node has joined the cluster, so there is none to run trials on",
+            key="resources.address",
+            received=cluster.describe(),
+            remedy=f"On each worker: ray start --address={cluster.address} (with RAY_AUTH_MODE=token where the cluster "
+            "asks for its token). Or start the head with cores: ray start --head --num-cpus N.",
+        )
+
+
 def _ask(address: str) -> Cluster:
     _check_token_file()
     if address != "auto":

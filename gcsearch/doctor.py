@@ -151,8 +151,10 @@ def _cluster(address: str | None) -> list[Finding]:
 
 def _nodes(cluster: Cluster) -> list[Finding]:
     from gcsearch import preflight
+    from gcsearch.cluster import check_workers
     from gcsearch.raysession import session
 
+    check_workers(cluster)
     workers = [node for node in cluster.nodes if node.cpus >= 1]
     with session(Placement(1, 1), cluster):
         looked = preflight.examine(workers, Store.locate().root, cache_folder())

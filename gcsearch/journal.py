@@ -13,6 +13,7 @@ Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
     final     the confirm stage is over: records (a list of `TrialRecord`)
     pack      the size of packs, where the pipeline left it open: size
     before    what is known of earlier sweeps: records, skipped (how many did not fit the space)
+    lost      a worker process (host:pid@node), or a node with all of its (@node), is gone: who
     budget    the search ended before its trials were done: why
     extend    more settings are to be tried: trials (how many in all), there (how many there were)
     artifact  a file of the sweep's folder that belongs to its results: file

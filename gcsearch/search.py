@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -17,16 +18,19 @@ from ray.tune.schedulers import FIFOScheduler
 
 from gcsearch import daemons
 from gcsearch.placement import Placement
-from gcsearch.provenance import NODE
+from gcsearch.provenance import NODE, process_name
 from gcsearch.raysession import session
 from gcsearch.schema import EpochReport, OnReports, Proposal, SearchSettings, Stage, TrialRecord
-from gcsearch.searcher import PackSearcher, failed, never, nothing
+from gcsearch.searcher import OnLost, PackSearcher, failed, never, nothing, say_lost
 from gcsearch.spaces import SearchSpace
 
 Evaluate = Callable[[list[Proposal], OnReports], list[TrialRecord]]
 """Trains the settings of a pack and gives one record for each, calling the function it is handed with the
 numbers of finished epochs as often as the driver should hear of them.  It is pickled once per worker
 process and lives as long as that: what it loads for one pack may be kept for the next."""
+
+NODES_SECONDS = 2.0
+"""Between two looks at the nodes of the cluster."""
 
 RETRIES = 2
 """How often a pack is run again after its worker process died: by Tune or, where it gives up early, by the searcher."""
@@ -35,6 +39,7 @@ RETRIES = 2
 def _run_pack(evaluate: Evaluate, threads: int, pack: str) -> None:
     """What a worker process does with a pack. Its last report carries a record for every setting."""
     _take_place(threads)
+    tune.report({"worker": process_name()})
     proposals = [Proposal.from_dict(proposal) for proposal in json.loads(pack)]
 
     def report(reports: list[EpochReport]) -> None:
@@ -83,11 +88,51 @@ class _Scheduler(FIFOScheduler):  # type: ignore[misc]
         self._searcher.on_worker_death(trial.trial_id, "\n".join(told))
 
 
+class _Nodes:
+    """The nodes of the cluster; says which is lost, and where what ran there runs again."""
+
+    def __init__(self, threads: int, on_lost: OnLost) -> None:
+        self._threads, self._on_lost = threads, on_lost
+        self._there = self._living()
+        self._looked = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as in `PackSearcher`: Tune pickles its callbacks, and reads them nowhere
+
+    def look(self) -> None:
+        """Compare the nodes with those of the last look, every few seconds."""
+        if time.monotonic() - self._looked < NODES_SECONDS:
+            return
+        now = self._living()
+        for node in self._there.keys() - now.keys():
+            others = ", ".join(sorted(name for name in now.values() if name)) or "the next node that joins"
+            name = self._there[node] or node[:8]
+            self._on_lost(f"@{node[:8]}", f"the node {name} was lost; what ran there runs again on {others}")
+        self._there, self._looked = now, time.monotonic()
+
+    def _living(self) -> dict[str, str]:
+        """Host and node by id; no name where the node has no room for a worker."""
+        return {
+            node["NodeID"]: f"{node['NodeManagerHostname']} ({node['NodeID'][:8]})"
+            if node["Resources"].get("CPU", 0) >= self._threads
+            else ""
+            for node in ray.nodes()
+            if node["Alive"]
+        }
+
+
 class _Progress(TrialProgressCallback):  # type: ignore[misc]
     """Stands where Tune would put a callback that prints.
 
     Takes out of each result what the searcher has read, so that Tune does not keep it in memory and on disk.
     """
+
+    def __init__(self, nodes: _Nodes) -> None:
+        super().__init__()
+        self._nodes = nodes
+
+    def on_step_end(self, iteration: int, trials: Any, **_: Any) -> None:
+        self._nodes.look()
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **_: Any) -> None:
         result.pop("reports", None)
@@ -114,6 +159,7 @@ def run_search(
     on_record: Callable[[TrialRecord], None] = nothing,
     stopping: Callable[[], bool] = never,
     on_pack: Callable[[Sequence[Proposal]], None] = nothing,
+    on_lost: OnLost = say_lost,
 ) -> list[TrialRecord]:
     """Search `space`: one record for each of `settings.trials` settings, by number.
 
@@ -127,6 +173,7 @@ def run_search(
         folder: Tune's working files go to `folder/ray`; nothing is ever read back from there.
         known: the records of earlier sessions, in order, see `PackSearcher`.
         before: the records of earlier sweeps, see `PackSearcher`.
+        on_lost: told of worker processes and nodes that are gone, see `OnLost`.
 
     Raises:
         RunError: the known records belong to other settings, or see `session`.
@@ -142,10 +189,11 @@ def run_search(
         stopping=stopping,
         on_pack=on_pack,
         retries=RETRIES,
+        on_lost=on_lost,
     )
     if searcher.advance():
         with session(placement):
-            _tune(searcher, placement, evaluate, folder)
+            _tune(searcher, placement, evaluate, folder, _Nodes(placement.threads, on_lost))
     return searcher.records
 
 
@@ -157,6 +205,7 @@ def run_settings(
     stage: Stage,
     on_record: Callable[[TrialRecord], None] = nothing,
     stopping: Callable[[], bool] = never,
+    on_lost: OnLost = say_lost,
 ) -> list[TrialRecord]:
     """Run given settings, each by itself, and return their records in the order of `proposals`.
 
@@ -174,13 +223,18 @@ def run_settings(
         shared = ray.put(evaluate)
         queue, records = deque(proposals), {}
         running: dict[ray.ObjectRef, Proposal] = {}
+        nodes = _Nodes(placement.threads, on_lost)
         while queue or running:
             while queue and len(running) < placement.workers and not stopping():
                 proposal = queue.popleft()
                 running[alone.remote(shared, placement.threads, proposal.to_dict())] = proposal
             if not running:
                 break
-            (done,), _ = ray.wait(list(running), num_returns=1)
+            ended, _ = ray.wait(list(running), num_returns=1, timeout=NODES_SECONDS)
+            nodes.look()
+            if not ended:
+                continue
+            (done,) = ended
             proposal = running.pop(done)
             try:
                 record = TrialRecord.from_dict(ray.get(done))
@@ -208,7 +262,7 @@ def _take_place(threads: int) -> None:
     os.environ[NODE] = ray.get_runtime_context().get_node_id()[:8]
 
 
-def _tune(searcher: PackSearcher, placement: Placement, evaluate: Evaluate, folder: Path) -> None:
+def _tune(searcher: PackSearcher, placement: Placement, evaluate: Evaluate, folder: Path, nodes: _Nodes) -> None:
     threads = placement.threads
 
     def pack(config: dict[str, Any]) -> None:
@@ -230,7 +284,7 @@ def _tune(searcher: PackSearcher, placement: Placement, evaluate: Evaluate, fold
             name="tune",
             storage_path=str(Path(folder, "ray").absolute()),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
-            callbacks=[_Progress()],
+            callbacks=[_Progress(nodes)],
             verbose=0,
         ),
     )

@@ -46,6 +46,20 @@ def nothing(*_: Any) -> None:
     """The callback of somebody who does not listen."""
 
 
+OnLost = Callable[[str, str], None]
+"""Told of a worker process (`host:pid@node`), or of all of a node (`@node`), that is gone, and a sentence about it."""
+
+
+def say_lost(who: str, text: str) -> None:
+    """For a search that nobody listens to."""
+    logger.warning(text)
+
+
+def first_line(text: str) -> str:
+    """The first line of what may be a page, without a full stop."""
+    return next(iter(text.strip().splitlines()), "no cause given").rstrip(". :")
+
+
 def never() -> bool:
     """Answers whether to stop."""
     return False
@@ -70,6 +84,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         stopping: asked before a pack begins; once it says True none does, and what runs comes to its end.
         on_pack: called with the settings of a pack once all of them have their records.
         retries: how often a pack begins again whose worker process died.
+        on_lost: called with the worker process that died ("" where it was not heard of yet) and a sentence about it.
 
     Raises:
         RunError: a known record is of another setting than the one proposed under its number.
@@ -88,6 +103,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         stopping: Callable[[], bool] = never,
         on_pack: Callable[[Sequence[Proposal]], None] = nothing,
         retries: int = 0,
+        on_lost: OnLost = say_lost,
     ) -> None:
         super().__init__()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -107,6 +123,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._on_proposal, self._on_reports, self._on_record, self._on_pack = (
             on_proposal, on_reports, on_record, on_pack,
         )  # fmt: skip
+        self._on_lost = on_lost
         self._on_suggest = stopping
         self._retries = retries
         self._asked: list[_Asked] = []
@@ -117,6 +134,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self._packs: deque[list[Proposal]] = deque()
         self._running: dict[str, list[Proposal]] = {}
         self._deaths: dict[int, list[str]] = {}  # causes, by the first number of a pack
+        self._workers: dict[str, str] = {}  # names of worker processes, by the pack that they have
         self._again: list[Proposal] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -162,6 +180,7 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Hand on what a worker sent: reports of epochs, or the records of its pack."""
         with self._keeping_errors():
+            self._workers[trial_id] = result.get("worker") or self._workers.get(trial_id, "")
             if result.get("reports"):
                 self._on_reports([EpochReport.from_dict(report) for report in result["reports"]])
             for record in result.get("records", ()):
@@ -170,10 +189,17 @@ class PackSearcher(Searcher):  # type: ignore[misc]  # ray has no types
             raise self.error
 
     def on_worker_death(self, trial_id: str, cause: str) -> None:
-        """Note why the worker of a pack died, for the reason of its records should no retry help."""
-        self._deaths.setdefault(self._running[trial_id][0].number, []).append(cause)
-        numbers = ", ".join(str(proposal.number) for proposal in self._running[trial_id])
-        logger.warning("the worker process of the settings %s ended: %s", numbers, cause)
+        """Note why the worker of a pack died, for the reason of its records should no retry help, and say so."""
+        pack = self._running[trial_id]
+        deaths = self._deaths.setdefault(pack[0].number, [])
+        deaths.append(cause)
+        numbers, plural = ", ".join(f"t{proposal.number:04d}" for proposal in pack), "s" if len(pack) > 1 else ""
+        worker = self._workers.pop(trial_id, "")
+        goes_on = "runs again" if len(deaths) <= self._retries else f"has failed after {len(deaths)} tries"
+        goes_on = goes_on if not plural else goes_on.replace("runs", "run").replace("has", "have")
+        with self._keeping_errors():
+            text = f"the worker process {worker or 'of a pack'} ended ({first_line(cause)}); "
+            self._on_lost(worker, f"{text}trial{plural} {numbers} {goes_on}")
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A pack has ended; settings that left no record FAILED.

@@ -232,12 +232,19 @@ class Session:
             on_reports=on_reports,
             on_record=on_record,
             on_pack=runner.forget,
+            on_lost=self._lost,
             stopping=lambda: self.driver.stopping() or bool(meter.why()),
         )
         self._check_wishes()
         if len(meter.records) < wanted and (why := meter.why()):
             self.journal.append("budget", why=why)
             self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+
+    def _lost(self, who: str, text: str) -> None:
+        """A worker process, or a node with all of its, is gone: `status` counts it no more."""
+        if who:
+            self.journal.append("lost", who=who)
+        self.watcher.warn(text)
 
     def _before(self) -> list[TrialRecord]:
         """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
@@ -312,7 +319,13 @@ class Session:
                 runner.forget([Proposal(number=record.number, config=record.config)])
 
             search.run_settings(
-                settings, placement, runner, stage=stage, on_record=on_record, stopping=self.driver.stopping
+                settings,
+                placement,
+                runner,
+                stage=stage,
+                on_record=on_record,
+                stopping=self.driver.stopping,
+                on_lost=self._lost,
             )
             self._check_wishes()
 

@@ -155,6 +155,10 @@ class _Session:
                 self.records += 1
                 self.last = event["time"]
                 self.workers.add(event["record"].get("worker", ""))
+            case "lost":
+                who = str(event["who"])
+                node = who if who.startswith("@") else None
+                self.workers = {one for one in self.workers if one != who and not (node and one.endswith(node))}
             case "close":
                 self.ended = event["why"]
 

@@ -46,11 +46,13 @@ def find(pipeline: Pipeline) -> Where:
     """What `pipeline` would run on; a cluster is asked, not joined.
 
     Raises:
-        InputError: the cluster cannot be joined, see `cluster.find`, or has not what `resources` asks for.
+        InputError: the cluster cannot be joined, see `cluster.find`, has no workers, or not what `resources` asks for.
     """
     from gcsearch import laboratory
 
     found = clusters.find(pipeline.resources.address)
+    if found:
+        clusters.check_workers(found)
     machines = [n.machine for n in found.nodes] if found else [Machine(cores(), laboratory.gpus())]
     return Where(spread(pipeline.resources, machines, generation=pipeline.search.generation), found)
 

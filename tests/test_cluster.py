@@ -20,8 +20,8 @@ from bowl import SETTINGS, SPACE, Bowl, search
 from mlflow import MlflowClient
 
 from gcsearch import cluster as clusters
+from gcsearch import doctor, preflight, where
 from gcsearch import pipeline as pipelines
-from gcsearch import preflight, where
 from gcsearch.cluster import Cluster, Node
 from gcsearch.errors import InputError, RunError
 from gcsearch.placement import Machine, Placement, spread
@@ -363,9 +363,38 @@ SMALL = {
 }
 
 
+def a_cluster(*cpus):
+    nodes = [
+        Node(f"{number:08x}", f"host{number}", own, 0, 1e9, head=not number, here=not number)
+        for number, own in enumerate(cpus)
+    ]
+    return Cluster("10.0.0.5:6379", tuple(nodes))
+
+
+@pytest.mark.parametrize("cpus", [(0,), (0, 0), (0.5,)])
+def test_a_head_without_workers_is_told_to_wait_for_them(cpus, monkeypatch):
+    """By whatever looks at the cluster first: `run`, `plan` and `cache` alike, and `doctor`."""
+    monkeypatch.setattr(clusters, "find", lambda *_: a_cluster(*cpus))
+    with pytest.raises(InputError) as raised:
+        where.find(Pipeline.from_dict(SMALL))
+    assert "no worker node has joined the cluster" in str(raised.value)
+    assert "ray start --address=10.0.0.5:6379" in str(raised.value)
+    assert "threads" not in str(raised.value)
+    (finding,) = doctor._cluster(None)[-1:]
+    assert (finding.ok, "no worker node has joined" in finding.found) == (False, True)
+
+
+def test_a_head_with_cores_needs_no_worker():
+    clusters.check_workers(a_cluster(1))
+    clusters.check_workers(a_cluster(0, 2))
+
+
 class Watching(pipelines.Watcher):
     def __init__(self):
-        self.told = []
+        self.told, self.warned = [], []
+
+    def warn(self, text):
+        self.warned.append(text)
 
     def stage(self, name, total=None):
         self.told.append(name)
@@ -416,14 +445,17 @@ def test_a_sweep_that_loses_a_node_comes_to_the_same(three_nodes, on_three_nodes
         lost.append(victim.node_id[:8])
         three_nodes.remove_node(victim, allow_graceful=False)
 
-    thread = threading.Thread(target=remove_one)
+    thread, watcher = threading.Thread(target=remove_one), Watching()
     thread.start()
     try:
-        sweep = pipelines.run(whole.pipeline, store=store)
+        sweep = pipelines.run(whole.pipeline, store=store, watcher=watcher)
     finally:
         thread.join(600)
         three_nodes.add_node(num_cpus=1, object_store_memory=STORE_MEMORY, wait=False)
     assert len(lost) == 1
+    (said,) = [text for text in watcher.warned if "was lost; what ran there runs again on " in text]
+    assert said.startswith("the node ") and f"({lost[0]})" in said.partition(" was lost")[0]
+    assert f"@{lost[0]}" in {event["who"] for event in sweep.journal.events("lost")}
     for ours, theirs in ((sweep.records, whole.records), (sweep.finals, whole.finals)):
         assert [(r.config, r.outcome, r.metrics) for r in ours] == [(r.config, r.outcome, r.metrics) for r in theirs]
     numbers = [event["record"]["number"] for event in sweep.journal.events("record")]

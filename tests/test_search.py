@@ -13,6 +13,7 @@ import ray
 import torch
 from bowl import SETTINGS, SPACE, Bowl, search
 
+from gcsearch import search as searching
 from gcsearch.errors import RunError
 from gcsearch.placement import Placement
 from gcsearch.raysession import session
@@ -116,7 +117,7 @@ def test_accidents_cost_no_more_than_what_they_hit(local_ray, tmp_path, caplog):
     assert [len((tmp_path / str(n)).read_text()) for n in range(5)] == [1, 1, 2, 3, 1]
     warnings = [entry for entry in caplog.records if entry.name == "gcsearch.searcher"]
     assert [entry.levelname for entry in warnings] == ["WARNING"] * 4
-    assert any("of the settings 2 ended" in entry.getMessage() for entry in warnings)
+    assert any(entry.getMessage().endswith("; trial t0002 runs again") for entry in warnings)
 
 
 def test_given_settings_run_one_by_one_and_come_back_in_their_order(local_ray, tmp_path):
@@ -160,6 +161,32 @@ def test_a_session_puts_everything_back(local_ray):
         assert state() != before
     assert state() == before
     assert ray.is_initialized()
+
+
+def a_node(number, *, cpus=1.0, alive=True):
+    own = f"{number:08x}" + 24 * "0"
+    return {"NodeID": own, "NodeManagerHostname": f"gpu{number}", "Alive": alive, "Resources": {"CPU": cpus}}
+
+
+def test_a_lost_node_is_named_with_those_that_run_its_trials_again(monkeypatch):
+    there, told = [a_node(1, cpus=0.0), a_node(2), a_node(3), a_node(4)], []
+    monkeypatch.setattr(ray, "nodes", lambda: there)
+    monkeypatch.setattr(searching, "NODES_SECONDS", 0.0)
+    nodes = searching._Nodes(1, lambda who, text: told.append((who, text)))
+    nodes.look()
+    assert told == []
+    there[3] = a_node(4, alive=False)
+    nodes.look()
+    nodes.look()  # said once
+    lost = "the node gpu4 (00000004) was lost; what ran there runs again on gpu2 (00000002), gpu3 (00000003)"
+    assert told == [("@00000004", lost)]
+    del there[1:]
+    nodes.look()
+    assert told[-1][1].endswith("was lost; what ran there runs again on the next node that joins")
+    assert len(told) == 3
+    there.append(a_node(5))  # one that joins is no news
+    nodes.look()
+    assert len(told) == 3
 
 
 def test_what_a_callback_raises_comes_out_of_a_running_search(local_ray, tmp_path):

@@ -191,6 +191,26 @@ def test_an_error_while_a_pack_is_announced_comes_out_as_it_is():
     assert isinstance(searcher.error, RunError)
 
 
+def test_a_worker_that_dies_is_named_with_what_becomes_of_its_trials():
+    told = []
+    searcher = PackSearcher(SPACE, SETTINGS, retries=1, on_lost=lambda who, text: told.append((who, text)))
+    searcher.suggest("t")
+    searcher.on_trial_result("t", {"worker": "gpu7:12@4f0c21aa"})
+    searcher.on_worker_death("t", "The actor died: out of memory.\nPages of Ray's own words")
+    searcher.on_worker_death("t", "")
+    assert told == [
+        (
+            "gpu7:12@4f0c21aa",
+            "the worker process gpu7:12@4f0c21aa ended (The actor died: out of memory); "
+            "trials t0000, t0001, t0002 run again",
+        ),
+        (
+            "",
+            "the worker process of a pack ended (no cause given); trials t0000, t0001, t0002 have failed after 2 tries",
+        ),
+    ]
+
+
 def test_a_pack_that_leaves_no_record_failed_for_the_cause_that_was_heard():
     searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"trials": 3}))
     searcher.suggest("t")

@@ -120,6 +120,17 @@ def test_the_best_is_the_first_of_the_ranking_also_among_equals(sweep):
     assert watcher.note == "best val_h 58.00 (t0001)"
 
 
+def test_workers_that_are_gone_are_not_counted(sweep):
+    for number, worker in enumerate(("a:1@aa", "a:2@aa", "b:1@bb", "b:2@bb", "here")):
+        sweep.journal.append("record", record=a_record(number, worker=worker))
+    sweep.journal.append("lost", who="a:1@aa")
+    assert stand(sweep).workers == ["a:2@aa", "b:1@bb", "b:2@bb", "here"]
+    sweep.journal.append("lost", who="@bb")  # a node with all of its
+    assert stand(sweep).workers == ["a:2@aa", "here"]
+    sweep.journal.append("record", record=a_record(5, worker="b:3@bb"))  # it is back
+    assert stand(sweep).workers == ["a:2@aa", "b:3@bb", "here"]
+
+
 def test_a_confirmation_with_a_failed_trial_is_not_over(sweep):
     searched(sweep, 10)
     champion = a_record(0, stage="test", label="champion")
