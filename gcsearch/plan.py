@@ -14,7 +14,7 @@ from gcsearch.errors import InputError
 from gcsearch.pipeline import check_goes_on, check_loaded, is_finished
 from gcsearch.placement import Placement
 from gcsearch.schema import Pipeline, Stage
-from gcsearch.sizing import Cost, measure, measure_mixed, pack_size, trained_names, typical
+from gcsearch.sizing import SAMPLE, Cost, measure, measure_mixed, pack_size, trained_names, typical
 from gcsearch.spaces import SearchSpace
 from gcsearch.standing import duration
 from gcsearch.store import Store, cache_in_words, check_cache
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from gcsearch.features import Wanted
     from gcsearch.laboratory import Laboratory
 
-START_SECONDS = 30.0
+START_SECONDS = 20.0
 """Of what neither encodes nor trains: to import, to start Ray and its workers, to end with the report. Measured."""
 
 
@@ -166,7 +166,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         start_seconds=0.0 if finished else START_SECONDS,
         encode_seconds=0.0 if finished else encode_seconds,
         search_seconds=0.0 if finished else _rounds(chosen, settings - done, size, placement) * pack_seconds,
-        confirm_seconds=0.0 if finished else _confirming(chosen, space, labs, placement, epochs),
+        confirm_seconds=0.0 if finished else _confirming(chosen, space, labs, placement),
         peak_bytes=max(cost.bytes for cost in costs),
         notes=(
             *notes,
@@ -221,11 +221,14 @@ def _rounds(chosen: Pipeline, settings: int, size: int, placement: Placement) ->
     return whole * math.ceil(generation / placement.workers) + math.ceil(rest / placement.workers)
 
 
-def _confirming(
-    chosen: Pipeline, space: SearchSpace, labs: Sequence[Laboratory], placement: Placement, epochs: float
-) -> float:
-    """Seconds of the recheck and of the test: every setting alone, as many at a time as there are workers."""
+def _confirming(chosen: Pipeline, space: SearchSpace, labs: Sequence[Laboratory], placement: Placement) -> float:
+    """Seconds of the recheck and of the test: every setting alone, as many at a time as there are workers.
+
+    Long schedules mostly win, so that the shortlist is taken to be as long as the longer half of the space.
+    """
     kinds, _ = typical(space)
+    lengths = sorted(_length(methods.build(space.config(values))) for values in space.sample(SAMPLE, seed=0))
+    epochs = fmean(lengths[len(lengths) // 2 :])
     known: dict[type[methods.Method], list[Cost]] = {}
 
     def alone(method: methods.Method, stage: Stage, length: float) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gcsearch.spaces import SearchSpace
 
 STEPS = 3
+SCORED = 64  # images of a measurement
 ENOUGH_SECONDS = 5.0  # after which the steps of a large model are no more repeated
 SAMPLE = 256
 
@@ -159,7 +160,7 @@ def measure(
         population.bytes,
         len(population.parts),
         0.0 if alone else measuring,
-        measuring / method.batch_size if alone else 0.0,
+        measuring / SCORED if alone else 0.0,
     )
 
 
@@ -173,6 +174,7 @@ def _random_member(method: methods.Trained, names: tuple[str, ...], lab: Laborat
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(1, method.batch_size, lab.backbone.embedding_size, generator=generator)
     labels = torch.randint(len(names), (method.batch_size,), generator=generator)
-    half = Half(torch.arange(len(names)), images[0], labels)
+    scored = torch.randn(SCORED, lab.backbone.embedding_size, generator=generator)
+    half = Half(torch.arange(len(names)), scored, torch.randint(len(names), (SCORED,), generator=generator))
     images = images / images.norm(dim=-1, keepdim=True)
     return Member(method, Episode(0, "search", names, images, labels, half, half, others=lab.others))
