@@ -16,6 +16,7 @@ from gcsearch.cli import app
 from gcsearch.journal import Journal
 from gcsearch.methods import complete
 from gcsearch.schema import Pipeline, TrialConfig, TrialRecord
+from tests.calls import call
 from tests.trees import TREES
 
 
@@ -95,7 +96,7 @@ WRONG = {
 def test_wrong_input_ends_with_2_in_words_before_anything_starts(tmp_path, case):
     content, words = WRONG[case]
     (tmp_path / "mine.toml").write_text('version = 1\nname = "mine"\n' + content)
-    done = gcsearch("run", "mine.toml", cwd=tmp_path)
+    done = call("run", "mine.toml", cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert done.stdout == ""
     assert all(word in done.stderr for word in (".toml", *words)), done.stderr
@@ -106,12 +107,12 @@ def test_wrong_input_ends_with_2_in_words_before_anything_starts(tmp_path, case)
 def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
     (tmp_path / "mine.toml").write_text('version = 1\n[search]\nspace = "bad.toml"\n')
     (tmp_path / "bad.toml").write_text(SPACE)
-    done = gcsearch("plan", "mine.toml", cwd=tmp_path)
+    done = call("plan", "mine.toml", cwd=tmp_path)
     assert done.returncode == 2
     assert "bad.toml, parameters.rho: `low < high` must hold, got low=2, high=0.005" in done.stderr
     assert "Swap the two bounds" in done.stderr
     (tmp_path / "bad.toml").write_text('version = 1\nmethod = "sam"\n[parameters.beta1]\nlow = 0.0\nhigh = 1.0\n')
-    done = gcsearch("plan", "mine.toml", cwd=tmp_path)
+    done = call("plan", "mine.toml", cwd=tmp_path)
     assert done.returncode == 2
     assert "bad.toml, parameters.beta1: the parameter of sam" in done.stderr
 
@@ -124,7 +125,7 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["run", "demo", "--set", "nonsense"], "--set takes KEY=VALUE"),
         (["run", "demo", "--set", "confirm.seeds=[4, 4]"], "confirm.seeds: seeds must be distinct"),
         (["run", "demo", "--set", "confirm.seeds=[3, 4]"], "with seeds that the search has not used"),
-        (["trial", "--seeds", "1,-1"], "seeds must be distinct and not negative"),
+        (["trial", "--seeds", "1,-1"], "input should be greater than or equal to 0"),
         (["best", "../sweeps/demo"], "no sweep of this name"),
         (["train", "missing.toml"], "missing.toml: the file must exist"),
         (["trial", "--set", "method=sma"], "Did you mean 'sam'"),
@@ -148,7 +149,7 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
     ],
 )
 def test_wrong_words_end_with_2(tmp_path, words, message):
-    done = gcsearch(*words, cwd=tmp_path)
+    done = call(*words, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
@@ -207,7 +208,7 @@ def store(tmp_path):
 
 
 def test_compare_puts_the_methods_of_all_sweeps_in_one_table(store):
-    done = gcsearch("compare", "kg", "csc", "--store", store)
+    done = call("compare", "kg", "csc", "--store", store)
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines() if line.strip()]
     assert lines == [
@@ -221,17 +222,17 @@ def test_compare_puts_the_methods_of_all_sweeps_in_one_table(store):
 
 
 def test_compare_writes_markdown_json_and_csv(store):
-    markdown = gcsearch("compare", "kg", "csc", "--store", store, "--markdown").stdout
+    markdown = call("compare", "kg", "csc", "--store", store, "--markdown").stdout
     assert "| CoOp [class-specific] | csc | **88.50 ± 0.71** | - | - |" in markdown
     assert "| KgCoOp | kg | 81.00 ± 1.41 | **61.00 ± 1.41** | **69.00 ± 1.41** |" in markdown
     assert "|---|---|---:|---:|---:|" in markdown
-    (group,) = json.loads(gcsearch("compare", "kg", "csc", "--store", store, "--json").stdout)
+    (group,) = json.loads(call("compare", "kg", "csc", "--store", store, "--json").stdout)
     assert group["task"]["dataset"] == "shapes-sketch"
     assert [row["name"] for row in group["rows"]] == ["zero-shot CLIP", "KgCoOp", "CoOp"]
     found = group["rows"][1]["h"]
     assert found.pop("interval") == pytest.approx([56.294, 81.706], abs=1e-3)
     assert found == {"mean": 69.0, "deviation": pytest.approx(2**0.5), "per_seed": {"4": 68, "5": 70}}
-    rows = list(csv.DictReader(gcsearch("compare", "kg", "csc", "--store", store, "--csv").stdout.splitlines()))
+    rows = list(csv.DictReader(call("compare", "kg", "csc", "--store", store, "--csv").stdout.splitlines()))
     assert [(row["name"], row["searched_in"], row["h_mean"]) for row in rows] == [
         ("zero-shot CLIP", "", "69.0000"),
         ("KgCoOp", "kg", "69.0000"),
@@ -246,7 +247,7 @@ def test_compare_calls_an_oracle_so_in_every_form(store):
     a_sweep(store, "peek", [a_record("sam", **final)], [ZEROSHOT, a_record("sam", "champion", **final)], search=search)
 
     def shown(*form):
-        return gcsearch("compare", "kg", "peek", "--store", store, *form).stdout
+        return call("compare", "kg", "peek", "--store", store, *form).stdout
 
     assert "SAM [oracle] peek 81.00 ± 1.41" in " ".join(shown().split())
     assert "| SAM [oracle] | peek | 81.00 ± 1.41 |" in shown("--markdown")
@@ -258,7 +259,7 @@ def test_compare_calls_an_oracle_so_in_every_form(store):
 
 
 def test_on_a_terminal_the_best_of_each_column_is_bold(store):
-    shown = gcsearch("compare", "kg", "csc", "--store", store, FORCE_COLOR="1", COLUMNS="120").stdout
+    shown = call("compare", "kg", "csc", "--store", store, FORCE_COLOR="1", COLUMNS="120").stdout
     assert "\x1b[1m88.50 ± 0.71" in shown
     assert "\x1b[1m69.00 ± 1.41" in shown
     assert "\x1b[1m81.00" not in shown
@@ -268,7 +269,7 @@ def test_compare_keeps_tasks_apart_and_shows_other_seeds(store):
     other = {"stage": "test", "seeds": (7, 8)}
     a_sweep(store, "later", [a_record("sam")], [a_record("sam", "champion", **other)])
     a_sweep(store, "four", [a_record("sam")], [a_record("sam", "champion", **other)], task={"shots": 4})
-    done = gcsearch("compare", "kg", "later", "four", "--store", store)
+    done = call("compare", "kg", "later", "four", "--store", store)
     assert done.returncode == 0, done.stderr
     headings = [line for line in done.stdout.splitlines() if "shots" in line]
     assert [line.partition(":")[0] for line in headings] == [
@@ -283,11 +284,11 @@ def test_compare_says_what_has_no_average_and_why(store):
     more = {"stage": "test", "seeds": (4, 5, 9), "metrics": {"test_base_acc": (80.0, 82.0, 84.0)}}
     champion = a_record("kgcoop", "champion", kg_lambda=1.0, **more)
     a_sweep(store, "night", [a_record("kgcoop")], [ZEROSHOT, champion], task={"dataset": "shapes-night"})
-    done = gcsearch("compare", "kg", "night", "--store", store)
+    done = call("compare", "kg", "night", "--store", store)
     assert done.returncode == 0, done.stderr
     (average,) = done.stdout.split("mean over 2 data sets")[1:]
     assert "zero-shot CLIP" in average and "KgCoOp" not in average
-    rows = list(csv.DictReader(gcsearch("compare", "kg", "night", "--store", store, "--csv").stdout.splitlines()))
+    rows = list(csv.DictReader(call("compare", "kg", "night", "--store", store, "--csv").stdout.splitlines()))
     assert [(row["dataset"], row["name"]) for row in rows[4:]] == [("mean of 2 data sets", "zero-shot CLIP")]
     assert done.stderr.splitlines() == [
         "gcsearch: left out of the averages: KgCoOp (not on shapes-night with seeds 4, 5)",
@@ -305,7 +306,7 @@ def pets(store):
 
 
 def test_compare_puts_published_numbers_beside_ours_or_says_why_not(pets):
-    done = gcsearch("compare", "pets", "kg", "--published", "--store", pets)
+    done = call("compare", "pets", "kg", "--published", "--store", pets)
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     assert "KgCoOp KgCoOp paper 2023, table 3 KgCoOp 94.65 81.00 ± 1.41 97.76 61.00 ± 1.41 96.18 69.00 ± 1.41" in lines
@@ -318,42 +319,42 @@ def test_compare_puts_published_numbers_beside_ours_or_says_why_not(pets):
 
 
 def test_published_numbers_stand_in_every_form_of_output(pets):
-    markdown = gcsearch("compare", "pets", "kg", "--published", "--markdown", "--store", pets).stdout
+    markdown = call("compare", "pets", "kg", "--published", "--markdown", "--store", pets).stdout
     assert (
         "| zero-shot CLIP | CoCoOp paper 2022 | zero-shot CLIP | 91.17 | 81.00 ± 1.41 | 97.26 | 61.00 ± 1.41 |"
         in markdown
     )
     assert "\n\nNot beside published numbers: " in markdown
-    here, embedded = json.loads(gcsearch("compare", "pets", "kg", "--published", "--json", "--store", pets).stdout)
+    here, embedded = json.loads(call("compare", "pets", "kg", "--published", "--json", "--store", pets).stdout)
     kgcoop = next(one for one in here["published"]["results"] if one["method"] == "kgcoop")
     assert kgcoop["h"] == {"value": 96.18, "certainty": "computed"}
     assert kgcoop["ours"] == {"name": "KgCoOp", "base": 81.0, "new": 61.0, "h": 69.0}
     assert embedded["published"]["results"] == []
     assert "shapes-sketch here" in embedded["published"]["difference"]
-    done = gcsearch("compare", "pets", "kg", "--published", "--csv", "--store", pets)
+    done = call("compare", "pets", "kg", "--published", "--csv", "--store", pets)
     assert "not beside published numbers: the published tables have another data set" in done.stderr
     rows = list(csv.DictReader(done.stdout.splitlines()))
     published = [row for row in rows if row["published_in"]]
     assert [row["dataset"] for row in rows if not row["published_in"]] == ["OxfordPets"] * 2 + ["shapes-sketch"] * 2
     assert len(published) == 10
     assert (published[3]["name"], published[3]["h_mean"], published[3]["recalled"]) == ("CoOp", "95.43", "base;new;h")
-    assert "published_in" not in gcsearch("compare", "pets", "--csv", "--store", pets).stdout
+    assert "published_in" not in call("compare", "pets", "--csv", "--store", pets).stdout
 
 
 def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
-    done = gcsearch("compare", "kg", "half", cwd=store, GCSEARCH_STORE=str(store))
+    done = call("compare", "kg", "half", cwd=store, GCSEARCH_STORE=str(store))
     assert (done.returncode, done.stdout) == (2, "")
     assert "only finished sweeps can be compared, and half is not" in done.stderr
     assert "gcsearch resume half --store" in done.stderr
 
 
 def test_tables_live_with_metrics_that_were_not_measured(store):
-    done = gcsearch("best", "csc", "--store", store)
+    done = call("best", "csc", "--store", store)
     assert done.returncode == 0, done.stderr
     assert "90.50 ± 0.71" in done.stdout
     assert "coop [class-specific]" in done.stdout
-    assert json.loads(gcsearch("best", "csc", "--json", "--store", store).stdout)[0]["objective"]["mean"] == 90.5
-    done = gcsearch("report", "csc", "--store", store)
+    assert json.loads(call("best", "csc", "--json", "--store", store).stdout)[0]["objective"]["mean"] == 90.5
+    done = call("report", "csc", "--store", store)
     assert done.returncode == 0, done.stderr
 
 
@@ -362,32 +363,32 @@ def test_tables_live_with_metrics_that_were_not_measured(store):
 )
 def test_a_report_needs_a_place_for_a_file(store, out, message):
     (store / "half.html").write_text("")
-    done = gcsearch("report", "half", "--out", store / out, "--store", store)
+    done = call("report", "half", "--out", store / out, "--store", store)
     assert (done.returncode, done.stdout) == (2, "")
     assert message in done.stderr
 
 
 def test_data_check_says_what_is_there_and_what_is_missing(tmp_path):
     tree = TREES["OxfordPets by its split"](tmp_path)
-    done = gcsearch("data", "check", tmp_path, "--verify")
+    done = call("data", "check", tmp_path, "--verify")
     assert done.returncode == 0, done.stderr
     assert ["OxfordPets", "5", "22", "9", "13", "0", "0"] in [line.split() for line in done.stdout.splitlines()]
     assert "published: 37 classes, train 2944, val 736, test 3669" in done.stdout
     paths = sorted(tree.test)[:2]
     (tmp_path / "oxford_pets" / "images" / paths[0]).unlink()
     (tmp_path / "oxford_pets" / "images" / paths[1]).write_text("no image")
-    done = gcsearch("data", "check", tmp_path, "--dataset", "OxfordPets", "--verify", "--quiet")
+    done = call("data", "check", tmp_path, "--dataset", "OxfordPets", "--verify", "--quiet")
     assert (done.returncode, done.stderr) == (1, "")
     assert f"missing     {paths[0]}\n" in done.stdout
     assert f"unreadable  {paths[1]}: no image of a known format\n" in done.stdout
-    done = gcsearch("data", "check", tmp_path, "--dataset", "EuroSAT", "--json", "--quiet")
+    done = call("data", "check", tmp_path, "--dataset", "EuroSAT", "--json", "--quiet")
     (finding,) = json.loads(done.stdout)
     assert (done.returncode, finding["ok"]) == (1, False)
     assert "the folder of the data set must exist" in finding["problem"]
 
 
 def test_data_write_makes_an_ordinary_data_set(tmp_path):
-    done = gcsearch("data", "write", "shapes-mosaic", "--root", tmp_path, "--quiet")
+    done = call("data", "write", "shapes-mosaic", "--root", tmp_path, "--quiet")
     assert done.returncode == 0, done.stderr
     (split,) = tmp_path.glob("*/split_zhou_*.json")
     content = json.loads(split.read_text())
@@ -407,7 +408,7 @@ def test_doctor_finds_this_place_in_order(tmp_path):
     script = "\n".join([*lines, "print(open_clip.__name__)"] if lines else ["import open_clip"])
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)
     (tmp_path / "file").write_text("")
-    done = gcsearch("doctor", GCSEARCH_STORE=str(tmp_path / "file"))
+    done = call("doctor", GCSEARCH_STORE=str(tmp_path / "file"))
     assert done.returncode == 1
     assert "BAD store" in done.stdout
 

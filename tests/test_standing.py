@@ -19,7 +19,7 @@ from gcsearch.schema import Outcome, Pipeline, TrialConfig
 from gcsearch.standing import stand
 from gcsearch.store import Store
 from gcsearch.sweep import Sweep
-from tests.test_cli import gcsearch
+from tests.calls import call
 from tests.test_tracking import a_record
 
 
@@ -166,18 +166,18 @@ def test_a_sweep_that_nobody_drives_is_marked_as_cancelled_once(sweep, lease):
 def test_status_prints_all_sweeps_or_one(sweep):
     searched(sweep, 2)
     store = sweep.store.root
-    (one,) = json.loads(gcsearch("status", "--store", store, "--json").stdout)
-    assert one == json.loads(gcsearch("status", "demo", "--store", store, "--json").stdout)[0] == stand(sweep).to_dict()
-    lines = gcsearch("status", "--store", store).stdout.splitlines()
+    (one,) = json.loads(call("status", "--store", store, "--json").stdout)
+    assert one == json.loads(call("status", "demo", "--store", store, "--json").stdout)[0] == stand(sweep).to_dict()
+    lines = call("status", "--store", store).stdout.splitlines()
     assert lines[0] == "sweep   demo: dead"
     assert lines[1] == "done    2 of 10 settings; stage search"
-    empty = gcsearch("status", "--store", store / "none")
+    empty = call("status", "--store", store / "none")
     assert (empty.returncode, empty.stdout, "no sweep in" in empty.stderr) == (0, "", True)
 
 
 @pytest.mark.parametrize("command", ["resume", "status", "stop", "cancel", "sync"])
 def test_a_sweep_that_is_not_there_is_named_with_those_that_are(sweep, command):
-    done = gcsearch(command, "dmeo", "--store", sweep.store.root)
+    done = call(command, "dmeo", "--store", sweep.store.root)
     assert (done.returncode, done.stdout) == (2, "")
     assert "no sweep of this name in the store, got dmeo" in done.stderr
     assert "Sweeps in it: demo." in done.stderr
