@@ -134,6 +134,10 @@ class _Close(_Line):
     why: str
 
 
+class _Lost(_Line):
+    who: str
+
+
 _KINDS: dict[str, type[_Line]] = {
     "open": _Open,
     "proposal": _Proposal,
@@ -143,6 +147,7 @@ _KINDS: dict[str, type[_Line]] = {
     "final": _Final,
     "pack": _Pack,
     "before": _Before,
+    "lost": _Lost,
     "budget": _Close,
     "extend": _Extend,
     "artifact": _Artifact,
