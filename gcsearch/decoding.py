@@ -101,8 +101,9 @@ def _started(end: Connection) -> Iterator[subprocess.Popen[bytes]]:
     """A process that serves at this end of a socket pair, which is its own from then on."""
     # The child finds this very package, wherever the parent found it; -P keeps other folders out.
     call = f"import sys; sys.path[:] = {sys.path!r}; from gcsearch.decoding import serve; serve({end.fileno()})"
+    # What Pillow would warn of it would warn of once per process, on the user's terminal.
     process = subprocess.Popen(  # noqa: S603
-        [sys.executable, "-P", "-c", call], pass_fds=[end.fileno()], stdin=subprocess.DEVNULL
+        [sys.executable, "-P", "-W", "ignore", "-c", call], pass_fds=[end.fileno()], stdin=subprocess.DEVNULL
     )
     end.close()
     try:
