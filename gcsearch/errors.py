@@ -39,7 +39,7 @@ class GcsearchError(Exception):
         super().__init__(masked(message))
 
 
-_LONGEST = 400
+_LONGEST = 1000
 
 
 def is_control(character: str) -> bool:

@@ -164,16 +164,8 @@ class Laboratory:
         """InputError where the task's template, or one of the `ensemble`, does not fit the model with a class name."""
         names = [*self.dataset.classes, *(name for target in self.targets for name in target.classes)]
         longest = max(names, key=lambda name: len(self.backbone.tokenize(name)))
-        room = len(self.backbone.tower.positions) - 2  # beside the markers of start and end
         for template in (self.task.template, *(ENSEMBLE if ensemble else ())):
-            count = len(self.backbone.tokenize(template.format(longest)))
-            if count > room:
-                raise InputError(
-                    f"the template with a class name must fit into {room} tokens",
-                    key="task.template",
-                    received=f"{count} tokens for the name {longest!r}",
-                    remedy="Shorten the template, or the name of the class.",
-                )
+            _check_template(self.backbone, template, longest)
 
     @torch.inference_mode()
     def check_prompt(self, method: Trained) -> None:
@@ -381,10 +373,24 @@ def of(task: Task, decoders: int | str = "auto") -> Laboratory:
 @cache
 def _of_task(task: Task, decoders: int | str) -> Laboratory:
     backbone = frozen(task)
+    _check_template(backbone, task.template, "")  # without any name: before images are drawn or listed
     dataset = datasets.load(task.dataset, data_root(task))
     shared = next(iter(shelves()[1:]), None)
     features = FeatureCache(_features(), backbone, decoders, shared, task.exif)
     return Laboratory(task, backbone, dataset, features)
+
+
+def _check_template(backbone: Backbone, template: str, name: str) -> None:
+    """InputError where a template with a class name does not fit the model."""
+    room = len(backbone.tower.positions) - 2  # beside the markers of start and end
+    count = len(backbone.tokenize(template.format(name)))
+    if count > room:
+        raise InputError(
+            f"the template with a class name must fit into {room} tokens",
+            key="task.template",
+            received=f"{count} tokens for the name {name!r}" if name else f"{count} tokens without any name",
+            remedy="Shorten the template, or the name of the class.",
+        )
 
 
 def forget() -> None:
