@@ -230,6 +230,15 @@ def remove(session: Path) -> None:
         session.parent.rmdir()  # where nobody else has anything in it
 
 
+def end_children() -> None:
+    """End the processes of a Ray that this process has begun to start: it knows only those of one that has started."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            _, parent, *_ = stat.read_text().rpartition(")")[2].split()
+            if int(parent) == os.getpid() and _is_of_ray(stat.parent):
+                os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
 def sweep_up(folder: Path) -> None:
     """Remove the sessions below `folder` whose driver, a gcsearch of this machine, is gone."""
     for marked in folder.glob(f"session_*/{_MARK}"):

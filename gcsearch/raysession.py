@@ -16,7 +16,7 @@ import ray
 
 from gcsearch import daemons, interrupts, scratch
 from gcsearch.cluster import Cluster, find, token_mode
-from gcsearch.errors import RunError
+from gcsearch.errors import GcsearchError, RunError
 from gcsearch.placement import Placement
 
 logger = logging.getLogger(__name__)
@@ -73,7 +73,13 @@ def _started_ray(placement: Placement, cluster: Cluster | None) -> Iterator[None
         # What Ray has begun it must end, and a second Ctrl-C must not leave processes behind: signals wait.
         stack.callback(_shut_down)
         with interrupts.held(), interrupts.kept_in_c():
-            _join(cluster) if cluster else _start_local_ray(placement)
+            try:
+                _join(cluster) if cluster else _start_local_ray(placement)
+            except (GcsearchError, OSError):
+                raise
+            except Exception as error:  # of many kinds, as when one of its processes is killed meanwhile
+                why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+                raise RunError(f"Ray did not start: {why}\nThe same command tries it again.") from error
             stack.enter_context(_looked_after(ray._private.worker._global_node))
         yield
 
@@ -114,6 +120,8 @@ def _shut_down() -> None:
                 gc.enable()
             if own:
                 daemons.remove(Path(node.get_session_dir_path()))
+            elif node is None:
+                daemons.end_children()
 
 
 def _join(cluster: Cluster) -> None:
