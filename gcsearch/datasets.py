@@ -326,10 +326,10 @@ def _distinct(contents: Contents, images: Path) -> Contents:
         else:
             kept.append(item)
         seen.add(group)
-    said = [f"{len(repeated)} repeats of images of the same class ({named(repeated, 3)})"] if repeated else []
-    said += [f"{len(torn)} images of which another class has a copy ({named(torn, 3)})"] if torn else []
+    said = [f"repeats of images of the same class: {len(repeated)} ({named(repeated, 3)})"] if repeated else []
+    said += [f"images of which another class has a copy: {len(torn)} ({named(torn, 3)})"] if torn else []
     if said:
-        text = f"{contents.source}: the split is drawn without {' and '.join(said)}"
+        text = f"{contents.source}: the split is drawn without {', and without '.join(said)}"
         warnings.warn(text, RepeatWarning, stacklevel=2)
     whole = {key: [item.path for item in kept if item.label == label] for label, key in enumerate(keys)}
     return replace(contents, train=() if keys else tuple(kept), whole=whole)

@@ -66,12 +66,12 @@ class Repeats:
     def describe(self, name: str, *, published: bool) -> str:
         """What was found in the data set `name`, in one line; empty where nothing was."""
         kinds = (
-            (self.leaks, "test images are among the images to train on or to choose by"),
-            (self.overlaps, "images are in train and in val"),
-            (self.torn, "images are in two classes"),
-            (self.again, "images are in the same list and class again"),
+            (self.leaks, "test images that are also in train or val"),
+            (self.overlaps, "images in both train and val"),
+            (self.torn, "images in two classes"),
+            (self.again, "images again in the same list and class"),
         )
-        found = [f"{len(pairs)} {what} ({named(pairs, SHOWN)})" for pairs, what in kinds if pairs]
+        found = [f"{what}: {len(pairs)} ({named(pairs, SHOWN)})" for pairs, what in kinds if pairs]
         return f"{name}{' (as published)' if published else ''}: {'; '.join(found)}" if found else ""
 
 
@@ -160,8 +160,8 @@ def check_repeats(
     published = datasets.is_published(dataset.name, dataset.lists, dataset.classes)
     if found.leaks and not (keep or published):
         raise InputError(
-            f"no test image may be known before the test, but of {dataset.name} "
-            f"{len(found.leaks)} test images are also in train or val (the same content)",
+            f"no test image of {dataset.name} may be known before the test; also in train or val, told by content: "
+            f"{len(found.leaks)}",
             key="task.dataset",
             received=named(found.leaks, SHOWN),
             remedy="Remove them from train and val, or from test; `gcsearch data check ROOT --dataset NAME` lists all. "
