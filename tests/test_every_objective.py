@@ -149,7 +149,6 @@ def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
-@pytest.mark.usefixtures("own_cache")
 def test_every_protocol_ends_with_an_export(name, tmp_path):
     task = Task.from_dict(PROTOCOLS[name] | {"shots": 1, "views": 1})
     sweep = finished(tmp_path, task, objectives(task)[-1].key)
