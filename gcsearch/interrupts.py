@@ -69,8 +69,8 @@ def _interrupt() -> None:
 def handled() -> Iterator[None]:
     """A signal raises KeyboardInterrupt in the block, and does what it did before once the block has ended.
 
-    One that was ignored before, as SIGHUP under `nohup`, stays so. Blocks may stand in each other: the outermost one
-    counts. Outside the main thread, where no handler can be set, nothing is done.
+    One that was ignored before, as SIGHUP under `nohup`, stays so; but for SIGINT. Blocks may stand in each
+    other: the outermost one counts. Outside the main thread, where no handler can be set, nothing is done.
     """
     if not _in_main():
         yield
@@ -84,7 +84,9 @@ def handled() -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _state.depth, _state.first, _state.waiting, _state.woken = 1, None, False, False
-    _state.ignored = frozenset(number for number, handler in before.items() if handler is signal.SIG_IGN)
+    # A script that sends a sweep to the background has SIGINT ignored there; whoever sends one all the same means it.
+    ignored = {number for number, handler in before.items() if handler is signal.SIG_IGN}
+    _state.ignored = frozenset(ignored - {signal.SIGINT})
     try:
         for number in SIGNALS:
             signal.signal(number, _on_signal)
