@@ -259,12 +259,14 @@ def draw_importances(shares: Mapping[str, float]) -> go.Figure:
     names = list(shares)[::-1]
     values = [100.0 * shares[name] for name in names]
     bar = go.Bar(
-        x=values, y=[_MEANING.get(name, name) for name in names], orientation="h", marker={"color": BLUE},
+        x=values, y=names, orientation="h", marker={"color": BLUE},
         text=[f"{value:.0f} %" for value in values], textposition="outside", cliponaxis=False,
         hoverinfo="skip", width=0.6,
     )  # fmt: skip
     figure = empty_figure(70 + 38 * len(names), [bar])
-    figure.update_xaxes(title_text="share of importance (%)", range=[0, min(100, 1.15 * max(values))])
+    figure.update_xaxes(
+        title_text="share of importance (%)", range=[0, 1.2 * max(values)], tickvals=round_steps(0, max(values))
+    )
     figure.update_yaxes(showgrid=False, ticks="")
     return figure
 
