@@ -42,6 +42,7 @@ ON_PROCESSOR = 32  # rows encoded at a time there: more takes memory and no less
 JOB = 32  # rows given to a process at a time
 AHEAD = 2 * PART // JOB  # jobs done and not yet encoded
 READ_TO_LOOK = 4096  # files that are read to find out whether an entry is there
+NEARLY_BLACK = 20  # of 255: twelve of sixteen bits come to 15, and scaling to a little more
 POLL = 0.1  # seconds between two looks at an entry that another process makes
 
 
@@ -276,17 +277,20 @@ class FeatureCache:
         jobs = [wanted.job(rows, self.backbone.preparation, self.exif) for rows in _slices(range(done, wanted.rows))]
         decoders = min(decoding.processes(self.decoders, wanted.rows - done, cores(), gpu=gpu), len(jobs))
         pixels: list[np.ndarray] = []
-        for result in decoding.prepared(jobs, decoders, AHEAD):
+        black: list[str] = []
+        for job, result in zip(jobs, decoding.prepared(jobs, decoders, AHEAD), strict=True):
             if result.unreadable:
                 folder = wanted.dataset.images
                 raise _UnreadableError({str(folder / name): why for name, why in result.unreadable.items()})
             pixels.append(result.pixels)
+            black += [job.names[row] for row in np.flatnonzero(result.pixels.max(axis=(1, 2, 3)) < NEARLY_BLACK)]
             gathered = sum(map(len, pixels))
             if gathered in (PART, wanted.rows - done):
                 partial.append(self._encode(np.concatenate(pixels)))
                 done, pixels = done + gathered, []
                 show(done)
         partial.finish(entry.stated, self.backbone.embedding_size)
+        _warn_of_black(wanted, black)
 
     def _encode(self, pixels: np.ndarray) -> np.ndarray:
         """[N, S, S, 3] bytes to features [N, E], float16."""
@@ -344,6 +348,14 @@ class FeatureCache:
     def _lament(self, what: str, error: OSError) -> None:
         place = self.shared.place if self.shared else ""
         warnings.warn(f"shared cache {place}: {what} ({error})", UserWarning, stacklevel=2)
+
+
+def _warn_of_black(wanted: Wanted, black: Sequence[str]) -> None:
+    """Say it where most of the images are nearly black: what is learned of them is mostly noise."""
+    if 2 * len(black) > wanted.rows:
+        text = f"most images of {wanted.dataset.name} are nearly black, such as {wanted.dataset.images / black[0]}"
+        remedy = "grey images of 16 bits count by their whole range: scale those that use a part of it"
+        warnings.warn(f"{text}; {remedy}", UserWarning, stacklevel=2)
 
 
 def _slices(rows: range) -> Iterator[range]:

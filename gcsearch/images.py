@@ -83,7 +83,7 @@ class Preparation:
 def fixed(image: Image.Image, preparation: Preparation) -> Image.Image:
     """The fixed transform. UnreadableImage where an image is so thin that scaling it would fill the memory."""
     scaled = preparation.scaled(*image.size)
-    image_files.check_pixels(*scaled, f"scaled for the model, its {image.width} x {image.height} pixels become")
+    image_files.check_pixels(*scaled, f"an image of {image.width} x {image.height} that would be scaled to ")
     return preparation.fixed(image)
 
 

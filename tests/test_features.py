@@ -158,6 +158,16 @@ def test_what_is_no_file_is_not_read_for_its_content(tmp_path):
     assert failed == {"pipe.png": "no file", "folder.png": "no file", "loop.png": "Too many levels of symbolic links"}
 
 
+def test_images_that_are_nearly_black_are_told_where_most_are(cache, own_copy):
+    cache.fixed(own_copy, own_copy.test)
+    for number, item in enumerate(own_copy.val):
+        if number > len(own_copy.val) // 3:
+            grey = np.random.default_rng(number).integers(0, 4096, (32, 32), dtype=np.uint16)  # 12 of 16 bits
+            Image.fromarray(grey).save(own_copy.images / item.path, "PNG")
+    with pytest.warns(UserWarning, match=r"most images of tiny are nearly black, such as .*grey images of 16 bits"):
+        cache.fixed(own_copy, own_copy.val)
+
+
 def test_images_that_are_turned_have_entries_of_their_own(cache, tiny_dataset):
     turned = replace(cache, exif=True)
     assert torch.equal(cache.fixed(tiny_dataset, tiny_dataset.val), turned.fixed(tiny_dataset, tiny_dataset.val))

@@ -232,7 +232,7 @@ def test_a_program_in_a_class_folder_runs_nothing_and_hangs_nothing(tmp_path):
         folder = tmp_path / "root" / "pics" / name
         folder.mkdir(parents=True)
         for index in range(4):
-            Image.new("RGB", (9, 9)).save(folder / f"{index}.png")
+            Image.new("RGB", (9, 9), (index, ord(name), 0)).save(folder / f"{index}.png")
     bad = tmp_path / "root" / "pics" / "a" / "0.png"
     bad.write_bytes(PROGRAM.replace(b"MARK", str(tmp_path / "ran").encode()))
     found = inventory.examine(tmp_path / "root", "folder:pics", verify=True)
@@ -274,11 +274,11 @@ def wide(width, height):
 
 
 def test_the_limit_of_pixels_is_stated_and_can_be_raised(monkeypatch):
-    with pytest.raises(UnreadableImage, match=r"30000 x 20000 pixels, 600 million, and the limit is 300: set GCSEARCH"):
+    with pytest.raises(UnreadableImage, match=r"30000 x 20000 pixels, 600 million, where 300 million are the limit"):
         read(wide(30000, 20000))
     small = saved(Image.new("L", (1000, 600), 7))
     monkeypatch.setenv(MEGAPIXELS, "0.5")
-    with pytest.raises(UnreadableImage, match=r"1000 x 600 pixels, 1 million, and the limit is 0.5"):
+    with pytest.raises(UnreadableImage, match=r"1000 x 600 pixels, 1 million, where 0.5 million are the limit"):
         read(small)
     monkeypatch.setenv(MEGAPIXELS, "0.6")
     assert read(small).size == (1000, 600)
@@ -312,8 +312,8 @@ def test_an_image_so_thin_that_scaling_it_needs_gigabytes_is_refused(tmp_path, s
     Image.new("L", size, 90).save(tmp_path / "thin.png")
     done = prepare(Job(str(tmp_path), ("thin.png", "thin.png"), (None, (1, 0)), Preparation(224)))
     (reason,) = done.unreadable.values()
-    assert reason.startswith(f"scaled for the model, its {size[0]} x {size[1]} pixels become ")
-    assert "million, and the limit is 300: set GCSEARCH_MEGAPIXELS to raise it" in reason
+    assert reason.startswith(f"an image of {size[0]} x {size[1]} that would be scaled to ")
+    assert "3011 million, where 300 million are the limit: raise it with GCSEARCH_MEGAPIXELS" in reason
     for mode in ("squash", "longest"):  # these need no more than the model's own size
         done = prepare(Job(str(tmp_path), ("thin.png",), (None,), Preparation(224, resize_mode=mode)))
         assert not done.unreadable

@@ -150,13 +150,13 @@ def pixel_limit() -> int:
     return int(limit * 1e6)
 
 
-def check_pixels(width: int, height: int, what: str = "it has") -> None:
-    """UnreadableImage for more pixels than `pixel_limit`; `what` says what has so many."""
+def check_pixels(width: int, height: int, of: str = "") -> None:
+    """UnreadableImage for more pixels than `pixel_limit`; `of` says of what they are, where not of the file."""
     pixels, limit = width * height, pixel_limit()
     if pixels > limit:
         raise UnreadableImage(
-            f"{what} {width} x {height} pixels, {pixels / 1e6:.0f} million, and the limit is {limit / 1e6:g}: "
-            f"set {MEGAPIXELS} to raise it, at about 8 bytes of memory a pixel"
+            f"{of}{width} x {height} pixels, {pixels / 1e6:.0f} million, where {limit / 1e6:g} million are the limit: "
+            f"raise it with {MEGAPIXELS} (about 8 bytes of memory a pixel), or scale the image"
         )
 
 
