@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -246,3 +247,84 @@ def test_stop_and_cancel_reach_a_running_sweep_from_outside(undisturbed, tmp_pat
     gcsearch("resume", "smoke", store=store)
     assert_same(open_sweep("smoke", store), undisturbed)
     assert "a finished sweep cannot be cancelled" in gcsearch("cancel", "smoke", store=store, code=2).stderr
+
+
+def process_of(session, name, seconds=PATIENCE):
+    """The process called `name` of the session `session`, as soon as there is one."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                fields = stat.read_text().rsplit(")", 1)[1].split()
+                command = (stat.parent / "cmdline").read_bytes().split(b"\0")[0].decode()
+                if int(fields[3]) == session and fields[0] != "Z" and Path(command).name == name:
+                    return int(stat.parent.name)
+        time.sleep(0.02)
+    raise AssertionError(f"no {name} after {seconds} s")
+
+
+# When, what dies of which signal, and how the driver ends: exit code, `close` line, words.
+ENDS = {
+    "a terminal that is closed while Ray starts": ("gcs_server", None, signal.SIGHUP, 129, "KILLED", "by SIGHUP"),
+    "no memory for the raylet in the search": ("proposal", "raylet", signal.SIGKILL, 1, "FAILED", "Ray's raylet"),
+    "no memory for the control store in the search": (
+        "record",
+        "gcs_server",
+        signal.SIGKILL,
+        1,
+        "FAILED",
+        "Ray's cont",
+    ),
+    "Ctrl-C twice as a session begins": ("open", None, signal.SIGINT, 130, "KILLED", "by SIGINT"),
+    "no memory for the control store in the confirmation": (
+        "confirmed",
+        "gcs_server",
+        signal.SIGKILL,
+        1,
+        "FAILED",
+        "Ray's",
+    ),
+    "a scheduler that ends the job while Ray ends": ("final", None, signal.SIGTERM, 143, "KILLED", "by SIGTERM"),
+}
+
+
+def test_whatever_ends_ray_or_the_driver_it_says_so_and_resume_goes_on(undisturbed, tmp_path, monkeypatch):
+    temporary = Path(tempfile.mkdtemp(prefix="gcs-", dir="/tmp"))  # Ray's sockets need a short path
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    path, store = written(tmp_path), tmp_path / "store"
+    journal, words = store / "sweeps" / "smoke" / "journal.jsonl", ["run", path]
+    for moment, victim, number, code, why, sentence in ENDS.values():
+        there = journal.read_text().count(f'"kind":"{moment}"') if journal.exists() else 0
+        with (tmp_path / "log").open("w") as log:
+            process = start(command(*words, store=store), log)
+            if moment == "gcs_server":
+                process_of(process.pid, moment)
+            else:
+                journal_has(journal, moment, there + 1, seconds=PATIENCE)
+                time.sleep(0.7 if moment == "final" else 0)
+            os.kill(process_of(process.pid, victim) if victim else process.pid, number)
+            if number == signal.SIGINT:
+                time.sleep(0.3)
+                process.send_signal(number)
+            assert process.wait(PATIENCE) == code, Path(log.name).read_text()
+        said = Path(log.name).read_text()
+        assert sentence in said and "`gcsearch resume smoke` goes on" in said and "Traceback" not in said, said
+        sweep = open_sweep("smoke", store)
+        assert sweep.journal.ended() == why
+        assert not list((store / "sweeps").glob(".smoke.*"))  # neither lease nor request
+        assert left_behind(process.pid, seconds=10) == []
+        assert list(temporary.glob("ray/*")) == []
+        assert "RUNNING" not in statuses(sweep)
+        words = ["resume", "smoke"]
+    gcsearch("resume", "smoke", store=store)
+    sweep = open_sweep("smoke", store)
+    assert_same(sweep, undisturbed)
+    assert_mlflow_in_step(MlflowClient(sweep.store.mlflow_uri), sweep, undisturbed)
+    temporary.rmdir()  # nothing is left in it
+
+
+def statuses(sweep):
+    """How the runs of a sweep stand in MLflow."""
+    client = MlflowClient(sweep.store.mlflow_uri)
+    runs = client.search_runs([one.experiment_id for one in client.search_experiments()], max_results=100)
+    return {run.info.status for run in runs}
