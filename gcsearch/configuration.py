@@ -395,15 +395,24 @@ def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
 
 
 def _fits_beside_another(space: SearchSpace, method: str, name: str, value: Value) -> bool:
-    """Whether what is refused beside defaults is a value of the parameter beside an end of another one's range."""
-    for other in space.parameters:
-        if other != name and method in space.methods_with(other) and other in methods.find(method).model_fields:
-            for end in spaces.extremes(space.parameters[other]):
-                try:
-                    methods.build(TrialConfig(method=method, hyperparameters={name: value, other: end}))
-                except InputError:
-                    continue
-                return True
+    """Whether what is refused beside defaults is a value of the parameter beside an end of another one's range.
+
+    What the space fixes is as it fixes it, whatever the default is.
+    """
+    known = methods.find(method).model_fields
+    ends = {
+        other: spaces.extremes(parameter)
+        for other, parameter in space.parameters.items()
+        if other != name and method in space.methods_with(other) and other in known
+    }
+    fixed = {other: values[0] for other, values in ends.items() if len(values) == 1}
+    for other, values in ends.items():
+        for end in values:
+            try:
+                methods.build(TrialConfig(method=method, hyperparameters={**fixed, name: value, other: end}))
+            except InputError:
+                continue
+            return True
     return False
 
 
