@@ -419,8 +419,11 @@ def trial(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys."""
-    from gcsearch.configuration import check_backbone, check_setting, own_template, parse_value, with_absolute_paths
+    """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys.
+
+    The model is the bundled test bed where task.backbone names no other one.
+    """
+    from gcsearch.configuration import check_setting, own_template, parse_value, with_absolute_paths
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
@@ -432,7 +435,6 @@ def trial(
     content = {"seeds": _seeds(seeds), "threads": threads, "task": task, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
-    check_backbone(file.task)
     check_setting(file.task, file.trial)
     _train(file, memory, as_json=as_json, quiet=quiet)
 
