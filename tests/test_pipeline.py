@@ -278,7 +278,7 @@ def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_
     copy.journal.path.write_text("".join(kept))
     run = search.run_settings
 
-    def short_of_memory(proposals, placement, evaluate, *, stage, on_record, stopping):
+    def short_of_memory(proposals, placement, evaluate, *, stage, on_record, **others):
         last = proposals[-1:] if stage == "test" else []
         run([one for one in proposals if one not in last], placement, evaluate, stage=stage, on_record=on_record)
         for proposal in last:
