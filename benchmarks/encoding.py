@@ -47,7 +47,7 @@ def encode(backbone, images, args):
         (folder / "images").mkdir()
         dataset = write_photographs(folder / "images", images, args.side)
         wanted = features.Wanted(dataset, dataset.test)
-        job = wanted.job(range(images), backbone.preparation)
+        job = wanted.job(range(images), backbone.preparation, exif=False)
         pixels = features.images.prepare(job).pixels
         mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
         tensors = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).to(args.device)

@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
         _replace_environment(cleaned(os.environ, home))
         config.add_cleanup(lambda: _replace_environment(before))
         config.add_cleanup(lambda: shutil.rmtree(home, ignore_errors=True))
+    for name in ("COLUMNS", "LINES"):  # readline exports them behind Python's back, and workers inherit them
+        os.environ.pop(name, None)
     AT_THE_START.update(os.environ)
 
 

@@ -142,7 +142,7 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["run", "demo", "--export", "/"], "/, --export: an export goes to a new folder"),
         (["run", "method-comparison", "--export", "best"], "--export: a matrix has a champion for each sweep"),
         (["data", "write", "shapes-foto", "--root", "."], "Did you mean 'shapes-photo'"),
-        (["data", "check", "."], "no data set of the table lies below the root"),
+        (["data", "check", "."], "no data set lies below the root"),
         (["data", "check", ".", "--dataset", "OxfordPet"], "Did you mean 'OxfordPets'"),
         (["plan", "demo", "--set", "task.dataset=folder:../x"], "must stay below task.root"),
         (["nonsense"], "No such command"),

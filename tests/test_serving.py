@@ -48,7 +48,9 @@ def test_a_server_ends_with_the_process_that_started_it(number, tmp_path):
     (tmp_path / "server.py").write_text(SERVER)
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVES, tmp_path / "server.py", str(port)], env={**os.environ, "PYTHONPATH": os.curdir}
+        [sys.executable, "-c", SERVES, tmp_path / "server.py", str(port)],
+        env={**os.environ, "PYTHONPATH": os.curdir},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     assert becomes(True, port)
     process.send_signal(number)

@@ -56,7 +56,7 @@ def test_what_an_encoding_does_not_have_is_replaced(encoding, text):
         ("gcsearch best nothing --store /nowhere 2>/dev/full", 2),
         ("gcsearch --no-such-flag 2>/dev/full", 2),
         ("set -o pipefail; gcsearch data list | true", 0),
-        ("set -o pipefail; gcsearch data check /nowhere --dataset folder:x | true", 1),  # what it found, not the pipe
+        ("set -o pipefail; gcsearch data check /nowhere --dataset folder:x | true", 2),  # what it found, not the pipe
     ],
 )
 def test_a_stream_that_takes_nothing_changes_no_exit_code(line, code):

@@ -444,7 +444,7 @@ def test_a_wrong_place_is_refused_with_words(tracker, tmp_path):
         Tracker(str(tmp_path), "pets")
     with pytest.raises(RunError, match="does not answer"):
         Tracker(f"http://127.0.0.1:{free_port()}", "pets")
-    with pytest.raises(RunError, match=r"user:\*\*\*@nowhere") as caught:
+    with pytest.raises(RunError, match=r"//\*\*\*@nowhere") as caught:
         Tracker("postgresql+nosuchdriver://user:secret@nowhere/x", "pets")
     assert "secret" not in str(caught.value)
     with pytest.raises(InputError, match=f"got other.*\n.*{tracker._sweep}"):

@@ -125,7 +125,7 @@ def test_a_member_is_the_same_alone_and_among_twelve_others(laboratory, episodes
     ours = Member(METHODS["gcscoop"](epochs=12, batch_size=8, rho=0.3), episodes[0])
     others = [
         Member(METHODS["gcscoop"](epochs=epochs, batch_size=8, rho=rho, beta1=beta1, lr=0.01), episode)
-        for epochs, rho, beta1 in ((3, 0.0, 0.5), (12, 1.0, "off"), (7, 0.1, 0.9), (20, 0.05, 0.1))
+        for epochs, rho, beta1 in ((3, 0.0, 0.5), (12, 1.0, "off"), (7, 0.1, 0.75), (20, 0.05, 0.1))
         for episode in episodes
     ]
     (alone,), (context_alone,) = run(laboratory, [ours])

@@ -29,18 +29,18 @@ def test_search_episodes_split_the_base_classes_again(laboratory):
 def test_the_search_stage_opens_no_test_image_and_no_new_class(laboratory, tmp_path, backbone, monkeypatch):
     from dataclasses import replace
 
-    from gcsearch import images
+    from gcsearch.data import image_files
     from gcsearch.features import FeatureCache
 
     opened = []
     fresh = replace(laboratory, cache=FeatureCache(tmp_path, backbone))
-    decode = images.decode
+    read = image_files.read
 
-    def watch(path):
+    def watch(path, **how):
         opened.append(path)
-        return decode(path)
+        return read(path, **how)
 
-    monkeypatch.setattr(images, "decode", watch)
+    monkeypatch.setattr(image_files, "read", watch)
     fresh.episodes("search", [1, 2])
     assert opened
     base = {name.replace(" ", "_") for name in laboratory.dataset.classes[:4]}
