@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gcsearch.laboratory import Laboratory
 
 START_SECONDS = 20.0
-"""Of what neither encodes nor trains: to import, to start Ray and its workers, to end with the report. Measured."""
+"""Of what neither encodes nor trains: to import, to start Ray and its workers, to end with the report. An estimate."""
 
 
 @dataclass(frozen=True)
