@@ -50,6 +50,7 @@ __all__ = [
     "of_labels",
     "other_names",
     "read",
+    "spoken",
     "template_of",
     "title_of",
 ]
@@ -240,15 +241,12 @@ def load(name: str, root: Path) -> Dataset:
     missing = missing_images(dataset)
     if missing:
         total = len({item.path for part in dataset.lists.values() for item in part})
-        other = next(((path, there) for path in missing[:20] if (there := _alike(dataset.images, path))), None)
         remedy = "Complete the download, or correct task.root; `gcsearch data check` lists them all."
-        if other:
-            remedy = f"{other[0]!r} is there as {other[1]!r}: names must agree in case and in how accents are written."
         raise InputError(
             f"every image of the split must exist as a file; {len(missing)} of {total} are missing in {dataset.images}",
             file=source,
             received=", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
-            remedy=remedy,
+            remedy=why_missing(dataset, missing) or remedy,
         )
     return dataset
 
@@ -261,13 +259,14 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
     images = folder / layout.images
     with saying_what_is_passed_over(images):
         if layout.reader is None or (layout.split and split.is_file()):
-            contents = _completed(read_split(split), images)
+            contents = _completed(read_split(split), images, name)
         elif layout.split:
-            contents = replace(_fall_back(layout.reader, folder, images, split), fresh=f"{name}: {split} is absent")
+            contents = replace(
+                _fall_back(layout.reader, folder, images, split, name), fresh=f"{name}: {split} is absent"
+            )
         else:
-            contents = _completed(layout.reader(folder, images), images)
+            contents = _completed(layout.reader(folder, images), images, name)
     _check(contents)
-    _check_names(contents, name)
     if contents.fresh:
         warn_fresh(contents.fresh)
     plain = plain_name(name)  # the cache calls its entries by it
@@ -275,7 +274,7 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
     return Dataset(plain, images, contents.classes, *lists), contents.source
 
 
-def _completed(contents: Contents, images: Path) -> Contents:
+def _completed(contents: Contents, images: Path, name: str) -> Contents:
     """What a reader found, with plain paths and all lists: those still to be drawn are drawn of distinct images."""
 
     def plain(items: tuple[Item, ...]) -> tuple[Item, ...]:
@@ -284,9 +283,10 @@ def _completed(contents: Contents, images: Path) -> Contents:
         return tuple(Item(_plain_path(item.path, images), item.label) for item in items)
 
     train, val, test = map(plain, (contents.train, contents.val, contents.test))
-    whole = {key: [_plain_path(path, images) for path in paths] for key, paths in contents.whole.items()}
+    whole = {key: [_plain_path(path, images) for path in listed] for key, listed in contents.whole.items()}
     contents = replace(contents, train=train, val=val, test=test, whole=whole)
-    _check_inside(contents)
+    _check_inside(contents, images)
+    _check_names(contents, name)  # first: of two folders of one class, one may be a copy, and both would be empty
     if whole or contents.val_share:
         contents = _distinct(contents, images)
     if whole:
@@ -335,25 +335,28 @@ def _distinct(contents: Contents, images: Path) -> Contents:
     return replace(contents, train=() if keys else tuple(kept), whole=whole)
 
 
-def _fall_back(reader: Reader, folder: Path, images: Path, split: Path) -> Contents:
+def _fall_back(reader: Reader, folder: Path, images: Path, split: Path, name: str) -> Contents:
     """Read a data set whose split file is absent; errors say that the file would do, too."""
     remedy = f"Put the data set's split file there: {split}; or correct task.root."
     if not folder.is_dir():
         raise InputError("the folder of the data set must exist", file=folder, remedy=remedy)
     try:
-        return _completed(reader(folder, images), images)
+        return _completed(reader(folder, images), images, name)
     except InputError as error:
         rule = f"{error.rule} where there is no {split.name}"
         raise InputError(rule, file=error.file, received=error.received, remedy=remedy) from None
 
 
-def _check_inside(contents: Contents) -> None:
-    """InputError where a path leaves the image folder."""
+def _check_inside(contents: Contents, images: Path) -> None:
+    """InputError where a path leaves the image folder, or a name is no text."""
     listed = (item.path for part in (contents.train, contents.val, contents.test) for item in part)
-    outside = [path for path in (*listed, *chain(*contents.whole.values())) if not is_inside(path)]
-    if outside:
-        rule = "image paths must stay inside the image folder"
-        raise InputError(rule, file=contents.source, received=", ".join(outside[:5]))
+    every = (*listed, *chain(*contents.whole.values()))
+    if outside := [path for path in every if not is_inside(path)]:
+        rule, remedy = "image paths must stay inside the image folder", f"Write them relative to {images}."
+        raise InputError(rule, file=contents.source, received=named(outside, 3), remedy=remedy)
+    if unknown := [name for name in (*contents.classes, *every) if not paths.is_text(name)]:
+        rule = "names of classes, image files and their folders must be in UTF-8"
+        raise InputError(rule, file=contents.source, received=named(unknown, 3), remedy=paths.RENAME)
 
 
 def _check(contents: Contents) -> None:
@@ -410,16 +413,16 @@ def _check_names(contents: Contents, name: str) -> None:
 
     Lists of the field that have such names are read as they are, with a warning: ImageNet's has.
     """
-    spoken: dict[str, str] = {}
+    known: dict[str, str] = {}
     same = []
     for given in contents.classes:
-        words = _spoken(given)
+        words = spoken(given)
         if not words:
             rule, remedy = "a class must have a name", "Name the class: prompts are made of it."
             raise InputError(rule, file=contents.source, received=repr(given), remedy=remedy)
-        if words in spoken:
-            same.append(f"{spoken[words]!r} and {given!r}")
-        spoken.setdefault(words, given)
+        if words in known:
+            same.append(f"{known[words]!r} and {given!r}")
+        known.setdefault(words, given)
     if not same:
         return
     if is_published_names(name, contents.classes):
@@ -434,7 +437,7 @@ def _check_names(contents: Contents, name: str) -> None:
     )
 
 
-def _spoken(name: str) -> str:
+def spoken(name: str) -> str:
     """A class name as a prompt's tokens have it: in small letters, underscores and spaces alike, nothing unseen."""
     plain = unicodedata.normalize("NFC", html.unescape(html.unescape(name)))
     seen = "".join(" " if one == "_" else one for one in plain if unicodedata.category(one) != "Cf")
@@ -470,19 +473,37 @@ def missing_images(dataset: Dataset) -> list[str]:
     return missing
 
 
+def why_missing(dataset: Dataset, missing: Sequence[str]) -> str:
+    """What lies in the place of the first of the missing images that has something there; empty where nothing does."""
+    for path in missing[:20]:
+        if (dataset.images / path).is_symlink():
+            return f"{path!r} is a link that leads nowhere: fetch its file (`git annex get`, `dvc pull`), or mend it."
+        if other := _alike(dataset.images, path):
+            rule = "paths must agree in folders, case, endings and in how accents are written"
+            return f"{path!r} is there as {other!r}: {rule}."
+    return ""
+
+
 def _alike(images: Path, path: str) -> str:
-    """The file whose path differs from `path` by case and Unicode form alone, as of other systems; empty for none."""
+    """The file whose path differs from `path` by case, Unicode form, ending or further folders; empty for none."""
+    parts = path.split("/")
+    for start in range(1, len(parts)):
+        shorter = "/".join(parts[start:])
+        if (images / shorter).is_file():
+            return shorter
     there: list[str] = []
-    for part in path.split("/"):
+    for part in parts:
         try:
-            names = os.listdir(images.joinpath(*there))  # noqa: PTH208
+            names = sorted(os.listdir(images.joinpath(*there)))  # noqa: PTH208
         except OSError:
             return ""
-        found = next((name for name in names if _folded(name) == _folded(part)), None)
-        if found is None:
+        alike = [name for name in names if _folded(name) == _folded(part)]
+        if not alike and len(there) == len(parts) - 1:
+            alike = [name for name in names if _folded(Path(name).stem) in (_folded(part), _folded(Path(part).stem))]
+        if not alike:
             return ""
-        there.append(found)
-    return "/".join(there)
+        there.append(alike[0])
+    return "/".join(there) if (images / "/".join(there)).is_file() else ""
 
 
 def _folded(name: str) -> str:

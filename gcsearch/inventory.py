@@ -16,7 +16,7 @@ from gcsearch.data.folders import PassedOverWarning, has_images
 from gcsearch.datasets import DATASETS, Dataset, Progress
 from gcsearch.draws import compare_draw
 from gcsearch.errors import InputError
-from gcsearch.images import fault
+from gcsearch.images import fault, named
 from gcsearch.readers import is_table, split_folders
 from gcsearch.splits import FreshSplitWarning, RepeatWarning, folders_in
 from gcsearch.store import digest_folder
@@ -86,11 +86,17 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
         leaks=leaks,
         unreadable=tuple(reasons),
         reasons=reasons,
-        notes=(*(str(warning.message) for warning in caught), *said, *_notes(name, dataset, root)),
+        notes=(*(str(warning.message) for warning in caught), *said, *_notes(name, dataset, root, missing)),
     )
 
 
-def _notes(name: str, dataset: Dataset, root: Path) -> Iterator[str]:
+def _notes(name: str, dataset: Dataset, root: Path, missing: Sequence[str]) -> Iterator[str]:
+    if missing and (why := datasets.why_missing(dataset, missing)):
+        yield why
+    for key, items in dataset.lists.items() if dataset.train else ():
+        filled = {item.label for item in items}
+        if lacking := [title for label, title in enumerate(dataset.classes) if label not in filled]:
+            yield f"{key} has no image of {len(lacking)} of {len(dataset.classes)} classes ({named(lacking, 3)})"
     layout = datasets.find(name)
     counts = (len(dataset.classes), *map(len, dataset.lists.values()))
     if layout.published and counts != layout.published:
@@ -117,10 +123,21 @@ def own(root: Path) -> list[str]:
     """Names of data sets below `root` that are not in the table: folders of class folders, and tables."""
     known = {layout.folder for layout in DATASETS.values()}
     inside = [name for name in folders_in(root) if name not in known]
-    names = [f"folder:{name}" for name in inside if has_classes(root / name)]
+    names = [f"folder:{name}" for place in inside for name in _class_folders(root, place)]
     files = [path for folder in (root, *(root / name for name in inside)) for path in sorted(folder.glob("*.*"))]
-    tables = [path for path in files if path.suffix.casefold() in (".csv", ".parquet") and is_table(path)]
+    tables = [path for path in files if path.suffix.casefold() in (".csv", ".tsv", ".parquet") and is_table(path)]
     return [*names, *(f"table:{path.relative_to(root).as_posix()}" for path in tables)]
+
+
+def _class_folders(root: Path, name: str) -> list[str]:
+    """The folder `name` where it has class folders, or else those in it that do, as of an archive in a folder."""
+    if has_classes(root / name):
+        return [name]
+    try:
+        inside = folders_in(root / name)
+    except InputError:
+        return []
+    return [f"{name}/{inner}" for inner in inside if has_classes(root / name / inner)]
 
 
 def has_classes(folder: Path) -> bool:

@@ -7,6 +7,16 @@ from pathlib import Path
 
 from gcsearch.errors import InputError
 
+RENAME = "Rename it; `convmv -r -f latin1 -t utf8 --notest FOLDER` renames all that an archive from Windows left."
+"""What to do about names of files that are not in UTF-8."""
+
+
+def is_text(name: str) -> bool:
+    """Whether a name of a file can be written down: it is in UTF-8 and has no zero byte."""
+    if name.isascii():
+        return "\0" not in name
+    return "\0" not in name and not any("\ud800" <= one <= "\udfff" for one in name)
+
 
 def absolute(text: str | Path, folder: Path | None = None, *, key: str | None = None) -> Path:
     """The path `text`, relative to `folder` (by default that of the command), `~` and `~user` expanded.
@@ -15,7 +25,7 @@ def absolute(text: str | Path, folder: Path | None = None, *, key: str | None = 
 
     Raises:
         InputError: an empty text, a line break, an unknown user, a part of the path that is a file, a name that is too
-            long for the file system, a link that leads to itself, a folder that may not be entered.
+            long for the file system or not in UTF-8, a link that leads to itself, a folder that may not be entered.
     """
     written = str(text)
     if not written.strip() or any(ord(mark) < 32 for mark in written):
@@ -27,6 +37,8 @@ def absolute(text: str | Path, folder: Path | None = None, *, key: str | None = 
         remedy = f"Write the whole path, or ./{written} for a folder of that name."
         raise InputError(f"there is no home folder of {user}", key=key, received=written, remedy=remedy)
     path = Path(folder or Path.cwd(), expanded).absolute()
+    if not is_text(str(path)):
+        raise InputError("a path must be in UTF-8", key=key, received=str(path), remedy=RENAME)
     if reason := _unusable(path):
         raise InputError(f"the path cannot be used: {reason}", key=key, received=str(path), remedy="Correct the path.")
     return path

@@ -7,12 +7,13 @@ names come out in the form in which the split files have them.
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from gcsearch.data.folders import has_images, images_in
 from gcsearch.errors import InputError
@@ -283,10 +284,10 @@ def class_folders(folder: Path, images: Path) -> Contents:
 
 _PARTS = {
     **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-"""The list that a folder of this name holds, where class folders lie below such folders."""
+"""The list that a folder of this name holds, where class folders lie below such folders; also in tables."""
 
 
 def own_folders(folder: Path, images: Path) -> Contents:
@@ -297,7 +298,30 @@ def own_folders(folder: Path, images: Path) -> Contents:
     parts = split_folders(images)
     if parts:
         return _split_by_folders(images, parts)
-    return replace(class_folders(folder, images), fresh=f"{images} has class folders and no split")
+    contents = class_folders(folder, images)
+    if not any(contents.whole.values()):
+        _refuse_no_image(images)
+    return replace(contents, fresh=f"{images} has class folders and no split")
+
+
+def _refuse_no_image(images: Path) -> NoReturn:
+    """Say where the images are, where no folder in `images` holds any."""
+    rule, remedy = "a folder with a folder of images for each class is read", "Complete the download."
+    inside = folders_in(images)
+    received = f"no image in {_some(inside)}" if inside else "no folder in it"
+    if has_images(images):
+        received += ", and images beside"
+        remedy = "Put the images of each class into a folder of its name; or list them in a table (`table:FILE`)."
+    for name in inside:
+        deeper = [inner for inner in folders_in(images / name) if has_images(images / name / inner)]
+        if len(deeper) > 1:
+            remedy = f"There are class folders in {images / name}: name that one (`folder:NAME`)."
+        elif deeper:
+            remedy = f"Images are further down, in {images / name / deeper[0]}: move them up into the class folders, "
+            remedy += "or list them in a table (`table:FILE`)."
+        if deeper:
+            break
+    raise InputError(rule, file=images, received=received, remedy=remedy)
 
 
 def split_folders(images: Path) -> dict[str, list[str]]:
@@ -331,6 +355,15 @@ def _split_by_folders(images: Path, parts: Mapping[str, Sequence[str]]) -> Conte
         )
         raise InputError(rule, file=images, received=", ".join(folders_in(images)), remedy=remedy)
     found = {part: names[0] for part, names in parts.items() if names}
+    for name in found.values():
+        if not folders_in(images / name) and has_images(images / name):
+            raise InputError(
+                "images of each list lie in class folders",
+                file=images / name,
+                received=f"images and no folder in {name}",
+                remedy="Sort them into class folders. Images whose classes nobody knows cannot be measured: move them "
+                "elsewhere, and name another list test.",
+            )
     classes = {part: folders_in(images / name) for part, name in found.items()}
     every = sorted(set().union(*classes.values()))
     for part, name in found.items():
@@ -367,9 +400,11 @@ def table(file: str) -> Reader:
             for name, image in zip(columns["class"], columns["path"], strict=True):
                 members[name].append(image)
             return Contents(path, tuple(classes), whole=members, fresh=f"{path} has no column `split`")
-        if odd := sorted(set(columns["split"]) - set(LISTS)):
-            raise InputError("the column split holds train, val or test", file=path, received=_some(odd))
-        lists = [[i for i, part in zip(items, columns["split"], strict=True) if part == key] for key in LISTS]
+        parts = [_PARTS.get(part.casefold(), "") for part in columns["split"]]
+        if odd := sorted({told for told, part in zip(columns["split"], parts, strict=True) if not part}):
+            remedy = "Leave the column out, and gcsearch divides the images itself."
+            raise InputError("the column split holds train, val or test", file=path, received=_some(odd), remedy=remedy)
+        lists = [[i for i, part in zip(items, parts, strict=True) if part == key] for key in LISTS]
         return Contents(path, tuple(classes), *map(tuple, lists))
 
     return read
@@ -383,41 +418,74 @@ def is_table(path: Path) -> bool:
         if path.suffix.casefold() == ".parquet":
             return {"path", "class"} <= set(parquet.read_schema(path).names)
         with path.open("rb") as file:
-            first = file.readline(10_000).decode("utf-8-sig")
+            text = (file.readline(100) + file.readline(10_000)).decode("utf-8-sig")
     except (ArrowException, OSError, UnicodeDecodeError):
         return False
-    return {"path", "class"} <= {name.strip(' \r\n"') for name in first.split(",")}
+    return {"path", "class"} <= set(map(_heading, _headings(text)[1]))
+
+
+def _headings(text: str) -> tuple[str, list[str]]:
+    """The character between the columns of a CSV text, and what its first row has in them."""
+    lines = _without_mark(text).splitlines(keepends=True)
+    tried = {mark: next(filter(None, csv.reader(lines, delimiter=mark)), []) for mark in ",;\t|"}
+    told = [mark for mark, names in tried.items() if {"path", "class"} <= set(map(_heading, names))]
+    mark = told[0] if told else max(tried, key=lambda one: len(tried[one]))
+    return mark, tried[mark]
+
+
+def _without_mark(text: str) -> str:
+    """Without Excel's first line `sep=;`, which says what stands between columns."""
+    return text.partition("\n")[2] if text[:4].casefold() == "sep=" else text
+
+
+def _heading(name: str) -> str:
+    """A column's name as it is meant."""
+    plain = name.strip().casefold()
+    return plain if plain in ("path", "class", "split") else name
+
+
+def _read_csv(text: str) -> Any:
+    """A CSV text as a table of texts. Between columns may be commas, semicolons, tabs or bars."""
+    import pyarrow as pa
+    from pyarrow import csv as arrow
+
+    mark, names = _headings(text)
+    return arrow.read_csv(
+        pa.BufferReader(_without_mark(text).encode()),
+        parse_options=arrow.ParseOptions(delimiter=mark, newlines_in_values=True),
+        convert_options=arrow.ConvertOptions(column_types={name: pa.string() for name in names}),
+    )
 
 
 def _columns(path: Path) -> dict[str, list[str]]:
     """The columns path, class and split of a table as texts, none empty."""
     import pyarrow as pa
-    from pyarrow import csv, parquet
+    from pyarrow import parquet
 
-    texts = {name: pa.string() for name in ("path", "class", "split")}
+    known = ("path", "class", "split")
     try:
-        if path.suffix.casefold() == ".parquet":
-            found = parquet.read_table(path)
-        else:
-            source = pa.BufferReader(read_text(path).encode())
-            found = csv.read_csv(source, convert_options=csv.ConvertOptions(column_types=texts))
+        binary = path.suffix.casefold() == ".parquet"
+        found = parquet.read_table(path) if binary else _read_csv(read_text(path))
+        found = found.rename_columns(list(map(_heading, found.column_names)))
         missing = [name for name in ("path", "class") if name not in found.column_names]
-        doubled = [name for name in texts if found.column_names.count(name) > 1]
-        wanted = [name for name in texts if found.column_names.count(name) == 1]
+        doubled = [name for name in known if found.column_names.count(name) > 1]
+        wanted = [name for name in known if found.column_names.count(name) == 1]
         columns = {name: found[name].cast(pa.string()).to_pylist() for name in wanted}
     except FileNotFoundError:
         where = "The path after `table:` starts at task.root."
         raise InputError("the table must exist", file=path, key="task.dataset", remedy=where) from None
     except (pa.ArrowException, OSError) as error:
-        raise InputError("the table must be a CSV or Parquet file", file=path, received=str(error)) from None
+        remedy = "Save it as CSV in UTF-8, with `path,class,split` or `path,class` as its first row."
+        rule = "the table must be a CSV or Parquet file"
+        raise InputError(rule, file=path, received=str(error), remedy=remedy) from None
     if missing:
         rule = "a table has the columns path and class, and may have split"
-        remedy = (
-            None if len(found.column_names) > 1 else "The first line of a CSV file names them, with commas between."
-        )
+        remedy = "Rename columns in its first row: path is an image's file with its ending, class what it shows."
         raise InputError(rule, file=path, received=", ".join(found.column_names), remedy=remedy)
     if doubled:
         raise InputError(f"a table has one column {doubled[0]}", file=path, received=", ".join(found.column_names))
+    for name in {"class", "split"} & set(columns):  # a blank after a comma is no part of a name
+        columns[name] = [value and value.strip() for value in columns[name]]
     for name, values in columns.items():
         if not values or not all(values):
             rows = [str(index) for index, value in enumerate(values, start=1) if not value]

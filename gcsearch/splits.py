@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from gcsearch.data.folders import is_system
 from gcsearch.errors import InputError
@@ -60,7 +61,6 @@ def read_split(path: Path) -> Contents:
     """
     try:
         content = json.loads(read_text(path))
-        triples = [[(str(p), int(label), str(name)) for p, label, name in content[key]] for key in LISTS]
     except FileNotFoundError:
         raise InputError(
             "the split file of the data set must exist",
@@ -69,13 +69,9 @@ def read_split(path: Path) -> Contents:
         ) from None
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise InputError(
-            "a split file holds lists train, val and test of [path, label, class name]",
-            file=path,
-            received=str(error),
-            remedy="Restore the file from its source.",
-        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(_FORM, file=path, received=str(error), remedy=_RESTORE) from None
+    triples = _triples(content, path)
     names: dict[int, str] = {}
     for _, label, name in (triple for part in triples for triple in part):
         if names.setdefault(label, name) != name:
@@ -84,6 +80,35 @@ def read_split(path: Path) -> Contents:
         raise InputError("labels must run from 0 without a gap", file=path, received=sorted(names)[:20])
     train, val, test = (tuple(Item(p, label) for p, label, _ in part) for part in triples)
     return Contents(path, tuple(names[label] for label in range(len(names))), train, val, test)
+
+
+_FORM = "a split file holds lists train, val and test of [path, label, class name]"
+_RESTORE = "Restore the file from its source."
+
+
+def _triples(content: Any, path: Path) -> list[list[tuple[str, int, str]]]:
+    """The entries of the three lists. InputError naming the first that is none."""
+    told = content if isinstance(content, dict) else {}
+    if lacking := [key for key in LISTS if not isinstance(told.get(key), list)]:
+        there = f"; there are {', '.join(map(repr, list(told)[:5]))}" if told else ""
+        raise InputError(_FORM, file=path, received=f"no list {' and no list '.join(lacking)}{there}", remedy=_RESTORE)
+    triples = []
+    for key in LISTS:
+        part = []
+        for number, row in enumerate(told[key], start=1):
+            match row:
+                case [str(image), int() | str() as label, str(name)] if _is_label(label):
+                    part.append((image, int(label), name))
+                case _:
+                    shown = f"{row!r}"
+                    received = f"entry {number} of {key}: {shown[:100]}{'...' if len(shown) > 100 else ''}"
+                    raise InputError(_FORM, file=path, received=received, remedy=_RESTORE)
+        triples.append(part)
+    return triples
+
+
+def _is_label(label: int | str) -> bool:
+    return type(label) is int or (isinstance(label, str) and label.isascii() and label.isdigit() and len(label) < 10)
 
 
 def is_inside(path: str) -> bool:

@@ -300,6 +300,15 @@ def test_two_names_of_the_same_words_are_refused(tmp_path, other):
         datasets.load("tiny", tmp_path)
 
 
+def test_of_a_class_folder_that_was_copied_under_another_case_the_name_is_told(tmp_path):
+    for name in ("owl", "wren"):
+        for number in range(5):
+            put(tmp_path / "mine" / name / f"{number}.png")
+    shutil.copytree(tmp_path / "mine" / "owl", tmp_path / "mine" / "Owl")
+    with pytest.raises(InputError, match=r"must not have the same name.*, got 'Owl' and 'owl'"):
+        datasets.load("folder:mine", tmp_path)
+
+
 def test_two_ways_to_write_an_accent_are_one_name(tmp_path):
     write_dataset(tmp_path, classes=("caf\u00e9", "cafe\u0301"))
     with pytest.raises(InputError, match="two classes must not have the same name"):

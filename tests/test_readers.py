@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import random
 import shutil
 
@@ -263,7 +264,7 @@ def test_cars_whose_class_numbers_do_not_fit_are_refused(tmp_path):
         ("OxfordFlowers", "oxford_flowers/cat_to_name.json", ["[]"], "must map class numbers"),
         ("OxfordFlowers", "oxford_flowers/imagelabels.mat", ["no mat"], "MATLAB file with the variable labels"),
         ("csv", "birds and more/list.csv", ["file,class", "a.png,owl"], "columns path and class.*file, class"),
-        ("csv", "birds and more/list.csv", ["path,class,split", "a.png,owl,dev"], "train, val or test.*dev"),
+        ("csv", "birds and more/list.csv", ["path,class,split", "a.png,owl,mine"], "train, val or test.*mine"),
         ("csv", "birds and more/list.csv", ["path,class,split", "a.png,,test"], "every row must have a class.*rows 1"),
         ("csv", "birds and more/list.csv", ["path,class"], "every row must have a path.*no row"),
         (
@@ -451,6 +452,123 @@ def test_paths_written_on_windows_find_their_images(tmp_path, name, file):
     assert load(tree, tmp_path) == before
 
 
+def own_table(folder, form):
+    """Six images of two classes, and a table of them; `form` makes its rows of texts out of (path, class, split)."""
+    rows = []
+    for name in ("owl", "wren"):
+        for part in ("train", "val", "test"):
+            put(folder / f"{name} {part}.png")
+            rows.append((f"{name} {part}.png", name, part))
+    write(folder / "list.csv", form(rows))
+
+
+def joined(mark, first="path,class,split"):
+    return lambda rows: [first.replace(",", mark), *map(mark.join, rows)]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        joined(";"),
+        joined("\t"),
+        joined("|"),
+        joined(", "),
+        joined(",", "Path,CLASS, Split "),
+        lambda rows: ["sep=;", *joined(";")(rows)],
+        lambda rows: ["notes,path,class,split", *(f'"two\nlines; here",{path},"{c}",{s}' for path, c, s in rows)],
+        lambda rows: ["", *joined(",")(rows), ""],
+        lambda rows: joined(",")([(path, c, {"val": "Validation", "test": "TEST"}.get(s, s)) for path, c, s in rows]),
+        lambda rows: joined(",")([(path, c, {"val": "dev", "train": "training"}.get(s, s)) for path, c, s in rows]),
+    ],
+)
+def test_a_table_is_read_as_spreadsheets_of_many_countries_and_people_write_it(tmp_path, form):
+    own_table(tmp_path / "plain", joined(","))
+    own_table(tmp_path / "other", form)
+    plain, other = (datasets.load(f"table:{place}/list.csv", tmp_path) for place in ("plain", "other"))
+    assert other.lists == plain.lists and other.classes == ("owl", "wren")
+    assert inventory.check_names(None, tmp_path) == ["table:other/list.csv", "table:plain/list.csv"]
+
+
+@pytest.mark.parametrize("value", ["1", "001", "NA", "null", "true", "1e3", "2020-01-01"])
+def test_a_class_that_looks_like_a_value_is_the_text_that_stands_there(tmp_path, value):
+    own_table(tmp_path, lambda rows: joined(";")([(path, c.replace("owl", value), s) for path, c, s in rows]))
+    assert datasets.load("table:list.csv", tmp_path).classes == tuple(sorted((value, "wren")))
+
+
+@pytest.mark.parametrize(
+    ("form", "message"),
+    [
+        (joined(",", "file_name,label,split"), r"(?s)got file_name, label, split.*Rename columns in its first row"),
+        (lambda rows: ["path,class", "a.png,owl,train"], r"(?s)Expected 2 columns, got 3.*Save it as CSV in UTF-8"),
+        (lambda rows: joined(",")([(rf"C:\\data\\{p}", c, s) for p, c, s in rows]), r"(?s)C:.*Write them relative to"),
+        (
+            lambda rows: joined(",")([(f"/data/{p}", c, s) for p, c, s in rows]),
+            r"(?s)and 3 more.*Write them relative to",
+        ),
+    ],
+)
+def test_a_table_that_does_not_fit_is_refused_with_what_to_do(tmp_path, form, message):
+    own_table(tmp_path, form)
+    with pytest.raises(InputError, match=message):
+        datasets.load("table:list.csv", tmp_path)
+
+
+LATIN = os.fsdecode("Küche".encode("latin-1"))
+"""A name as an archive from Windows leaves it: no UTF-8, which Python shows as halves of characters."""
+
+
+@pytest.mark.parametrize("name", [f"mine/owl/{LATIN}.png", f"mine/{LATIN}/0.png"])
+def test_names_in_another_encoding_are_refused_with_the_command_that_mends_them(tmp_path, name):
+    in_lists(tmp_path, mine={"owl": 5, "wren": 5})
+    for number in range(5):
+        put(tmp_path / name.replace("0.png", f"{number}.png"))
+    with pytest.raises(InputError, match=r"(?s)must be in UTF-8, got .*K\\udcfcche.*convmv -r -f latin1 -t utf8"):
+        datasets.load("folder:mine", tmp_path)
+    assert "must be in UTF-8" in inventory.examine(tmp_path, "folder:mine").problem
+
+
+def test_a_root_in_another_encoding_is_refused(tmp_path):
+    in_lists(tmp_path / LATIN, mine={"owl": 5, "wren": 5})
+    with pytest.raises(InputError, match=r"(?s)a path must be in UTF-8.*convmv"):
+        datasets.load("folder:mine", tmp_path / LATIN)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (["a.png\0", 0, "owl"], "must be in UTF-8, got a.png"),
+        (["a.png", 0, "owl\ud800"], "must be in UTF-8, got owl"),
+        ([None, 0, "owl"], r"got entry 1 of train: \[None, 0, 'owl'\]"),
+        (["a.png", 0, None], r"got entry 1 of train: \['a.png', 0, None\]"),
+        (["a.png", 0.5, "owl"], r"got entry 1 of train: \['a.png', 0.5, 'owl'\]"),
+        (["a.png", True, "owl"], "got entry 1 of train"),
+        (["a.png", 0], r"got entry 1 of train: \['a.png', 0\]"),
+        ({"path": "a.png", "label": 0, "name": "owl"}, "got entry 1 of train: {'path': 'a.png'"),
+        (["x" * 900, "no", "owl"], r"got entry 1 of train: \['x+\.\.\."),
+    ],
+)
+def test_an_entry_of_a_split_file_that_is_none_is_named(tmp_path, entry, message):
+    split = {"train": [entry], "val": [["b.png", 1, "wren"]], "test": []}
+    write(tmp_path / "eurosat" / "split_zhou_EuroSAT.json", [json.dumps(split)])
+    with pytest.raises(InputError, match=message):
+        datasets.read("EuroSAT", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"images": [], "annotations": []}, "no list train and no list val and no list test; there are 'images', 'an"),
+        ({"train": [], "test": []}, "no list val; there are 'train', 'test'"),
+        ({"train": [], "val": {}, "test": []}, "no list val"),
+        ([["a.png", 0, "owl"]], "no list train"),
+    ],
+)
+def test_json_of_another_form_is_no_split(tmp_path, content, message):
+    write(tmp_path / "eurosat" / "split_zhou_EuroSAT.json", [json.dumps(content)])
+    with pytest.raises(InputError, match=message):
+        datasets.read("EuroSAT", tmp_path)
+
+
 def test_a_file_with_a_backslash_in_its_name_keeps_it(tmp_path):
     rows = ["path,class,split"]
     for name in ("owl", "wren"):
@@ -470,6 +588,7 @@ def test_what_systems_put_beside_the_images_is_neither_class_nor_image(tmp_path,
     for folder in [images, *(path for path in images.rglob("*") if path.is_dir())]:
         for other in (
             "__MACOSX",
+            "@Recycle",
             "@eaDir",
             ".ipynb_checkpoints",
             "$RECYCLE.BIN",
@@ -478,7 +597,7 @@ def test_what_systems_put_beside_the_images_is_neither_class_nor_image(tmp_path,
         ):
             put(folder / other / "._1.png")
             put(folder / other / "1.jpg")
-        for file in (".DS_Store", "Thumbs.db", "desktop.ini", "._1.jpg", ".hidden.png"):
+        for file in (".DS_Store", "Thumbs.db", "Icon\r", "1.jpg:Zone.Identifier", "._1.jpg", ".hidden.png"):
             put(folder / file)
     assert load(tree, tmp_path) == before
 
@@ -523,12 +642,33 @@ def test_without_a_folder_for_validation_some_of_train_are_held_out_and_that_is_
         ({"train": ("owl",), "test": ("owl",), "val": ("owl",), "valid": ("owl",)}, "one folder, got val and valid"),
         ({"train": ("owl",), "test": ("owl",), "labels": ("owl",)}, "must be no other folder, got labels"),
         ({"train": ("owl",), "test": ()}, "got no owl in test"),
+        ({"train": ("owl",), "test": (".",)}, r"(?s)images and no folder in test.*Sort them into class folders"),
     ],
 )
 def test_folders_for_lists_that_do_not_fit_are_refused_by_name(tmp_path, lists, message):
     for part, names in lists.items():
         (tmp_path / "mine" / part).mkdir(parents=True)
         in_lists(tmp_path / "mine", **{part: dict.fromkeys(names, 5)})
+    with pytest.raises(InputError, match=message):
+        datasets.load("folder:mine", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            ["owl.0.png", "wren.0.png"],
+            r"(?s)no folder in it, and images beside.*into a folder of",
+        ),
+        (["data/owl/0.png", "data/wren/0.png"], r"(?s)no image in data\..*class folders in .*/mine/data: name"),
+        (["owl/images/0.png", "wren/images/0.png"], r"(?s)no image in owl, wren\..*mine/owl/images: move them up into"),
+        (["owl/0.heic"], r"(?s)no image in owl\..*Complete the download"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::gcsearch.data.folders.PassedOverWarning")
+def test_where_no_folder_has_images_it_is_said_where_they_are(tmp_path, images, message):
+    for image in images:
+        put(tmp_path / "mine" / image)
     with pytest.raises(InputError, match=message):
         datasets.load("folder:mine", tmp_path)
 
@@ -558,17 +698,25 @@ def test_a_table_with_a_doubled_column_is_refused_by_its_name(tmp_path):
 def test_the_check_finds_peoples_own_folders_and_tables(tmp_path):
     in_lists(tmp_path, mine={"owl": 5, "wren": 5}, one={"owl": 5}, empty={"owl": 0})
     in_lists(tmp_path / "split", train={"owl": 3, "wren": 3}, test={"owl": 3, "wren": 3})
+    in_lists(tmp_path / "archive", archive={"owl": 5, "wren": 5})
     put(tmp_path / "__MACOSX" / "owl" / "1.png")
     put(tmp_path / "__MACOSX" / "wren" / "1.png")
     write(tmp_path / "list.csv", ["\ufeffpath,class", "mine/owl/0.png,owl"])
     write(tmp_path / "one" / "notes.csv", ["date,text", "today,nothing"])
-    assert inventory.check_names(None, tmp_path) == ["folder:mine", "folder:split", "table:list.csv"]
+    assert inventory.check_names(None, tmp_path) == [
+        "folder:archive/archive",
+        "folder:mine",
+        "folder:split",
+        "table:list.csv",
+    ]
     assert inventory.check_names(["folder:one"], tmp_path) == ["folder:one"]
     with pytest.raises(InputError, match=rf"(?s)folder per class itself.*{tmp_path} --dataset 'folder:mine'"):
         inventory.check_names(None, tmp_path / "mine")
 
 
-@pytest.mark.parametrize("there", ["KÜCHE/one.png", "Ku\u0308che/One.png", "küche/ONE.PNG"])
+@pytest.mark.parametrize(
+    "there", ["KÜCHE/one.png", "Ku\u0308che/One.png", "küche/ONE.PNG", "Küche/One.jpeg", "One.png"]
+)
 def test_a_file_that_another_system_calls_otherwise_is_named_as_it_is(tmp_path, there):
     write(tmp_path / "list.csv", ["path,class,split", "Küche/One.png,a,train", "b.png,b,test"])
     put(tmp_path / there)
@@ -576,3 +724,24 @@ def test_a_file_that_another_system_calls_otherwise_is_named_as_it_is(tmp_path, 
     with pytest.raises(InputError, match="1 of 2 are missing") as caught:
         datasets.load("table:list.csv", tmp_path)
     assert f"'Küche/One.png' is there as {there!r}" in caught.value.remedy
+    assert any(f"is there as {there!r}" in note for note in inventory.examine(tmp_path, "table:list.csv").notes)
+
+
+def test_an_image_that_is_listed_without_its_ending_is_named_with_it(tmp_path):
+    own_table(tmp_path, lambda rows: joined(",")([(path.removesuffix(".png"), c, s) for path, c, s in rows]))
+    with pytest.raises(InputError, match=r"(?s)6 of 6 are missing.*'owl test' is there as 'owl test.png'"):
+        datasets.load("table:list.csv", tmp_path)
+
+
+def test_a_link_to_an_image_that_was_not_fetched_is_called_that(tmp_path):
+    own_table(tmp_path, joined(","))
+    (tmp_path / "owl test.png").unlink()
+    (tmp_path / "owl test.png").symlink_to(".git/annex/objects/owl")
+    with pytest.raises(InputError, match=r"(?s)1 of 6 are missing.*'owl test.png' is a link that leads nowhere"):
+        datasets.load("table:list.csv", tmp_path)
+
+
+def test_the_check_says_which_list_has_no_image_of_a_class(tmp_path):
+    own_table(tmp_path, lambda rows: joined(",")([row for row in rows if row[1:] != ("wren", "val")]))
+    found = inventory.examine(tmp_path, "table:list.csv")
+    assert found.ok and "val has no image of 1 of 2 classes (wren)" in found.notes

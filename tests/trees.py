@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ JPEG, PNG = _bytes("JPEG"), _bytes("PNG")
 def put(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # What follows the end of an image is not read: so no two files are the same.
-    path.write_bytes((PNG if path.suffix == ".png" else JPEG) + crc32(str(path).encode()).to_bytes(4))
+    path.write_bytes((PNG if path.suffix == ".png" else JPEG) + crc32(os.fsencode(path)).to_bytes(4))
 
 
 def write(path: Path, lines: list[str]) -> None:

@@ -30,6 +30,13 @@ SYSTEM_NAMES = frozenset(
         "@eadir",  # network disks
         "#recycle",
         "#snapshot",
+        "@recycle",
+        "@recently-snapshot",
+        "network trash folder",
+        "temporary items",
+        "icon\r",  # the picture of a folder on a Mac, as Linux and network disks call it
+        "icon\uf00d",
+        "picasa.ini",
         "lost+found",
         "__pycache__",
     }
@@ -39,7 +46,8 @@ SYSTEM_NAMES = frozenset(
 
 def is_system(name: str) -> bool:
     """Whether a file or folder is a system's own: never a class, never an image."""
-    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
+    small = name.casefold()  # what Windows notes of a download becomes a file where the disk has no streams
+    return name.startswith(".") or small in SYSTEM_NAMES or small.endswith("zone.identifier")
 
 
 class PassedOverWarning(UserWarning):
