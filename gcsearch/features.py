@@ -353,7 +353,8 @@ class FeatureCache:
 def _warn_of_black(wanted: Wanted, black: Sequence[str]) -> None:
     """Say it where most of the images are nearly black: what is learned of them is mostly noise."""
     if 2 * len(black) > wanted.rows:
-        text = f"most images of {wanted.dataset.name} are nearly black, such as {wanted.dataset.images / black[0]}"
+        # The same text for each list and kind of view, so that it is said once.
+        text = f"most images of {wanted.dataset.name} are nearly black"
         remedy = "grey images of 16 bits count by their whole range: scale those that use a part of it"
         warnings.warn(f"{text}; {remedy}", UserWarning, stacklevel=2)
 

@@ -19,6 +19,7 @@ from gcsearch.backbone import Backbone
 from gcsearch.data import image_files
 from gcsearch.data.folders import images_below, saying_what_is_passed_over
 from gcsearch.data.image_files import UnreadableImage
+from gcsearch.datasets import spoken
 from gcsearch.documents import Classified, Exported, Guess, Predictions
 from gcsearch.errors import InputError
 from gcsearch.images import fault, fixed
@@ -247,9 +248,15 @@ def read_names(path: Path) -> list[str]:
     except OSError as error:
         rule, remedy = "the class names must be a readable text file", "One name per line, in UTF-8."
         raise InputError(rule, file=path, key="--classes", received=error.strerror, remedy=remedy) from None
-    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
-    if twice or not names:
-        rule, received = "every class has one line", f"{twice[0]!r} twice" if twice else "no name"
+    told: dict[str, str] = {}
+    for name in names:
+        other = told.setdefault(spoken(name), name)
+        if other is not name:
+            rule = "every class has one line; case, underscores and spaces do not count"
+            received = f"{name!r} twice" if other == name else f"{other!r} and {name!r}"
+            raise InputError(rule, file=path, key="--classes", received=received, remedy="Leave one of them out.")
+    if len(names) < 2:
+        rule, received = "images are told apart by two names or more", f"the name {names[0]!r}" if names else "no name"
         raise InputError(rule, file=path, key="--classes", received=received, remedy="One name per line.")
     return names
 

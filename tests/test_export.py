@@ -235,7 +235,14 @@ def test_exif_orientation_is_heeded_by_an_export_whose_task_asks_for_it(at_home,
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("", "got no name"), ("owl\n\nowl\n", "'owl' twice"), (None, "readable text file")]
+    ("content", "message"),
+    [
+        ("", "got no name"),
+        ("owl\n\nowl\n", "'owl' twice"),
+        ("snowy owl\ncat\nSnowy_Owl", "'snowy owl' and 'Snowy_Owl'"),
+        ("owl\n", "two names or more, got the name 'owl'"),
+        (None, "readable text file"),
+    ],
 )
 def test_a_list_of_names_has_every_name_once(tmp_path, content, message):
     path = tmp_path / "names.txt"

@@ -77,6 +77,8 @@ _FOREIGN = (
     (0, b"SIMPLE  =", "a FITS file"),
     (4, b"ftypqt", "a film"),
     (4, b"ftypmp4", "a film"),
+    (8, b"AVI LIST", "a film"),
+    (0, b"\x1a\x45\xdf\xa3", "a film"),
     (4, b"ftypiso", "a film"),
     (4, b"ftyp", "a HEIC file or another of its kind"),
     (0, b"\0\0\0\x0cJXL ", "a JPEG XL file"),
@@ -90,6 +92,9 @@ _FOREIGN = (
     (0, b"version https://git-lfs", "a pointer of Git LFS: `git lfs pull` fetches the image"),
     (0, b"PK\3\4", "a ZIP archive"),
     (0, b"\x1f\x8b", "a gzip file"),
+    (0, b"Rar!", "a RAR archive"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+    (0, b"\0\5\x16\7", "what a Mac keeps beside a file"),
     (0, b"\x93NUMPY", "a NumPy array"),
     (0, b"\x89HDF", "an HDF5 file"),
 )
@@ -252,7 +257,14 @@ def _told(head: bytes) -> str:
         if text.startswith(mark) or (text.startswith((b"<?xml", b"<!--")) and mark in text):
             return f"no image but {name}"
     found = (name for place, mark, name in _FOREIGN if head[place:].startswith(mark))
-    return f"no image but {name}" if (name := next(found, "")) else "no image of a known format"
+    if name := next(found, ""):
+        return f"no image but {name}"
+    if not head.strip(b"\0"):
+        return "no image but zero bytes, as a download that broke off leaves them"
+    # What a server answered in an image's place; the last character may be cut off.
+    line = next(iter(head.decode("utf-8-sig", "ignore").split("\n")), "").strip()
+    is_text = len(head.decode("utf-8-sig", "ignore").encode()) > len(head) - 7 and line.isprintable()
+    return f"no image but text: {line[:60]!r}" if is_text and line else "no image of a known format"
 
 
 def _line(error: BaseException) -> str:
