@@ -366,7 +366,7 @@ def frozen(task: Task) -> Backbone:
 
 
 def of(task: Task, decoders: int | str = "auto") -> Laboratory:
-    """The task with its model and data loaded, and `decoders` as in `Resources`; kept for the life of the process."""
+    """The task with its model and data loaded, and `decoders` as in `Resources`; kept until `forget`."""
     return _of_task(task, decoders)
 
 
@@ -394,7 +394,7 @@ def _check_template(backbone: Backbone, template: str, name: str) -> None:
 
 
 def forget() -> None:
-    """Let go of the tasks that `of` keeps: lists of images of large data sets would add up."""
+    """Let go of the tasks that `of` keeps: lists of images of large data sets would add up, and data may change."""
     _of_task.cache_clear()
 
 

@@ -409,6 +409,7 @@ def _prepare(
         watcher.stage("nodes")
         one_cache = grounds.check_nodes(where, store.root, None if cache_address() else cache_folder())
     watcher.stage("data")
+    laboratory.forget()  # in a notebook the data may be others than at the call before
     laboratory.data_root(pipeline.task, watcher.progress)
     labs = [laboratory.of(task, pipeline.resources.decoders) for task in pipeline.task.each]
     for lab in labs:
@@ -556,6 +557,7 @@ def train(
     torch.set_num_threads(trial.threads)
     try:
         watcher.stage("data")
+        laboratory.forget()
         laboratory.data_root(trial.task, watcher.progress)
         lab = laboratory.of(trial.task)
         lab.check_names()

@@ -123,6 +123,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     placement = where.placement
     Store.locate(store).check_writable()
     with cache_in_words():
+        laboratory.forget()
         labs = [laboratory.of(task) for task in chosen.task.each]
         for lab in labs:
             check_loaded(chosen, space, lab)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
 from gcsearch import digests, features, files, laboratory, matrix, pipeline, plan, spaces
 from gcsearch.cli import app
+from gcsearch.errors import InputError
 from gcsearch.halving import trained
 from gcsearch.placement import Placement
 from gcsearch.schema import Pipeline, SearchSettings
@@ -51,6 +53,16 @@ def chosen(content):
 
 def line(made, name):
     return dict(made.lines())[name]
+
+
+def test_data_that_were_changed_since_the_last_call_are_read_again(content, data_root, tmp_path):
+    shutil.copytree(data_root / "tiny", tmp_path / "tiny")
+    chosen = Pipeline.from_dict(content | {"task": content["task"] | {"root": str(tmp_path)}})
+    plan.make(chosen)
+    (tmp_path / "tiny" / "split_zhou_Tiny.json").write_text('{"train": [], "val": [], "test": []}')
+    for call in (plan.make, pipeline.cache):
+        with pytest.raises(InputError, match="no class at all"):
+            call(chosen)
 
 
 def test_what_is_in_the_cache_is_not_encoded_again(chosen, content):
