@@ -118,13 +118,18 @@ def main() -> NoReturn:
     Exit codes: 0 done, 1 failed, 2 wrong input, 3 too many failed trials, 129/130/143 interrupted by SIGHUP, SIGINT,
     SIGTERM.
     """
-    streams.steady()
-    streams.one_line_warnings()
-    interrupts.catch(_SignalError)
-    code = _run_command()
-    if why := streams.trouble():
-        _say(f"not all could be printed: {why}; what was computed is kept")
-        code = code or 1
+    interrupts.catch()
+    try:
+        streams.steady()
+        streams.one_line_warnings()
+        code = _run_command()
+        if why := streams.trouble():
+            _say(f"not all could be printed: {why}; what was computed is kept")
+            code = code or 1
+    except KeyboardInterrupt:
+        code = _interrupted(signal.SIGINT)
+    except interrupts.SignalError as error:
+        code = _interrupted(error.number)
     sys.exit(code)
 
 
@@ -142,18 +147,7 @@ def _run_command() -> int | str:
     except OSError as error:
         _say(f"{error.filename}: {error.strerror}" if error.filename else str(error))
         return 1
-    except KeyboardInterrupt:
-        return _interrupted(signal.SIGINT)
-    except _SignalError as error:
-        return _interrupted(error.number)
     return 0
-
-
-class _SignalError(BaseException):
-    """A signal, as an exception that no handler for errors swallows."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 def _say(text: str) -> None:
@@ -162,6 +156,7 @@ def _say(text: str) -> None:
 
 
 def _interrupted(number: int) -> int:
+    interrupts.obeyed()
     _say(f"interrupted by {signal.Signals(number).name}; {interrupts.advice}")
     return 128 + number
 
@@ -732,7 +727,7 @@ def ui(
     print(f"http://{serving.HOST}:{port}", flush=True)
     try:
         code = serving.serve(ui_command(located.mlflow_uri, located.artifacts, port))
-    except (_SignalError, KeyboardInterrupt):
+    except (interrupts.SignalError, KeyboardInterrupt):
         return  # the way to end it
     raise RunError(f"MLflow's server ended by itself, with exit code {code}; what it said stands above.")
 

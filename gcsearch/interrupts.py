@@ -6,19 +6,26 @@ what the caller's own handler, or the default one, does comes when everything ha
 
 from __future__ import annotations
 
+import _thread
+import _weakrefset
 import contextlib
 import ctypes
 import signal
+import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 PATIENCE = 20.0
 """Seconds in which a second signal changes nothing: the first one is being obeyed. A later one interrupts again."""
+
+
+_LONGEST = 10.0
+"""Seconds that a signal waits at most for the end of an import: a scheduler kills half a minute after SIGTERM."""
 
 
 advice = "the same command goes on where it stopped"
@@ -34,6 +41,10 @@ class _State:
     first: int | None = None  # the signal that ends the outermost block
     at = 0.0  # when it came, or the last one that was obeyed
     woken = False  # `wake` was called, and its signal has not come yet
+    below = 0  # frames below the outermost block in which an exception would be lost, see `_bears`
+    since = 0.0  # when an interrupt came that waits for a frame which bears it; 0 where none does
+    caught = 0.0  # when `catch` raised last
+    number = 0  # the signal that it raised, or is to raise
     ignored: frozenset[int] = frozenset()  # signals that were ignored before the block
 
 
@@ -47,7 +58,7 @@ def _in_main() -> bool:
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if _state.woken and number == signal.SIGINT:
         _state.woken = False
-        _interrupt()
+        _interrupt(frame)
         return
     if number in _state.ignored:
         return
@@ -55,14 +66,53 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _state.first is not None and now - _state.at < PATIENCE:
         return
     _state.first, _state.at = _state.first or number, now
-    _interrupt()
+    _interrupt(frame)
 
 
-def _interrupt() -> None:
+def _interrupt(frame: FrameType | None) -> None:
     if _state.held and not _state.waiting:
         _state.waiting = True
         return
+    now = time.monotonic()
+    _state.since = _state.since or now
+    if not _bears(frame) and now - _state.since < _LONGEST:
+        _state.woken = True
+        _again(signal.SIGINT, lambda: _state.woken)
+        return
+    _state.since = 0.0
     raise KeyboardInterrupt
+
+
+def _bears(frame: FrameType | None) -> bool:
+    """Whether what runs in `frame` can be ended by an exception."""
+    return _frail(frame) <= _state.below
+
+
+def _frail(frame: FrameType | None) -> int:
+    """Frames at and below `frame` in which an exception is lost or does harm.
+
+    A module that is cut off in the middle of its import may end the process from C (torch), never come to an end
+    (numpy), or swallow what was raised; and Python itself only prints what finalizers and weak references raise.
+    """
+    count = 0
+    while frame is not None:
+        code = frame.f_code
+        count += code.co_filename.startswith("<frozen importlib") or code.co_name == "__del__"
+        count += code.co_filename in (weakref.__file__, _weakrefset.__file__)
+        frame = frame.f_back
+    return count
+
+
+def _again(number: int, wanted: Callable[[], bool]) -> None:
+    """Send the signal `number` to the main thread in a moment, if it is still `wanted`."""
+    main = threading.main_thread().ident or 0
+
+    def send() -> None:
+        time.sleep(0.005)
+        if wanted():
+            signal.pthread_kill(main, number)
+
+    _thread.start_new_thread(send, ())  # Thread.start takes a lock that the main thread may hold at this moment
 
 
 @contextlib.contextmanager
@@ -84,6 +134,7 @@ def handled() -> Iterator[None]:
         return
     before = {number: signal.getsignal(number) for number in SIGNALS}
     _state.depth, _state.first, _state.waiting, _state.woken = 1, None, False, False
+    below, _state.below, _state.since = _state.below, _frail(sys._getframe()), 0.0
     # A script that sends a sweep to the background has SIGINT ignored there; whoever sends one all the same means it.
     ignored = {number for number, handler in before.items() if handler is signal.SIG_IGN}
     _state.ignored = frozenset(ignored - {signal.SIGINT})
@@ -92,7 +143,7 @@ def handled() -> Iterator[None]:
             signal.signal(number, _on_signal)
         yield
     finally:
-        _state.depth = 0
+        _state.depth, _state.below, _state.woken = 0, below, False
         for number, handler in before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
         if (came := received()) is not None:
@@ -164,12 +215,39 @@ def kept_in_c(number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
         put_back()
 
 
-def catch(raised: Callable[[int], BaseException]) -> None:
-    """Raise what `raised` makes of a signal's number from now on; signals that are ignored stay so."""
+class SignalError(BaseException):
+    """A signal, as an exception that no handler for errors swallows."""
 
-    def handle(number: int, frame: Any) -> None:
-        raise raised(number)
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def catch() -> None:
+    """Raise SignalError where a signal comes from now on; signals that are ignored stay so.
+
+    For PATIENCE seconds further ones change nothing: the first is being obeyed.
+    """
+    _state.below, _state.since, _state.caught = _frail(sys._getframe()), 0.0, 0.0
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if _state.caught and now - _state.caught < PATIENCE:
+            return
+        if not _state.since:
+            _state.since, _state.number = now, number
+        if not _bears(frame) and now - _state.since < _LONGEST:
+            _again(number, lambda: True)
+            return
+        _state.since, _state.caught = 0.0, now
+        raise SignalError(_state.number)
 
     for number in SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handle)
+
+
+def obeyed() -> None:
+    """Let no further signal end this process: it is on its way out."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -89,6 +89,57 @@ def test_a_handler_that_a_library_takes_away_in_c_comes_back(heard):
     assert heard == [signal.SIGTERM]
 
 
+def test_a_signal_waits_for_the_end_of_an_import_and_of_a_finalizer(heard, tmp_path, monkeypatch):
+    # Cut off there, torch ends the process from C, and Python only prints what was raised.
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "slow_module.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(0.1)\nwhole = True\n"
+    )
+
+    class Ends:
+        def __del__(self):
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            ended.append(True)
+
+    ended = []
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        import slow_module
+
+        ended.append(slow_module.whole)
+        time.sleep(5)
+    with pytest.raises(KeyboardInterrupt), interrupts.handled():
+        Ends()
+        time.sleep(5)
+    assert (ended, heard) == ([True, True], [signal.SIGTERM, signal.SIGHUP])
+
+
+CATCHES = """
+import os, signal, sys, time
+from gcsearch import interrupts
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+interrupts.catch()
+try:
+    Ends()
+    time.sleep(5)
+except interrupts.SignalError as error:
+    os.kill(os.getpid(), signal.SIGINT)  # while the first is being obeyed
+    interrupts.obeyed()
+    print(error.number)
+os.kill(os.getpid(), signal.SIGHUP)
+sys.exit(7)
+"""
+
+
+def test_a_command_that_is_on_its_way_out_is_not_ended_by_further_signals():
+    environment = {**os.environ, "PYTHONPATH": os.curdir}
+    done = subprocess.run([sys.executable, "-c", CATCHES], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (7, f"{signal.SIGTERM:d}\n", "")
+
+
 @contextlib.contextmanager
 def dies_of(words):
     with pytest.raises(daemons.RayLost, match=words), interrupts.handled(), daemons.told("Again"):
