@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -237,6 +238,16 @@ def end_children() -> None:
             _, parent, *_ = stat.read_text().rpartition(")")[2].split()
             if int(parent) == os.getpid() and _is_of_ray(stat.parent):
                 os.kill(int(stat.parent.name), signal.SIGKILL)
+
+
+def remove_begun(folder: Path, since: datetime) -> None:
+    """Remove the sessions below `folder` that this process has begun `since` then and that have not started.
+
+    Ray names a session by the local time and by its driver.
+    """
+    for session in folder.glob(f"session_*_{os.getpid()}"):
+        if session.name >= f"session_{since:%Y-%m-%d_%H-%M-%S_%f}":
+            remove(session)
 
 
 def sweep_up(folder: Path) -> None:

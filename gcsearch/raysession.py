@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def session(placement: Placement, cluster: Cluster | None = None) -> Iterator[No
 def _started_ray(placement: Placement, cluster: Cluster | None) -> Iterator[None]:
     with token_mode() if cluster else contextlib.nullcontext(), contextlib.ExitStack() as stack:
         # What Ray has begun it must end, and a second Ctrl-C must not leave processes behind: signals wait.
-        stack.callback(_shut_down)
+        stack.callback(_shut_down, datetime.now())
         with interrupts.held(), interrupts.kept_in_c():
             try:
                 _join(cluster) if cluster else _start_local_ray(placement)
@@ -101,8 +102,8 @@ def _looked_after(node: Any) -> Iterator[None]:
         yield
 
 
-def _shut_down() -> None:
-    """End Ray, with no garbage collected meanwhile.
+def _shut_down(began: datetime) -> None:
+    """End Ray, which was begun at `began`, with no garbage collected meanwhile.
 
     A collection in another thread, that of the mirror, may free a reference of Ray's while the core worker is gone and
     Ray's Python side does not know it yet. Ray then ends the whole process, without a word and past every `finally`.
@@ -122,6 +123,7 @@ def _shut_down() -> None:
                 daemons.remove(Path(node.get_session_dir_path()))
             elif node is None:
                 daemons.end_children()
+                daemons.remove_begun(scratch.folder() / "ray", began)
 
 
 def _join(cluster: Cluster) -> None:

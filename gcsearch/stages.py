@@ -161,6 +161,7 @@ class Session:
         former = self.driver.lease.former
         if former:
             self.watcher.mended(f"{former.gone}; this process drives the sweep from now on")
+        daemons.sweep_up(scratch.folder() / "ray")  # also where no Ray is started any more
         if torn := self.journal.mend():
             self.watcher.mended(
                 f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"

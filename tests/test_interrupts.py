@@ -11,11 +11,14 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 
 from gcsearch import daemons, interrupts
 from gcsearch.provenance import this_process
+from gcsearch.stages import Session
 
 
 @pytest.fixture
@@ -140,6 +143,16 @@ def test_a_command_that_is_on_its_way_out_is_not_ended_by_further_signals():
     assert (done.returncode, done.stdout, done.stderr) == (7, f"{signal.SIGTERM:d}\n", "")
 
 
+def test_what_a_ray_that_did_not_start_has_begun_is_removed(tmp_path):
+    began = datetime.now()
+    later = f"{began + timedelta(seconds=1):%Y-%m-%d_%H-%M-%S_%f}_{os.getpid()}"
+    names = [f"session_{later}", f"session_{later}0", f"session_2026-01-01_00-00-00_000000_{os.getpid()}"]
+    for name in names:
+        (tmp_path / name / "logs").mkdir(parents=True)
+    daemons.remove_begun(tmp_path, began)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[1:])
+
+
 @contextlib.contextmanager
 def dies_of(words):
     with pytest.raises(daemons.RayLost, match=words), interrupts.handled(), daemons.told("Again"):
@@ -238,3 +251,14 @@ def test_what_a_killed_driver_left_is_removed_and_nothing_else(tmp_path):
     (tmp_path / "session_latest").symlink_to(tmp_path / "session_gone")
     daemons.sweep_up(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["session_alive", "session_foreign"]
+
+
+def test_who_goes_on_removes_the_ray_of_a_killed_driver_also_where_none_is_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    folder = tmp_path / "ray" / "session_gone"
+    folder.mkdir(parents=True)
+    (folder / "gcsearch.json").write_text(json.dumps(this_process().model_copy(update={"began": "1"}).to_dict()))
+    driver = SimpleNamespace(lease=SimpleNamespace(former=None))
+    journal = SimpleNamespace(mend=lambda: 0, unfinished=list)
+    Session._mend(SimpleNamespace(driver=driver, journal=journal))
+    assert not (tmp_path / "ray").exists()
