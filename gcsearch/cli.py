@@ -712,6 +712,8 @@ def ui(
 
     Ctrl-C, SIGTERM and SIGHUP end it, with exit code 0.
     """
+    import tempfile
+
     from gcsearch import moved, serving
     from gcsearch.errors import InputError, RunError
     from gcsearch.store import Store as Folder
@@ -725,10 +727,13 @@ def ui(
     serving.check_port(port)
     moved.follow(located)
     print(f"http://{serving.HOST}:{port}", flush=True)
-    try:
-        code = serving.serve(ui_command(located.mlflow_uri, located.artifacts, port))
-    except (interrupts.SignalError, KeyboardInterrupt):
-        return  # the way to end it
+    with tempfile.TemporaryFile() as log:  # of advice that does not fit, and of nothing where all is well
+        try:
+            code = serving.serve(ui_command(located.mlflow_uri, located.artifacts, port), log)
+        except (interrupts.SignalError, KeyboardInterrupt):
+            return  # the way to end it
+        log.seek(0)
+        sys.stderr.write(log.read().decode(errors="replace"))
     raise RunError(f"MLflow's server ended by itself, with exit code {code}; what it said stands above.")
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing.connection import wait
 from types import FrameType
+from typing import IO
 
 from gcsearch.errors import InputError
 
@@ -33,11 +34,14 @@ def check_port(port: int) -> None:
         ) from None
     except OSError as error:
         rule = f"another process listens on this port ({error.strerror})"
-        raise InputError(rule, key="--port", received=port, remedy=f"Name another one: --port {port + 1}") from None
+        other = port + 1 if port < 65535 else port - 1
+        raise InputError(rule, key="--port", received=port, remedy=f"Name another one: --port {other}") from None
 
 
-def serve(command: Sequence[str]) -> int:
+def serve(command: Sequence[str], log: IO[bytes] | None = None) -> int:
     """Run a server until it ends; its exit code. Whatever ends this call or this process ends the server, too.
+
+    What it prints goes to `log`, where one is given.
 
     The server runs in a process group of its own, below a keeper that waits for it and for the end of a pipe: the
     system closes that pipe when this process is gone, also where nothing could be done any more (SIGKILL).
@@ -49,6 +53,8 @@ def serve(command: Sequence[str]) -> int:
             [sys.executable, "-m", "gcsearch.serving", str(ours), *command],
             pass_fds=[ours],
             stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=None if log is None else subprocess.STDOUT,
             start_new_session=True,
         )
         os.close(ours)

@@ -402,7 +402,7 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
             received=shown(uri),
             remedy="Open that address in a web browser.",
         )
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri]
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--registry-store-uri", uri]
     if artifacts is not None:
         command += ["--default-artifact-root", artifacts.absolute().as_uri()]
     quiet = ["--uvicorn-opts", "--log-level warning --no-access-log"]

@@ -62,6 +62,13 @@ def test_the_end_of_a_server_is_the_end_of_the_call():
     assert serving.serve([sys.executable, "-c", "raise SystemExit(7)"]) == 7
 
 
+def test_what_a_server_says_goes_to_its_log(tmp_path, capfd):
+    with (tmp_path / "log").open("w+b") as log:
+        assert serving.serve([sys.executable, "-c", "import os; os.write(1, b'one '); os.write(2, b'two')"], log) == 0
+    assert (tmp_path / "log").read_text() == "one two"
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("family", ["127.0.0.1", "0.0.0.0", "::"])
 def test_a_port_that_another_process_has_is_refused(family):
     kind = socket.AF_INET6 if ":" in family else socket.AF_INET
