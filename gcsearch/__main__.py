@@ -1,5 +1,24 @@
-"""`python -m gcsearch`."""
+"""`gcsearch` and `python -m gcsearch`: signals are heard before anything that takes its time is imported."""
 
-from gcsearch.cli import main
+from __future__ import annotations
 
-main()
+import sys
+from typing import NoReturn
+
+from gcsearch import interrupts
+
+
+def main() -> NoReturn:
+    """Entry point; see `cli.main`."""
+    interrupts.catch()
+    try:
+        from gcsearch.cli import main as command
+
+        interrupts.obey()
+    except interrupts.SignalError as error:
+        sys.exit(interrupts.farewell(error.number))
+    command()
+
+
+if __name__ == "__main__":
+    main()

@@ -127,9 +127,9 @@ def main() -> NoReturn:
             _say(f"not all could be printed: {why}; what was computed is kept")
             code = code or 1
     except KeyboardInterrupt:
-        code = _interrupted(signal.SIGINT)
+        code = interrupts.farewell(signal.SIGINT)
     except interrupts.SignalError as error:
-        code = _interrupted(error.number)
+        code = interrupts.farewell(error.number)
     sys.exit(code)
 
 
@@ -153,12 +153,6 @@ def _run_command() -> int | str:
 def _say(text: str) -> None:
     """Words on stderr, from gcsearch."""
     print(f"gcsearch: {text}", file=sys.stderr)
-
-
-def _interrupted(number: int) -> int:
-    interrupts.obeyed()
-    _say(f"interrupted by {signal.Signals(number).name}; {interrupts.advice}")
-    return 128 + number
 
 
 def _overrides(sets: list[str] | None) -> dict[str, str]:

@@ -247,7 +247,16 @@ def catch() -> None:
             signal.signal(number, handle)
 
 
-def obeyed() -> None:
-    """Let no further signal end this process: it is on its way out."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def obey() -> None:
+    """Raise the SignalError of `catch` that waits for the end of an import."""
+    if _state.since:
+        _state.since, _state.caught = 0.0, time.monotonic()
+        raise SignalError(_state.number)
+
+
+def farewell(number: int) -> int:
+    """Say on stderr that a signal has ended this process; its exit code. No further one hinders that."""
+    for one in SIGNALS:
+        signal.signal(one, signal.SIG_IGN)
+    sys.stderr.write(f"gcsearch: interrupted by {signal.Signals(number).name}; {advice}\n")
+    return 128 + number

@@ -130,17 +130,32 @@ try:
     time.sleep(5)
 except interrupts.SignalError as error:
     os.kill(os.getpid(), signal.SIGINT)  # while the first is being obeyed
-    interrupts.obeyed()
-    print(error.number)
+    code = interrupts.farewell(error.number)
 os.kill(os.getpid(), signal.SIGHUP)
-sys.exit(7)
+sys.exit(code)
 """
 
 
 def test_a_command_that_is_on_its_way_out_is_not_ended_by_further_signals():
     environment = {**os.environ, "PYTHONPATH": os.curdir}
     done = subprocess.run([sys.executable, "-c", CATCHES], capture_output=True, text=True, env=environment, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (7, f"{signal.SIGTERM:d}\n", "")
+    said = "gcsearch: interrupted by SIGTERM; the same command goes on where it stopped\n"
+    assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, said)
+
+
+@pytest.mark.parametrize("number", interrupts.SIGNALS)
+def test_a_command_that_is_interrupted_before_all_of_it_is_imported_says_so(number, tmp_path):
+    # In the place of a module that is imported and not used on the way.
+    (tmp_path / "shlex.py").write_text(f"import os\nquote = split = str\nos.kill(os.getpid(), {number:d})\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "gcsearch", "data", "list"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{os.curdir}"},
+        check=False,
+    )
+    assert done.returncode == 128 + number
+    assert done.stderr == f"gcsearch: interrupted by {number.name}; the same command goes on where it stopped\n"
 
 
 def test_what_a_ray_that_did_not_start_has_begun_is_removed(tmp_path):
