@@ -138,6 +138,23 @@ class _Lost(_Line):
     who: str
 
 
+class _List(Model):
+    images: int
+    digest: str
+
+
+class _Measured(Model):
+    classes: str
+    lists: dict[str, _List]
+    contents: dict[str, str]
+
+
+class _Data(_Line):
+    weights: str
+    other_names: str
+    sets: dict[str, _Measured]
+
+
 _KINDS: dict[str, type[_Line]] = {
     "open": _Open,
     "proposal": _Proposal,
@@ -147,6 +164,7 @@ _KINDS: dict[str, type[_Line]] = {
     "final": _Final,
     "pack": _Pack,
     "before": _Before,
+    "data": _Data,
     "lost": _Lost,
     "budget": _Close,
     "extend": _Extend,

@@ -43,7 +43,7 @@ def lines_synced(sweep: Sweep) -> int:
         place, own = cursor["uri"], _place(sweep)
         former = own == EMBEDDED and place.startswith("sqlite:///")  # the path stood there once
         return int(cursor["lines"]) if place == own or former else 0
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 0
 
 

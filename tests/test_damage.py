@@ -23,6 +23,7 @@ CONTENTS = {
     "another": b"evaluate_every = 'often'\n",
     "deep": b"x = " + b"[" * 4000 + b"]" * 4000,
     "json": b'{"sweeps": 5}',
+    "lists": b"[" * 100_000,
 }
 COMMANDS = (
     "status demo",
