@@ -81,8 +81,11 @@ def read_text(path: Path) -> str:
 
     Raises:
         OSError: it cannot be read.
-        InputError: it has another encoding, which is named where it can be told.
+        InputError: it has another encoding, which is named where it can be told; it is a device or a pipe.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        rule = "the file must be a regular one, which has an end"
+        raise InputError(rule, file=path, received="a device or a pipe", remedy="Write the text into a file.")
     content = path.read_bytes()
     found = next((name for mark, name in _OTHER_MARKS.items() if content.startswith(mark)), "")
     if not found and b"\0" in content[:4096]:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +88,10 @@ def test_a_disk_that_really_is_full_is_recognised():
     with pytest.raises(OSError, match="No space") as caught, open("/dev/full", "wb", buffering=0) as file:
         file.write(b"x")
     assert files.is_full(caught.value)
+
+
+def test_what_has_no_end_is_not_read_as_text(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(InputError, match="must be a regular one"):
+            files.read_text(path)
