@@ -50,7 +50,8 @@ def _split(uri: str) -> _Parts:
         return _Parts(scheme, "", before, _pairs(*query))
     login, _, place = before.rpartition("@")
     place, _, fragment = place.partition("#")
-    return _Parts(scheme, login, place, (*_pairs(*query), *_pairs(fragment)))
+    place, _, nameless = place.partition("?")
+    return _Parts(scheme, login, place, (*_pairs(nameless), *_pairs(*query), *_pairs(fragment)))
 
 
 def _pairs(query: str = "") -> tuple[str, ...]:
@@ -62,11 +63,17 @@ def _is_open(pair: str) -> bool:
     return name.lower() in _OPEN and bool(re.fullmatch(r"[\w.,:/%+ -]*", value))
 
 
+def _value(pair: str) -> str:
+    """What stands after the name in a part of a query; all of a part without a name, which may be a token."""
+    name, equals, value = pair.partition("=")
+    return value if equals else name
+
+
 def shown(uri: str) -> str:
     """`uri` for people: without password, token, or any part of a query that is not known to be harmless."""
     parts = _split(uri)
     login = (f"{parts.user}:{MASK}" if parts.user and ":" in parts.login else parts.user) or MASK
-    query = tuple(pair if _is_open(pair) else f"{pair.partition('=')[0]}={MASK}" for pair in parts.query)
+    query = tuple(pair if _is_open(pair) else pair.removesuffix(_value(pair)) + MASK for pair in parts.query)
     return parts._replace(place=masked(parts.place)).text(login if parts.login else "", query)
 
 
@@ -85,7 +92,7 @@ def scrubbed(text: str, uri: str) -> str:
     """`text`, which may quote the address `uri` or parts of it, without its secrets."""
     parts = _split(uri)
     login = parts.login.removeprefix(f"{parts.user}:") if parts.user else parts.login
-    values = [pair.partition("=")[2] for pair in parts.query if not _is_open(pair)]
+    values = [_value(pair) for pair in parts.query if not _is_open(pair)]
     user, _, password = login.partition(":")
     raw = [] if login == parts.user else [login, user, password]
     wanted = {form for one in (*raw, *values) for form in (one, urllib.parse.unquote(one), urllib.parse.quote(one))}
@@ -117,6 +124,9 @@ def check_uri(uri: str) -> None:
         raise InputError(rule, key="tracking.uri", received=shown(uri), remedy=known)
     if re.search(r"[/\s]", parts.login):
         rule, remedy = "a login has no slashes and spaces", "Write `%2F` for `/`, `%40` for `@` and `%20` for a space."
+        raise InputError(rule, key="tracking.uri", received=shown(uri), remedy=remedy)
+    if parts.kind != "sqlite" and re.search(r"\s", parts.place):
+        rule, remedy = "the address of a store has no spaces", "Correct it: in the name of a database write `%20`."
         raise InputError(rule, key="tracking.uri", received=shown(uri), remedy=remedy)
     if parts.kind in _SERVERS and not _hostname(uri):
         rule = "the address of a server must name one"
@@ -165,3 +175,14 @@ def _check_sqlite(uri: str, place: str) -> None:
     if not file.parent.is_dir():
         remedy = "Make the folder, or correct the path: `sqlite:///` and then the path (four slashes if absolute)."
         raise InputError(f"the folder {file.parent} must exist", key="tracking.uri", received=received, remedy=remedy)
+    if file.exists() and not _is_database(file):
+        remedy = "Name another file: one that is not there is made."
+        raise InputError("the file must be a SQLite database", key="tracking.uri", received=received, remedy=remedy)
+
+
+def _is_database(file: Path) -> bool:
+    """Whether a file is one of SQLite's, or an empty one, of which it makes one."""
+    if not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return stream.read(16) in (b"", b"SQLite format 3\0")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 import stat
 
 import pytest
@@ -41,6 +43,7 @@ FORMS = (
     "bob:S3CRETPW@h",
     "host=h user=me password=S3CRETPW",
 )
+NAMELESS = ("http://127.0.0.1:9/?S3CRETPW", "http://127.0.0.1:9/?a=b&S3CRETPW", "http://127.0.0.1:9/#S3CRETPW")
 PLAIN = (
     "http://127.0.0.1:5000",
     "https://mlflow.example.org/team",
@@ -49,7 +52,7 @@ PLAIN = (
 )
 
 
-@pytest.mark.parametrize("uri", FORMS)
+@pytest.mark.parametrize("uri", [*NAMELESS, *FORMS])
 def test_a_secret_is_shown_in_no_form_of_an_address(uri):
     assert SECRET not in shown(uri)
     assert SECRET not in str(RunError(f"The store {shown(uri)} refused"))
@@ -166,3 +169,18 @@ def test_a_matrix_does_not_make_names_of_addresses(tmp_path):
     with pytest.raises(InputError, match="a matrix has keys of the pipeline") as refused:
         matrix.load(file)
     assert SECRET not in str(refused.value)
+
+
+def test_a_sqlite_store_is_a_database_or_becomes_one(tmp_path):
+    file = tmp_path / "runs.db"
+    check_uri(f"sqlite:///{file}")
+    file.touch()
+    check_uri(f"sqlite:///{file}")
+    with contextlib.closing(sqlite3.connect(file)) as database:
+        database.execute("CREATE TABLE a (b)")
+        database.commit()
+    check_uri(f"sqlite:///{file}")
+    (tmp_path / "notes.txt").write_text("mine")
+    for other in (tmp_path / "notes.txt", "/dev/null"):
+        with pytest.raises(InputError, match="must be a SQLite database"):
+            check_uri(f"sqlite:///{other}")
