@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gcsearch import daemons, files, methods, spaces
+from gcsearch import daemons, files, methods, spaces, warmstart
 from gcsearch import where as grounds
 from gcsearch.configuration import check, load, load_trial, test_bed_remarks, with_paths_of_the_command
 from gcsearch.dotted import flat
@@ -124,6 +124,8 @@ def _drive(
     """
     for remark in test_bed_remarks(pipeline.task):
         watcher.warn(remark)
+    if pipeline.search.warm_start and not (known and known.journal.events("before")):
+        warmstart.gather(pipeline, space, store)  # what it refuses is refused before anything is encoded
     where = grounds.find(pipeline)
     grounds.check_here(where)
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from gcsearch import configuration, halving, methods
+from gcsearch import configuration, halving, methods, warmstart
 from gcsearch.errors import InputError
 from gcsearch.pipeline import check_goes_on, check_loaded, is_finished
 from gcsearch.placement import Placement
@@ -130,7 +130,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         seeds = dict.fromkeys(seed for _, some in chosen.measured for seed in some)
         repeats = [lab.check_repeats(seeds, most=features.READ_TO_LOOK) for lab in labs]
     settings = total(chosen.search, space)
-    done, finished, notes = _begun(chosen, store)
+    done, finished, notes = _begun(chosen, space, store)
     size = (
         chosen.search.pack if isinstance(chosen.search.pack, int) else pack_size(chosen.search, space, labs, placement)
     )
@@ -178,11 +178,13 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     )
 
 
-def _begun(chosen: Pipeline, store: str | Path | None) -> tuple[int, bool, list[str]]:
+def _begun(chosen: Pipeline, space: SearchSpace, store: str | Path | None) -> tuple[int, bool, list[str]]:
     """Of a sweep of this name in the store: how many settings it has, whether it is over, what to know of it."""
     located = Store.locate(store)
     sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
     if not sweep.journal.path.exists():
+        if chosen.search.warm_start:
+            warmstart.gather(chosen, space, located)
         return 0, False, []
     try:
         check_goes_on(chosen, located)

@@ -43,6 +43,8 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
     if not pipeline.tracking.uri:
         moved.follow(store)
     try:
+        if not pipeline.tracking.uri and not (store.root / "mlflow.db").exists():
+            store.existing_sweep(name)  # none is: to look into MLflow would make its database
         own = Sweep(pipeline.name, store, store.sweep(pipeline.name))
         uri = own.mlflow_uri if own.address.exists() else pipeline.tracking.uri or store.mlflow_uri
         every = read_records(uri, name)

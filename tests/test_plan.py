@@ -187,3 +187,11 @@ def test_plan_and_cache_take_the_store(chosen, content, tmp_path, monkeypatch):
     done = CliRunner().invoke(app, ["cache", "tiny.toml", "--store", "elsewhere", "-q"], catch_exceptions=False)
     assert (done.exit_code, "is encoded" in done.stdout) == (0, True)
     assert not (tmp_path / "gcsearch-store").exists()
+
+
+def test_a_plan_and_a_run_look_for_earlier_sweeps_before_anything_is_encoded(content, tmp_path):
+    content["search"]["warm_start"] = ["absent"]
+    for look in (plan.make, pipeline.run):
+        with pytest.raises(InputError, match=r"search\.warm_start\.0: there is no sweep of this name"):
+            look(Pipeline.from_dict(content), store=tmp_path / "store")
+    assert not list((tmp_path / "cache").glob("features/*tiny*"))

@@ -129,3 +129,10 @@ def test_sweeps_of_other_tasks_and_unknown_ones_are_refused(tmp_path):
         )
         with pytest.raises(InputError, match=rf"(?s)search\.warm_start\.0: .*{message}"):
             warmstart.gather(chosen, SPACE, store)
+
+
+def test_a_sweep_that_is_nowhere_is_told_without_making_a_store(tmp_path):
+    pipeline = Pipeline.from_dict({"name": "late", "search": {"warm_start": ["absent"]}})
+    with pytest.raises(InputError, match=r"search\.warm_start\.0: there is no sweep of this name"):
+        warmstart.gather(pipeline, SPACE, Store(tmp_path))
+    assert not list(tmp_path.iterdir())
