@@ -208,10 +208,11 @@ def run(
     (chosen,) = made.pipelines
     if export:
         check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
-    if not fresh and pipelines.is_finished(chosen, store):
-        _say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
+    finished = not fresh and pipelines.is_finished(chosen, store)
     with _watch(chosen.search.ranking_metric, quiet=quiet) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
+    if finished:
+        _say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
     _print_end(sweep, store, export)
 
 
@@ -412,7 +413,7 @@ def trial(
 
     The model is the bundled test bed where task.backbone names no other one.
     """
-    from gcsearch.configuration import check_setting, own_template, parse_value, with_absolute_paths
+    from gcsearch.configuration import check_sets, check_setting, own_template, parse_value, with_absolute_paths
     from gcsearch.methods import build
     from gcsearch.schema import TrialFile
 
@@ -424,6 +425,7 @@ def trial(
     content = {"seeds": _seeds(seeds), "threads": threads, "task": task, "trial": config}
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
+    check_sets(file.task)
     check_setting(file.task, file.trial)
     _train(file, memory, as_json=as_json, quiet=quiet)
 

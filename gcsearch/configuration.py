@@ -242,23 +242,13 @@ def check(pipeline: Pipeline) -> SearchSpace:
 
     Reads small files only; nothing is loaded or started. Returns the search space.
     """
-    from gcsearch import datasets
-
     task = pipeline.task
-    datasets.find(task.dataset)
-    for key in ("also", "targets"):
-        for index, name in enumerate(getattr(task, key)):
-            datasets.find(name, key=f"task.{key}.{index}")
-    if task.root is None and not is_embedded(task):
-        raise InputError(
-            "a data set that is not embedded needs the folder that holds it",
-            key="task.root",
-            remedy='Add `root = "/path/to/data"` to [task], or `--set task.root=/path/to/data`.',
-        )
+    check_sets(task)
     check_backbone(task)
     _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
-    space = _capped(spaces.load(pipeline.search.space), pipeline.search.cap)
+    space = spaces.load(pipeline.search.space)
     _check_space(space, spaces.find(pipeline.search.space))
+    space = _capped(space, pipeline.search.cap)
     check_objective(pipeline.task, pipeline.search)
     _check_prompts(pipeline, space)
     _check_seeds(pipeline)
@@ -269,6 +259,22 @@ def check(pipeline: Pipeline) -> SearchSpace:
     for index, (config, _) in enumerate(references(pipeline, space)):
         check_setting(pipeline.task, config, key=f"confirm.references.{index}")
     return space
+
+
+def check_sets(task: Task) -> None:
+    """InputError where a data set of the task is none, or where it lies is not said."""
+    from gcsearch import datasets
+
+    datasets.find(task.dataset)
+    for key in ("also", "targets"):
+        for index, name in enumerate(getattr(task, key)):
+            datasets.find(name, key=f"task.{key}.{index}")
+    if task.root is None and not is_embedded(task):
+        raise InputError(
+            "a data set that is not embedded needs the folder that holds it",
+            key="task.root",
+            remedy='Add `root = "/path/to/data"` to [task], or `--set task.root=/path/to/data`.',
+        )
 
 
 def check_setting(task: Task, config: TrialConfig, key: str | None = None) -> None:
@@ -350,9 +356,15 @@ def _capped(space: SearchSpace, cap: Mapping[str, float | dict[str, float]]) -> 
         for own in most:
             _check_known(own, known, name, f"{key}.{own}")
     try:
-        return space.capped(cap)
+        capped = space.capped(cap)
     except InputError as error:
         raise InputError(error.rule, key="search.cap", received=error.received, remedy=error.remedy) from None
+    try:
+        _check_parameters(capped)
+    except InputError as error:
+        name = (error.key or "").removeprefix("parameters.")
+        raise InputError(error.rule, key=f"search.cap.{name}", received=error.received, remedy="Raise it.") from None
+    return capped
 
 
 def _check_known(name: str, known: Iterable[str], method: str, key: str) -> None:
@@ -368,10 +380,16 @@ def _check_space(space: SearchSpace, file: Path) -> None:
         for name in space.parameters:
             if not space.methods_with(name):
                 raise InputError("no method of the space fulfils its conditions", key=f"parameters.{name}.when")
-            for method in space.methods_with(name):
-                _check_parameter(space, name, method)
+        _check_parameters(space)
     except InputError as error:
         raise error.at(file=file) from None
+
+
+def _check_parameters(space: SearchSpace) -> None:
+    # What is fixed comes first: ranges are tried beside it, and would be blamed for it.
+    for name in sorted(space.parameters, key=lambda one: len(spaces.extremes(space.parameters[one])) > 1):
+        for method in space.methods_with(name):
+            _check_parameter(space, name, method)
 
 
 def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
@@ -529,6 +547,7 @@ def load_trial(path: str | Path) -> TrialFile:
     trial = TrialFile.from_dict(_read_file(path), file=path)
     methods.build(trial.trial, file=path)
     try:
+        check_sets(trial.task)
         check_backbone(trial.task)
         check_setting(trial.task, trial.trial)
     except InputError as error:

@@ -118,8 +118,9 @@ class Interrupted(GcsearchError):
 def unknown_name(kind: str, name: str, known: Iterable[str], **place: str | Path | None) -> InputError:
     """An InputError for a name that is not in a table: lists the known names and the nearest one."""
     names = sorted(known)
-    nearest = get_close_matches(name, names, n=1) or get_close_matches(name.lower(), names, n=1)
-    remedy = f"Did you mean {nearest[0]!r}? " if nearest else ""
+    by_letters = {one.casefold(): one for one in names}
+    nearest = get_close_matches(name.casefold(), by_letters, n=1)
+    remedy = f"Did you mean {by_letters[nearest[0]]!r}? " if nearest else ""
     return InputError(
         f"the {kind} must be one of the known names",
         received=repr(name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -159,7 +160,9 @@ def check_names(names: Sequence[str] | None, root: Path) -> list[str]:
         return found
     place = root.absolute()
     remedy = (
-        f"It has a folder per class itself: gcsearch data check {place.parent} --dataset 'folder:{place.name}'."
+        "It has a folder per class itself: "
+        + shlex.join(["gcsearch", "data", "check", str(place.parent), "--dataset", f"folder:{place.name}"])
+        + "."
         if has_classes(root)
         else "Images in ROOT/NAME/CLASS are `--dataset folder:NAME`; a CSV or Parquet file in ROOT with columns path "
         "and class is `--dataset table:FILE`; docs/datasets.md has the folders of the known data sets."

@@ -129,7 +129,7 @@ class Laboratory:
         ):
             most = max(Counter(item.label for item in items).values(), default=0)
             if isinstance(wanted, int) and wanted > most:
-                rule = f"no class of {self.dataset.name} has so many images; the largest has {most}"
+                rule = f"no class of {self.task.dataset} has so many images; the largest has {most}"
                 raise InputError(rule, key=f"task.{key}", received=wanted, remedy=f"At most {most} are there.")
         most = len(self.halves[0]) // 2
         if self.task.folds > max(most, 1):

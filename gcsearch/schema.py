@@ -106,6 +106,8 @@ def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | P
     # A value that may be of several kinds breaks a rule of each.
     rules = [one["msg"] for one in error.errors() if _plain_location(cls, one) == location]
     rule = ", or ".join([rules[0], *(other.removeprefix("Input should be ") for other in rules[1:])])
+    for theirs, ours in _KINDS_IN_TOML.items():
+        rule = re.sub(theirs, ours, rule)
     return InputError(
         rule[0].lower() + rule[1:],
         file=file,
@@ -113,6 +115,16 @@ def _first_violation(cls: type[BaseModel], error: ValidationError, file: str | P
         received=_shown(first["input"]),
         remedy=f"Change the value of `{key}`.",
     )
+
+
+_KINDS_IN_TOML = {
+    r"a valid (tuple|list)": "a list",
+    r"a valid dictionary( or instance of \w+)?": "a table",
+    r"a valid boolean": "true or false",
+    r"[Tt]uple should": "list should",
+    r" after validation": "",
+}
+"""What pydantic calls the kinds of values, and what they are called in a file."""
 
 
 def _shown(value: object) -> str:

@@ -152,7 +152,7 @@ TWO = {"method": None, "methods": ["coop", "sam"]}
         ({"a": A}, {"method": None}, r"method: a space has either `method` or `methods`"),
         ({"a": A}, {"methods": ["coop", "sam"]}, r"method: a space has either `method` or `methods`, got m"),
         ({"a": A}, {"method": None, "methods": ["sam", "sam"]}, r"methods: methods must be distinct"),
-        ({"a": A}, {"method": None, "methods": ["sam"]}, r"methods: tuple should have at least 2 items"),
+        ({"a": A}, {"method": None, "methods": ["sam"]}, r"methods: list should have at least 2 items"),
     ],
 )
 def test_a_condition_that_means_nothing_is_refused(parameters, others, message):

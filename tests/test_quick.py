@@ -140,7 +140,7 @@ def test_a_method_may_have_a_cap_of_its_own_and_what_no_cap_concerns_stays():
         ("{ cocop = { epochs = 3 } }", r"(?s)search\.cap\.cocop: .*Did you mean 'cocoop'"),
         ("{ cocoop = { rho = 3 } }", r"search\.cap\.cocoop\.rho: .*parameter of cocoop"),
         ('{ epochs = "ten" }', r"search\.cap\.epochs: .*got 'ten'"),
-        ("{ epochs = 0 }", r"coop.*parameters\.epochs: .*greater than or equal to 1, got 0"),
+        ("{ epochs = 0 }", r"search\.cap\.epochs: .*greater than or equal to 1, got 0"),
     ],
 )
 def test_a_cap_that_fits_nothing_is_refused(write, cap, message):

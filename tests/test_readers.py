@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import shlex
 import shutil
 
 import numpy as np
@@ -710,7 +711,7 @@ def test_the_check_finds_peoples_own_folders_and_tables(tmp_path):
         "table:list.csv",
     ]
     assert inventory.check_names(["folder:one"], tmp_path) == ["folder:one"]
-    with pytest.raises(InputError, match=rf"(?s)folder per class itself.*{tmp_path} --dataset 'folder:mine'"):
+    with pytest.raises(InputError, match=rf"(?s)folder per class itself.*{tmp_path} --dataset folder:mine"):
         inventory.check_names(None, tmp_path / "mine")
 
 
@@ -745,3 +746,12 @@ def test_the_check_says_which_list_has_no_image_of_a_class(tmp_path):
     own_table(tmp_path, lambda rows: joined(",")([row for row in rows if row[1:] != ("wren", "val")]))
     found = inventory.examine(tmp_path, "table:list.csv")
     assert found.ok and "val has no image of 1 of 2 classes (wren)" in found.notes
+
+
+def test_the_command_for_a_folder_of_classes_survives_the_shell(tmp_path):
+    for name in "ab":
+        put(tmp_path / "my birds" / "it's" / name / "1.png")
+    with pytest.raises(InputError) as refused:
+        inventory.check_names(None, tmp_path / "my birds" / "it's")
+    command = (refused.value.remedy or "").partition(": ")[2].removesuffix(".")
+    assert shlex.split(command)[3:] == [str(tmp_path / "my birds"), "--dataset", "folder:it's"]

@@ -171,7 +171,7 @@ def test_a_value_written_as_an_integer_is_run_as_the_float_it_is(tmp_path):
         ("[parameters]\nrho = 0.1", "parameters.rho: a parameter must be a table, got 0.1."),
         ("[parameters.n]\nlow = 1.5\nhigh = 3\ninteger = true", "bounds of an integer must be whole numbers"),
         ("[parameters.a]\nlow = 0\nhigh = 1\nzero = true", "parameters.a.zero: `zero` needs a log axis"),
-        ("[parameters.a]\nchoices = [1]", "parameters.a.choices: tuple should have at least 2 items"),
+        ("[parameters.a]\nchoices = [1]", "parameters.a.choices: list should have at least 2 items"),
         ("[parameters.a]\nchoices = [1, 1]", "parameters.a.choices: choices must be distinct, got [1, 1]."),
         ("[parameters.a]\nlow = 0\nhigh = 1\nat_most = 'bb'\n[parameters.b]\nvalue = 1",
          "parameters.a.at_most: the parameter must be one of the known names, got 'bb'.\nDid you mean 'b'?"),

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from gcsearch import configuration, matrix, methods
 from gcsearch.cli import app
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, unknown_name
 from gcsearch.placement import check_threads, place
 from gcsearch.schema import Resources, Task, TrialConfig
 
@@ -60,9 +60,17 @@ def test_a_name_has_characters_and_no_control_characters(key):
         ("search.seed", str(2**32), "search.seed: input should be less than or equal to 4294967295"),
         ("task.seeds", f"[{2**63}]", "task.seeds.0: input should be less than or equal to 9223372036854775807"),
         ("confirm.seeds", "[99999999999999999999999]", "confirm.seeds.0: "),
-        ("task.seeds", str(list(range(2000))), "task.seeds: tuple should have at most 1000 items"),
+        ("task.seeds", str(list(range(2000))), "task.seeds: list should have at most 1000 items"),
         ("search.cap", "{epochs=inf}", "search.cap.epochs: input should be a finite number"),
         ("search.cap", "{gcscoop={epochs=nan}}", "search.cap.gcscoop"),
+        ("search.cap", "{epochs=0}", "search.cap.epochs: input should be greater than or equal to 1, got 0"),
+        ("search.cap", "{epochs=0.5}", "search.cap.epochs: "),
+        ("search.cap", "{gcscoop={lr=-1}}", "search.cap.lr: input should be greater than 0"),
+        ("search.cap", "{rho=-1}", "search.cap.rho: "),
+        ("search.budget", "5", "search.budget: input should be a table"),
+        ("task.targets", '"x"', "task.targets: input should be a list"),
+        ("task.exif", "1", "task.exif: input should be true or false"),
+        ("tracking.uri", '"http://a b:5"', "tracking.uri: the address of a store has no spaces"),
         ("resources.memory", f'"{"9" * 400} GiB"', "resources.memory: a memory size is a number with a unit"),
         ("task.template", '"{x} {}"', "task.template: a template must contain {} exactly once, and no other braces"),
         ("task.template", '"a {} }"', "task.template: "),
@@ -175,3 +183,16 @@ def test_more_workers_than_the_cores_carry_are_refused():
     assert place(Resources(workers=8, threads=2), cores=1, gpus=0, generation=2).workers == 8
     with pytest.raises(InputError, match=r"resources\.workers: all workers together have at most 64 threads here"):
         place(Resources(workers=1000), cores=2, gpus=0, generation=2)
+
+
+def test_a_misspelt_name_is_told_whatever_its_letters_are():
+    for written in ("vit-b/16", "VIT-B-16", "vitb16"):
+        assert "Did you mean 'ViT-B-16'?" in str(unknown_name("backbone", written, ["ViT-S-16", "ViT-B-16", "RN50"]))
+
+
+@pytest.mark.parametrize(("dataset", "key"), [("nosuch", "task.dataset"), ("folder:birds", "task.root")])
+def test_a_single_configuration_is_told_which_data_set_it_lacks_before_anything_else(dataset, key):
+    result = CliRunner().invoke(app, ["trial", "--dataset", dataset])
+    assert isinstance(result.exception, InputError)
+    assert result.exception.key == key
+    assert not result.output
