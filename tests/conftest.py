@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Forget the shell, before any module reads it or starts a process. Workers of xdist inherit what is left."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a job that a script sent to the background
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # ignored below nohup
     if not hasattr(config, "workerinput"):
         before = dict(os.environ)
         home = Path(tempfile.mkdtemp(prefix="gcsearch-home-"))

@@ -161,7 +161,9 @@ def begun(chosen, root, records, why=None):
         sweep.journal.append("close", why=why)
 
 
-def test_what_a_sweep_of_this_name_has_done_is_not_done_again(chosen, content, tmp_path):
+def test_what_a_sweep_of_this_name_has_done_is_not_done_again(chosen, content, tmp_path, monkeypatch):
+    monkeypatch.setattr(plan, "measure_mixed", lambda *_: Cost(1.0, measuring=0.5))
+    monkeypatch.setattr(plan, "measure", lambda *_: Cost(1.0, measuring=0.5))
     whole = plan.make(chosen, store=tmp_path / "a")
     begun(chosen, tmp_path / "a", 4)
     rest = plan.make(chosen, store=tmp_path / "a")
