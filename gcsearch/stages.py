@@ -86,14 +86,16 @@ class Session:
             return
         self._mend()
         trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
-        self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
-        if self.data:
-            measured.record(self.journal, self.sweep.folder, self.data)
         placement = self.where.placement
-        mirror = self._mirror()
+        mirror: Mirror | None = None
         why = "KILLED"
         goes_on = f"`gcsearch resume {self.sweep.name}` goes on where it stopped"
         try:
+            with interrupts.held():  # whatever has the line `open` gets its line `close`
+                self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
+                if self.data:
+                    measured.record(self.journal, self.sweep.folder, self.data)
+                mirror = self._mirror()
             self._check_wishes()
             with daemons.told(goes_on), daemons.last_words(partial(self._abandon, mirror, goes_on)):
                 if not _confirmed(self.journal):
@@ -169,7 +171,7 @@ class Session:
         if unfinished := self.journal.unfinished():
             self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, unfinished))}")
 
-    def _close(self, why: str, mirror: Mirror) -> None:
+    def _close(self, why: str, mirror: Mirror | None) -> None:
         try:
             self.journal.append("close", why=why)
         except RunError as error:
@@ -178,7 +180,7 @@ class Session:
             if not self.driver.lost:  # then this is what ended the session, and is on its way
                 self.watcher.warn(str(error))
         # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
-        if trouble := mirror.close(60 if why == "FINISHED" else 15):
+        if mirror and (trouble := mirror.close(60 if why == "FINISHED" else 15)):
             self.watcher.warn(trouble)
 
     def _abandon(self, mirror: Mirror, goes_on: str, why: str) -> None:
