@@ -132,14 +132,6 @@ class FeatureCache:
 
     # --- What is there
 
-    def recognise(self, wanted: Sequence[Wanted], progress: Progress) -> None:
-        """Read the files that are new, so that `get` knows their content. Errors show in `get`."""
-        names: dict[Path, dict[str, None]] = {}
-        for one in wanted:
-            names.setdefault(one.dataset.images, {}).update(dict.fromkeys(item.path for item in one.items))
-        for folder, distinct in names.items():
-            digests.of_files(folder, list(distinct), self.memory, progress)
-
     def missing(self, wanted: Sequence[Wanted]) -> dict[Path, tuple[Wanted, int]]:
         """What is wanted by entry, each once, and how many of its rows are still to be encoded. Encodes nothing.
 
@@ -177,9 +169,27 @@ class FeatureCache:
             return max(encoding, opening / max(decoding.processes(self.decoders, wanted.rows, cores(), gpu=True), 1))
         return encoding + opening / cores()  # the encoder has all cores, and shares them with what opens images
 
-    def contents(self, wanted: Wanted) -> tuple[np.ndarray, dict[str, str]]:
-        """Digests of what the files contain, and why files cannot be read, see `digests.of_files`."""
-        return digests.of_files(wanted.dataset.images, [item.path for item in wanted.items], self.memory)
+    def contents(
+        self, wanted: Sequence[Wanted], progress: Progress | None = None
+    ) -> list[tuple[np.ndarray, dict[str, str]]]:
+        """For each of what is wanted, digests of what its files contain, and why files cannot be read.
+
+        The files of a folder are looked at together, each once, and those that are new are read; see
+        `digests.of_files`.
+        """
+        rows: dict[Path, dict[str, int]] = {}
+        for one in wanted:
+            known = rows.setdefault(one.dataset.images, {})
+            for item in one.items:
+                known.setdefault(item.path, len(known))
+        found = {folder: digests.of_files(folder, list(known), self.memory, progress) for folder, known in rows.items()}
+        contents = []
+        for one in wanted:
+            known, (every, failed) = rows[one.dataset.images], found[one.dataset.images]
+            names = [item.path for item in one.items]
+            positions = np.array([known[name] for name in names], dtype=np.int64)
+            contents.append((every[positions], {name: failed[name] for name in names if name in failed}))
+        return contents
 
     @property
     def memory(self) -> Path:
@@ -190,11 +200,10 @@ class FeatureCache:
         """The entries by identity of what is wanted. InputError, naming all, where files cannot be read."""
         made: dict[int, _Entry] = {}
         failed: dict[str, str] = {}
-        for which, one in wanted.items():
-            names = [item.path for item in one.items]
-            found, missing = digests.of_files(one.dataset.images, names, self.memory)
+        contents = self.contents(list(wanted.values()))
+        for (which, one), (found, missing) in zip(wanted.items(), contents, strict=True):
             failed |= {str(one.dataset.images / name): reason for name, reason in missing.items()}
-            made[which] = self._entry(one, names, found)
+            made[which] = self._entry(one, [item.path for item in one.items], found)
         if failed:
             raise self._refusal(failed, sum(len(one.items) for one in wanted.values()))
         return made

@@ -204,9 +204,11 @@ class Laboratory:
             name: [[item.path, item.label, (folder / item.path).stat().st_size] for item in items]
             for name, items in drawn.items()
         }
-        return {name: hashlib.sha256(json.dumps(one).encode()).hexdigest()[:12] for name, one in listed.items()}
+        return {name: digest_of(one) for name, one in listed.items()}
 
-    def read(self, stage: Stage, seeds: Sequence[int]) -> list[tuple[str, str, list[Read]]]:
+    def read(
+        self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None
+    ) -> list[tuple[str, str, list[Read]]]:
         """What a stage reads, with what the files contain: name of the data set, role, images.
 
         Roles are `train/SEED`, `val/SEED` and `test`. An image that cannot be read has an empty digest.
@@ -215,17 +217,16 @@ class Laboratory:
         scored = "test" if stage == "test" else "val"
         roles = [role for seed in seeds for role in (f"train/{seed}", "test" if scored == "test" else f"val/{seed}")]
         roles += ["test"] * (len(wanted) - len(roles))
-        contents = {
-            key: self._contents(one) for key, one in {id(one): one for one in wanted}.items()
-        }  # the test images stand there once for each seed
-        return [(one.dataset.name, role, contents[id(one)]) for one, role in zip(wanted, roles, strict=True)]
-
-    def _contents(self, wanted: Wanted) -> list[Read]:
-        found, failed = self.cache.contents(wanted)
-        return [
-            (item.path, item.label, "" if item.path in failed else digest.tobytes().hex())
-            for item, digest in zip(wanted.items, found, strict=True)
-        ]
+        distinct = {id(one): one for one in wanted}  # the test images stand there once for each seed
+        contents = self.cache.contents(list(distinct.values()), progress)
+        listed = {
+            key: [
+                (item.path, item.label, "" if item.path in failed else digest.tobytes().hex())
+                for item, digest in zip(one.items, found, strict=True)
+            ]
+            for (key, one), (found, failed) in zip(distinct.items(), contents, strict=True)
+        }
+        return [(one.dataset.name, role, listed[id(one)]) for one, role in zip(wanted, roles, strict=True)]
 
     def episodes(self, stage: Stage, seeds: Sequence[int], progress: Progress | None = None) -> list[Episode]:
         """One episode per seed. The stage `search` reads no test image, no image of a new class, and no target."""

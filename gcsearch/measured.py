@@ -9,13 +9,13 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gcsearch import files
-from gcsearch.datasets import Dataset
+from gcsearch.datasets import Dataset, Progress
 from gcsearch.documents import Exported
 from gcsearch.errors import InputError
 from gcsearch.journal import Journal
@@ -66,7 +66,11 @@ class Snapshot:
         return {"weights": self.weights, "other_names": self.other_names, "sets": sets}
 
 
-def look(labs: Sequence[Laboratory], measured: Iterable[tuple[Stage, tuple[int, ...]]]) -> Snapshot:
+def look(
+    labs: Sequence[Laboratory],
+    measured: Sequence[tuple[Stage, tuple[int, ...]]],
+    progress: Progress | None = None,
+) -> Snapshot:
     """Digest what stages with their seeds read. Files whose content is remembered are not read again."""
     sets: dict[str, Images] = {}
     for lab in labs:
@@ -74,7 +78,7 @@ def look(labs: Sequence[Laboratory], measured: Iterable[tuple[Stage, tuple[int, 
             lists = {name: [(i.path, i.label, "") for i in items] for name, items in dataset.lists.items()}
             sets.setdefault(dataset.name, Images(tuple(dataset.classes), lists))
         for stage, seeds in measured:
-            for name, role, read in lab.read(stage, seeds):
+            for name, role, read in lab.read(stage, seeds, progress):
                 sets[name].contents[role] = read
     others = digest_of(labs[0].others) if labs[0].task.other_names else ""
     return Snapshot(labs[0].backbone.fingerprint, others, sets)

@@ -417,7 +417,7 @@ def _prepare(
     for lab in labs:
         check_loaded(pipeline, space, lab)
         check_data(lab, pipeline.measured, watcher)
-    data = measured.look(labs, pipeline.measured)
+    data = measured.look(labs, pipeline.measured, watcher.progress)
     if known:
         remedy = (
             "Put back what was measured; its folder may be another one. Or begin a new sweep on the data as they are, "
@@ -439,7 +439,7 @@ def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], w
     """Compute the cache entries that stages with their seeds read."""
     wanted = [one for stage, seeds in measured for one in lab.wanted(stage, seeds)]
     watcher.stage("digest")
-    lab.cache.recognise(wanted, watcher.progress)
+    lab.cache.contents(wanted, watcher.progress)  # with a bar: `get` finds what it reads remembered
     watcher.stage("features")
     lab.cache.get(wanted, watcher.progress)
 
