@@ -18,7 +18,7 @@ from typing import NoReturn
 from gcsearch import digests, paths, readers, shapes
 from gcsearch.data.folders import saying_what_is_passed_over
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.files import read_text
+from gcsearch.files import read_names
 from gcsearch.images import named
 from gcsearch.readers import Reader
 from gcsearch.schema import plain_name
@@ -584,23 +584,13 @@ def other_names(dataset: Dataset, file: str | Path | None = None) -> tuple[str, 
         pool = list(dict.fromkeys(name for world in shapes.WORLDS.values() for name in world.class_names))
         random.Random(0).shuffle(pool)
     else:
-        pool = _lines(Path(file) if file else OTHER_NAMES)
+        pool = read_names(Path(file) if file else OTHER_NAMES, "the list of other names", "task.other_names")
     known = {_plain(name) for name in dataset.classes}
     names = tuple(name for name in dict.fromkeys(pool) if _plain(name) not in known)
     if not names:
         rule = "the list must hold names that are no class of the data set"
         raise InputError(rule, file=file, key="task.other_names", remedy="One name per line.")
     return names
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in read_text(path.expanduser()).splitlines() if line.strip()]
-    except InputError as error:
-        raise error.at(key="task.other_names") from None
-    except OSError as error:
-        rule, remedy = "the list of other names must be a readable text file", "One name per line, in UTF-8."
-        raise InputError(rule, file=path, key="task.other_names", received=error.strerror, remedy=remedy) from None
 
 
 def _plain(name: str) -> str:

@@ -101,6 +101,17 @@ def read_text(path: Path) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
+def read_names(path: Path, what: str, key: str) -> list[str]:
+    """The names in a text file, one per line. InputError, naming `what` of the key it is, where it cannot be read."""
+    try:
+        return [line.strip() for line in read_text(path.expanduser()).splitlines() if line.strip()]
+    except InputError as error:
+        raise error.at(key=key) from None
+    except OSError as error:
+        rule, remedy = f"{what} must be a readable text file", "One name per line, in UTF-8."
+        raise InputError(rule, file=path, key=key, received=error.strerror, remedy=remedy) from None
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """The content of a TOML file. InputError, naming file and line, where it is missing or malformed."""
     try:

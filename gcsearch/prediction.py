@@ -241,13 +241,7 @@ def named_parameters(classifier: Classifier) -> list[dict[str, Tensor]]:
 
 def read_names(path: Path) -> list[str]:
     """Class names, one per line. InputError for a file that cannot be read, holds none, or one twice."""
-    try:
-        names = [line.strip() for line in files.read_text(path.expanduser()).splitlines() if line.strip()]
-    except InputError as error:
-        raise error.at(key="--classes") from None
-    except OSError as error:
-        rule, remedy = "the class names must be a readable text file", "One name per line, in UTF-8."
-        raise InputError(rule, file=path, key="--classes", received=error.strerror, remedy=remedy) from None
+    names = files.read_names(path, "the class names", "--classes")
     told: dict[str, str] = {}
     for name in names:
         other = told.setdefault(spoken(name), name)
