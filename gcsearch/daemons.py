@@ -195,12 +195,14 @@ def started(processes: Mapping[str, subprocess.Popen[bytes]]) -> list[Daemon]:
 
 def joined(session: str, raylet: str) -> list[Daemon]:
     """Those of a Ray that runs already and are on this machine, by its folder and its raylet's socket."""
+    # Whole words: one session may have several raylets on one machine, whose sockets differ in their ends only.
+    wanted = {"raylet": f"--raylet_socket_name={raylet}", "gcs_server": f"--log_dir={session}/logs"}
     found = []
     for line in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             words = line.read_bytes().decode(errors="replace").split("\0")
-            name, wanted = Path(words[0]).name, {"raylet": raylet, "gcs_server": session}
-            if name in wanted and any(wanted[name] in word for word in words):
+            name = Path(words[0]).name
+            if name in wanted and wanted[name] in words:
                 found.append(Daemon(name, int(line.parent.name)))
     return found
 

@@ -196,14 +196,39 @@ def test_a_process_that_ray_needs_and_that_is_killed_ends_the_block_in_words(nam
     daemons.check()  # said once
 
 
+@contextlib.contextmanager
+def stands_for(name, folder, word):
+    """A process that bears a daemon's name and the word by which it is told."""
+    (folder / name).symlink_to(sys.executable)
+    command = [folder / name, "-c", "import time; print(flush=True); time.sleep(60)", word]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()  # until it bears the name
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_raylet_of_a_ray_that_runs_already_is_noticed_too(tmp_path):
-    (tmp_path / "raylet").symlink_to("/bin/sleep")
-    raylet = subprocess.Popen([tmp_path / "raylet", "60.0"])
-    (found,) = daemons.joined("/nowhere", "60.0")
-    with dies_of("has ended"), daemons.watched([found]):
-        raylet.kill()
-        raylet.wait()
-        time.sleep(30)
+    with stands_for("raylet", tmp_path, "--raylet_socket_name=/ray/sockets/raylet") as raylet:
+        (found,) = daemons.joined("/nowhere", "/ray/sockets/raylet")
+        with dies_of("has ended"), daemons.watched([found]):
+            raylet.kill()
+            raylet.wait()
+            time.sleep(30)
+
+
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("raylet", "--raylet_socket_name=/ray/session_1/sockets/raylet.1"),
+        ("gcs_server", "--log_dir=/ray/session_12/logs"),
+    ],
+)
+def test_the_daemons_of_another_node_or_session_are_not_those_of_this_one(name, word, tmp_path):
+    with stands_for(name, tmp_path, word):
+        assert daemons.joined("/ray/session_1", "/ray/session_1/sockets/raylet") == []
 
 
 def test_a_control_store_elsewhere_that_stops_listening_is_noticed(monkeypatch):
