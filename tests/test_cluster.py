@@ -425,7 +425,7 @@ def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_n
     assert nodes_of(sweep.finals) <= workers
     assert len(sweep.records) == 6
     joined = f"{three_nodes.address}: 4 nodes, 3 CPUs, 0 GPUs"
-    assert told[:5] == [joined, "nodes", "data", "features", "search"]
+    assert told[:6] == [joined, "nodes", "data", "digest", "features", "search"]
     assert not list(sweep.store.root.parent.rglob(".probe-*"))
     assert not ray.is_initialized()
     # The same job handed in again has nothing to do and joins no cluster; another address is no other sweep.
