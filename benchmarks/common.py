@@ -18,7 +18,7 @@ from torch import Tensor
 from gcsearch import backbone as backbones
 from gcsearch.backbone import Backbone
 from gcsearch.episodes import Episode, Half
-from gcsearch.methods import find
+from gcsearch.methods import Trained, find
 from gcsearch.population import Member, Population
 
 WORDS = (
@@ -123,8 +123,9 @@ def population(
     """Members whose every epoch is one step on `images` [B, E]."""
     half = Half(torch.arange(len(names)), images, labels)
     episode = Episode(0, "search", tuple(names), images[None], labels, half, half)
-    setting = find(method)(batch_size=len(images), lr=0.002, **values)
-    return Population(backbone, [Member(setting, episode)] * members, limit=limit)  # type: ignore[arg-type]
+    setting = find(method).model_validate({"batch_size": len(images), "lr": 0.002, **values})
+    assert isinstance(setting, Trained)
+    return Population(backbone, [Member(setting, episode)] * members, limit=limit)
 
 
 def random_images(count: int, size: int, classes: int) -> tuple[Tensor, Tensor]:

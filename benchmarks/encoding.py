@@ -24,6 +24,7 @@ from PIL import Image
 from gcsearch import entries, features
 from gcsearch.datasets import Dataset, Item
 from gcsearch.features import FeatureCache
+from gcsearch.images import prepare
 
 B32 = Sizes(width=512, layers=12, embed=512, image=224, patch=32, vision_width=768, vision_layers=12)
 
@@ -48,7 +49,7 @@ def encode(backbone, images, args):
         dataset = write_photographs(folder / "images", images, args.side)
         wanted = features.Wanted(dataset, dataset.test)
         job = wanted.job(range(images), backbone.preparation, exif=False)
-        pixels = features.images.prepare(job).pixels
+        pixels = prepare(job).pixels
         mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))
         tensors = ((torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255 - mean) / std).to(args.device)
         piece = features.PART if args.device == "cuda" else features.ON_PROCESSOR
@@ -73,7 +74,8 @@ def read(rows, size, repeats):
         numbers = np.random.default_rng(0).standard_normal((rows, size), np.float32).astype(np.float16)
         stated = {"key": "key", "shape": [rows, 1, size]}
         entries.write(path, stated, numbers)
-        assert np.array_equal(entries.read(path, stated)[:, 0], numbers)
+        found = entries.read(path, stated)
+        assert found is not None and np.array_equal(found[:, 0], numbers)
         return seconds(lambda: entries.read(path, stated), repeats), path.stat().st_size
 
 

@@ -113,7 +113,7 @@ def shown(lab: Laboratory, episodes: Sequence[Episode], trial: Trial) -> dict[st
         names = [*episode.names, *episode.others[:OTHERS]]
         text = prompts(lab.backbone, method, [names]).features(one[None])[0]
         own, others = text[: len(episode.names)], text[len(episode.names) :]
-        row = {}
+        row: dict[str, float] = {}
         for side, half in (("base", episode.base), ("new", episode.new)):
             if half is not None:
                 scale = lab.backbone.tower.logit_scale

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 from common import print_table
 from curves import OBJECTIVE, TABLE
@@ -35,7 +36,7 @@ from gcsearch.spaces import SearchSpace, load
 PICTURE = Path(__file__).parent / "results" / "quality.svg"
 BUDGETS = (24, 32, 48, 64)
 POWER = 4
-ARMS = {
+ARMS: dict[str, dict[str, Any]] = {
     "random": {"sampler": "random"},
     "TPE": {"sampler": "tpe"},
     "random, halving from 3/8": {"sampler": "random", "pruner": "halving", "first_rung": 0.375},
@@ -105,13 +106,15 @@ def _report(proposal: Proposal, epoch: int, value: float) -> EpochReport:
     return EpochReport(number=proposal.number, epoch=epoch, metrics={OBJECTIVE: (value,)})
 
 
-def search(curves: Curves, arm: dict, seed: int, most: float) -> list[tuple[float, float]]:
+def search(curves: Curves, arm: dict[str, Any], seed: int, most: float) -> list[tuple[float, float]]:
     """Cost and best after each pack, until the cost is `most`."""
     settings = SearchSettings(objective=OBJECTIVE, trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
     searcher = PackSearcher(curves.space.model_copy(update={"points": ()}), settings)
     cost, best, path = 0.0, -math.inf, []
     while cost < most:
-        pack = [Proposal.from_dict(one) for one in json.loads(searcher.suggest("pack")["pack"])]
+        packed = searcher.suggest("pack")
+        assert isinstance(packed, dict)
+        pack = [Proposal.from_dict(one) for one in json.loads(packed["pack"])]
         records = curves.train(pack)
         searcher.on_trial_result("pack", {"records": [record.to_dict() for record in records]})
         searcher.on_trial_complete("pack")

@@ -14,19 +14,22 @@ from gcsearch.placement import Placement
 from gcsearch.raysession import session
 from gcsearch.schema import Pipeline, Proposal, Task, TrialRecord
 from gcsearch.spaces import SearchSpace
+from gcsearch.store import Store
+from gcsearch.sweep import Sweep
+from gcsearch.watcher import Watcher
 from gcsearch.worker import PackRunner
 
 WORKERS = 2
 
 
 @dataclass
-class Timed(pipelines.Watcher):
+class Timed(Watcher):
     """Times of a search, from its start to its last record: wall clock and the driver's own processor time.
 
     The processor time goes on until MLflow has everything too, for which the last of `total` records waits.
     """
 
-    folder: Path | None = None
+    sweep: Sweep | None = None
     total: int = 0
     began: tuple[float, float] = (0.0, 0.0)
     ended: tuple[float, float] = (0.0, 0.0)
@@ -40,13 +43,13 @@ class Timed(pipelines.Watcher):
         if record.stage == "search":
             self.seen.append(record)
             wall = time.perf_counter()
-            if self.folder and len(self.seen) == self.total:
-                self._wait_for_mlflow(self.folder)
+            if self.sweep and len(self.seen) == self.total:
+                self._wait_for_mlflow(self.sweep)
             self.ended = (wall, time.process_time())
 
-    def _wait_for_mlflow(self, folder: Path) -> None:
-        lines = len((folder / "journal.jsonl").read_bytes().splitlines())
-        while lines_synced(folder) < lines:
+    def _wait_for_mlflow(self, sweep: Sweep) -> None:
+        lines = sum(1 for _ in sweep.journal.since())
+        while lines_synced(sweep) < lines:
             time.sleep(0.05)
 
     @property
@@ -60,7 +63,7 @@ class Timed(pipelines.Watcher):
 
 def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict[str, Any]) -> Timed:
     """One whole sweep of ours: journal, MLflow and all. Confirms one reference that trains nothing."""
-    timed = Timed(folder=folder / "sweeps" / name, total=search["trials"])
+    timed = Timed(sweep=Sweep(name, Store(folder), Store(folder).sweep(name)), total=search["trials"])
     pipelines.run(
         Pipeline.from_dict(
             {
