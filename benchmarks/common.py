@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gcsearch import backbone as backbones
-from gcsearch.backbone import Backbone
-from gcsearch.episodes import Episode, Half
-from gcsearch.methods import Trained, find
-from gcsearch.population import Member, Population
+from gcsearch.clip import model as backbones
+from gcsearch.clip.model import Backbone
+from gcsearch.methods.registry import Trained, find
+from gcsearch.training.episodes import Episode, Half
+from gcsearch.training.population import Member, Population
 
 WORDS = (
     "cat", "red fox", "sea otter", "golden retriever", "great white shark", "american staffordshire terrier",

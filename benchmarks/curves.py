@@ -17,10 +17,14 @@ from pathlib import Path
 
 import torch
 
-from gcsearch import files, laboratory, spaces
-from gcsearch.samplers import make
-from gcsearch.schema import Proposal, SearchSettings, Task
-from gcsearch.trial import run_pack
+from gcsearch import files
+from gcsearch.config import search_space
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Proposal
+from gcsearch.search.samplers import make
+from gcsearch.training import task_data
+from gcsearch.training.trial import run_pack
 
 PACK = 16
 OBJECTIVE = "val_base_margin"
@@ -35,13 +39,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    space = spaces.load("gcscoop-smoke" if args.quick else "gcscoop")
+    space = search_space.load("gcscoop-smoke" if args.quick else "gcscoop")
     count, shots = (4, 2) if args.quick else (args.settings, 16)
     task = Task(dataset="shapes-sketch", shots=shots, val_shots="all", views=8, folds=2, seeds=(1, 2, 3))
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
     places = drawn(space, count)
-    laboratory.data_root(task)
-    lab = laboratory.of(task)
+    task_data.data_root(task)
+    lab = task_data.of(task)
     for start in range(len(rows), count, PACK):
         proposals = [
             Proposal(number=number, config=space.config(space.natural(place)))
@@ -56,7 +60,7 @@ def main() -> None:
         print(f"{len(rows)} of {count}", file=sys.stderr, flush=True)
 
 
-def drawn(space: spaces.SearchSpace, count: int) -> list[dict]:
+def drawn(space: search_space.SearchSpace, count: int) -> list[dict]:
     """Places in the boxes, evenly spread."""
     import optuna
 

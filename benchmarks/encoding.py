@@ -21,10 +21,11 @@ import torch
 from common import Hardware, Sizes, add_flags, build, print_table, seconds, settle
 from PIL import Image
 
-from gcsearch import entries, features
-from gcsearch.datasets import Dataset, Item
-from gcsearch.features import FeatureCache
-from gcsearch.images import prepare
+from gcsearch.data import feature_file, features
+from gcsearch.data.datasets import Dataset
+from gcsearch.data.features import FeatureCache
+from gcsearch.data.image_loader import prepare
+from gcsearch.data.lists.splits import Item
 
 B32 = Sizes(width=512, layers=12, embed=512, image=224, patch=32, vision_width=768, vision_layers=12)
 
@@ -73,10 +74,10 @@ def read(rows, size, repeats):
         path = Path(name) / "entry.arrow"
         numbers = np.random.default_rng(0).standard_normal((rows, size), np.float32).astype(np.float16)
         stated = {"key": "key", "shape": [rows, 1, size]}
-        entries.write(path, stated, numbers)
-        found = entries.read(path, stated)
+        feature_file.write(path, stated, numbers)
+        found = feature_file.read(path, stated)
         assert found is not None and np.array_equal(found[:, 0], numbers)
-        return seconds(lambda: entries.read(path, stated), repeats), path.stat().st_size
+        return seconds(lambda: feature_file.read(path, stated), repeats), path.stat().st_size
 
 
 def main() -> None:

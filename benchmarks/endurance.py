@@ -21,12 +21,13 @@ from pathlib import Path
 import torch
 from common import Hardware, add_flags, print_table
 
-from gcsearch.journal import Journal
-from gcsearch.memory import taken_bytes
-from gcsearch.placement import Placement
-from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
-from gcsearch.search import run_search
-from gcsearch.spaces import load
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.search_space import load
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.execution.executor import run_search
+from gcsearch.execution.placement import Placement
+from gcsearch.sweep.journal import Journal
+from gcsearch.training.memory import taken_bytes
 
 
 class Bowl:

@@ -4,8 +4,8 @@
     python benchmarks/matmul_fraction.py --device cuda --precision bfloat16 --members 12
     python benchmarks/matmul_fraction.py --quick   # tiny sizes; checks the count against the operations executed
 
-A step is one epoch of one batch of 128 in `gcsearch.population.Population`: two passes forward and backward, the
-rule, the optimiser.  Its time is the median.  The machine's rate is the largest that any of several matrix products
+A step is one epoch of one batch of 128 in `gcsearch.training.population.Population`: two passes forward and backward,
+the rule, the optimiser.  Its time is the median.  The machine's rate is the largest that any of several matrix products
 reaches in the same run, at its best of many: the step's own shapes and one large square, same threads and precision,
 measured before and after the steps.
 
@@ -32,7 +32,7 @@ import torch
 from common import Hardware, add_flags, build, names_of, population, print_table, random_images, seconds, settle
 from torch.utils.flop_counter import FlopCounterMode
 
-from gcsearch.prompts import suffix_tokens
+from gcsearch.methods.prompts import suffix_tokens
 
 BATCH = 128
 

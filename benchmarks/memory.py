@@ -6,8 +6,8 @@
 
 Each row is a process of its own: `--steps` steps of GCSCoOp for ViT-B/16-sized towers on random features (names
 of one to six tokens).  "peak" is the largest resident memory of that process, Python, torch and the tower's
-weights included (on a GPU: the largest allocation).  The planner (`gcsearch/memory.py`) chooses how many members
-and classes go through the tower at once.  Ends with 1 where a process went over its limit.
+weights included (on a GPU: the largest allocation).  The planner (`gcsearch/training/memory.py`) chooses how many
+members and classes go through the tower at once.  Ends with 1 where a process went over its limit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import time
 import torch
 from common import Hardware, add_flags, build, names_of, population, print_table, random_images, settle
 
-from gcsearch.schema import bytes_of
+from gcsearch.config.pipeline import bytes_of
 
 
 def one_row(args: argparse.Namespace) -> dict[str, object]:

@@ -21,9 +21,9 @@ from pathlib import Path
 from common import Hardware, add_flags, print_table
 from sweeps import ours, stock
 
-from gcsearch import laboratory
-from gcsearch.schema import Task
-from gcsearch.spaces import load
+from gcsearch.config.search_space import load
+from gcsearch.config.task import Task
+from gcsearch.training import task_data
 
 SPACE = """
 version = 1
@@ -66,8 +66,8 @@ def main() -> None:
         os.environ.setdefault("GCSEARCH_CACHE", str(folder / "cache"))
         (folder / "space.toml").write_text(SPACE)
         task = Task.from_dict(TASK)
-        laboratory.data_root(task)
-        laboratory.of(task).episodes("search", task.seeds)
+        task_data.data_root(task)
+        task_data.of(task).episodes("search", task.seeds)
         timed = {
             (size, trials): ours(
                 f"packs-of-{size}", folder, TASK, str(folder / "space.toml"), {"trials": trials, "pack": size}

@@ -31,14 +31,18 @@ import torch
 from common import Hardware, add_flags, print_table
 from scipy.stats import rankdata
 
-from gcsearch import files, laboratory, spaces
-from gcsearch.episodes import Episode, Half
-from gcsearch.laboratory import Laboratory
-from gcsearch.methods import Trained, build
-from gcsearch.metrics import Score
-from gcsearch.prompts import prompts
-from gcsearch.schema import Proposal, Stage, Task, TrialConfig
-from gcsearch.trial import Trial, run_pack
+from gcsearch import files
+from gcsearch.config import search_space
+from gcsearch.config.metrics import Stage
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Proposal, TrialConfig
+from gcsearch.methods.prompts import prompts
+from gcsearch.methods.registry import Trained, build
+from gcsearch.stats import Score
+from gcsearch.training import task_data
+from gcsearch.training.episodes import Episode, Half
+from gcsearch.training.task_data import Laboratory
+from gcsearch.training.trial import Trial, run_pack
 
 SETS = ("shapes-sketch", "shapes-night", "shapes-neon", "shapes-mosaic", "shapes-chalk")
 VARIANTS = ("test", "folds1", "folds2", "folds4")
@@ -52,7 +56,7 @@ PICTURE = Path(__file__).parent / "results" / "proxy.svg"
 
 def proposals(count: int) -> list[Proposal]:
     """The literature's setting, then settings drawn at random with seed 0."""
-    space = spaces.load("gcscoop")
+    space = search_space.load("gcscoop")
     values = [*(point.values for point in space.points), *space.sample(count, seed=0)][:count]
     return [
         Proposal(number=number, config=TrialConfig(method=space.method, hyperparameters=value))
@@ -77,9 +81,9 @@ def collect(out: Path, sets: Sequence[str], variants: Sequence[str], count: int,
     for name in variants:
         for dataset in sets:
             task, stage = variant(name, dataset, shots)
-            laboratory.data_root(task)
+            task_data.data_root(task)
             began = time.perf_counter()
-            lab = laboratory.of(task)
+            lab = task_data.of(task)
             episodes = lab.episodes(stage, task.seeds)
             for pack in _missing(out / dataset / name, every):
                 for trial in run_pack(lab, episodes, pack, evaluate_every=10):

@@ -7,7 +7,7 @@ Searches in curves that benchmarks/curves.py measured once on the embedded world
 proposed setting has the curves of the measured ones, each stretched over its own epochs, weighted by one over the
 fourth power of its distance in the boxes of the space. At a measured setting that is its own curve; nowhere is it
 better than the best of them.
-Who proposes and who leaves is the real thing: `gcsearch.searcher` and `gcsearch.halving`.
+Who proposes and who leaves is the real thing: `gcsearch.execution.searcher` and `gcsearch.search.pruning`.
 
 Cost is counted in epochs trained, in units of one setting of mean length. The best is that of the settings that ran to
 their ends, which is what a sweep can choose from.
@@ -28,10 +28,11 @@ from typing import Any
 from common import print_table
 from curves import OBJECTIVE, TABLE
 
-from gcsearch import halving
-from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
-from gcsearch.searcher import PackSearcher
-from gcsearch.spaces import SearchSpace, load
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.search_space import SearchSpace, load
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.execution.searcher import PackSearcher
+from gcsearch.search import pruning
 
 PICTURE = Path(__file__).parent / "results" / "quality.svg"
 BUDGETS = (24, 32, 48, 64)
@@ -78,13 +79,13 @@ class Curves:
         """The records of a pack, with its rungs."""
         left: dict[int, int] = {}
         curves: dict[int, list[EpochReport]] = {proposal.number: [] for proposal in pack}
-        for rung in halving.agreed(pack):
+        for rung in pruning.agreed(pack):
             values = {p.number: self.value(p, rung.share) for p in pack if p.number not in left}
             for proposal in pack:
                 if proposal.number in values:
-                    at = halving.epoch_of(rung, epochs(proposal))
+                    at = pruning.epoch_of(rung, epochs(proposal))
                     curves[proposal.number].append(_report(proposal, at, values[proposal.number]))
-            stay = halving.staying(rung, values)
+            stay = pruning.staying(rung, values)
             left |= {number: curves[number][-1].epoch for number in values.keys() - stay}
         return [self.record(proposal, left.get(proposal.number), curves[proposal.number]) for proposal in pack]
 

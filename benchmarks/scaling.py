@@ -5,8 +5,8 @@
     python benchmarks/scaling.py --quick
 
 One member-step is one step of GCSCoOp (two passes forward and backward) for one prompt.  P members are trained
-in one `gcsearch.population.Population` on random features; everything else is what `gcsearch run` does: drawing
-the batch, both passes, the rule, the optimiser's step.  The last column is relative to P = 1 of the same run.
+in one `gcsearch.training.population.Population` on random features; everything else is what `gcsearch run` does:
+drawing the batch, both passes, the rule, the optimiser's step.  The last column is relative to P = 1 of the same run.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import argparse
 
 from common import Hardware, add_flags, build, names_of, population, print_table, random_images, seconds, settle
 
-from gcsearch import backbone as backbones
-from gcsearch.datasets import hold_out
-from gcsearch.shapes import WORLDS
+from gcsearch.clip import model
+from gcsearch.data.lists.draws import hold_out
+from gcsearch.data.synthetic.worlds import WORLDS
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     args = parser.parse_args()
     sizes = settle(args, quick={"members": [1, 3], "repeats": 1})
     if args.tower == "mini":
-        backbone = backbones.load("mini", device=args.device)
+        backbone = model.load("mini", device=args.device)
         every = WORLDS["shapes-sketch"].class_names
         names = [every[label] for label in hold_out(range(len(every) // 2), 0, 2)[0]]
     else:

@@ -8,7 +8,7 @@ encoder, the prompts of all classes at their full 77 tokens through the text enc
 the perturbation; all of that once more at the perturbed context, with the images encoded again; the choice
 between the two gradients.  Written here with open_clip's own encoders, in float32, weights frozen.
 
-Ours: one epoch of one step of `gcsearch.population.Population`, with image features from the cache.
+Ours: one epoch of one step of `gcsearch.training.population.Population`, with image features from the cache.
 
 Both run in this process, after one another, with the same threads, on the same random weights (a model with
 trained weights costs the same).  The ratio is reference seconds per step over ours per member-step.  The
@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from common import Hardware, add_flags, build, names_of, population, print_table, seconds, settle
 
-from gcsearch.updates import constrain_gradient
+from gcsearch.methods.rules import constrain_gradient
 
 RHO, BETA1, BETA2 = 0.1, 0.5, 0.8
 

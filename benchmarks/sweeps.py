@@ -8,16 +8,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcsearch import pipeline as pipelines
-from gcsearch.mirror import lines_synced
-from gcsearch.placement import Placement
-from gcsearch.raysession import session
-from gcsearch.schema import Pipeline, Proposal, Task, TrialRecord
-from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
-from gcsearch.watcher import Watcher
-from gcsearch.worker import PackRunner
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.search_space import SearchSpace
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Proposal, TrialRecord
+from gcsearch.driver import run
+from gcsearch.execution.placement import Placement
+from gcsearch.execution.session import session
+from gcsearch.execution.worker import PackRunner
+from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.state import lines_synced
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
 
 WORKERS = 2
 
@@ -64,7 +66,7 @@ class Timed(Watcher):
 def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict[str, Any]) -> Timed:
     """One whole sweep of ours: journal, MLflow and all. Confirms one reference that trains nothing."""
     timed = Timed(sweep=Sweep(name, Store(folder), Store(folder).sweep(name)), total=search["trials"])
-    pipelines.run(
+    run.run(
         Pipeline.from_dict(
             {
                 "name": name,

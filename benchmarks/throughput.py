@@ -20,9 +20,9 @@ from pathlib import Path
 from common import Hardware, add_flags, print_table
 from sweeps import ours, stock
 
-from gcsearch import laboratory
-from gcsearch.schema import Task
-from gcsearch.spaces import load
+from gcsearch.config.search_space import load
+from gcsearch.config.task import Task
+from gcsearch.training import task_data
 
 TASK = {"dataset": "shapes-sketch", "val_shots": "all", "views": 8, "folds": 2, "seeds": [1, 2, 3]}
 HALVING = {"pruner": "halving", "eta": 4}
@@ -40,8 +40,8 @@ def main() -> None:
         folder = Path(place)
         os.environ.setdefault("GCSEARCH_CACHE", str(folder / "cache"))
         task = Task.from_dict(TASK)
-        laboratory.data_root(task)
-        laboratory.of(task).episodes("search", task.seeds)
+        task_data.data_root(task)
+        task_data.of(task).episodes("search", task.seeds)
         runs = {
             f"packs of {size}, halving": (
                 trials,

@@ -17,13 +17,13 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "run": "gcsearch.pipeline",
-    "run_matrix": "gcsearch.matrix",
-    "open_sweep": "gcsearch.sweep",
-    "train": "gcsearch.pipeline",
-    "Pipeline": "gcsearch.schema",
-    "Task": "gcsearch.schema",
-    "TrialConfig": "gcsearch.schema",
+    "run": "gcsearch.driver.run",
+    "run_matrix": "gcsearch.driver.matrix",
+    "open_sweep": "gcsearch.sweep.sweep",
+    "train": "gcsearch.driver.run",
+    "Pipeline": "gcsearch.config.pipeline",
+    "Task": "gcsearch.config.task",
+    "TrialConfig": "gcsearch.config.trials",
 }
 
 __all__ = ["__version__", *_HOME]

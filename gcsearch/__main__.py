@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from typing import NoReturn
 
-from gcsearch import interrupts
+from gcsearch.sweep import interrupts
 
 
 def main() -> NoReturn:
     """Entry point; see `cli.main`."""
     interrupts.catch()
     try:
-        from gcsearch.cli import main as command
+        from gcsearch.cli.app import main as command
 
         interrupts.obey()
     except interrupts.SignalError as error:

@@ -25,7 +25,8 @@ _SECRET = re.compile(r"(?i)\b([\w-]*(?:passw(?:or)?d|pwd|token|secret|api_?key|s
 def masked(text: str) -> str:
     """`text` without logins of addresses and values of passwords, wherever they stand in it.
 
-    `gcsearch.addresses` knows what of an address is a secret. This is for texts that quote what anybody wrote anywhere.
+    `gcsearch.config.addresses` knows what of an address is a secret. This is for texts that quote what anybody wrote
+    anywhere.
     """
     return _SECRET.sub(rf"\1={MASK}", _LOGIN.sub(rf"\1{MASK}@", text))
 

@@ -33,8 +33,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from gcsearch.backbone import declare_torchvision_operators
-from gcsearch.shapes import COLOURS, PATTERNS, SHAPES, SIDE, WORLDS, Look, World, render
+from gcsearch.clip.model import declare_torchvision_operators
+from gcsearch.data.synthetic.drawing import COLOURS, PATTERNS, SHAPES, SIDE, Look, render
+from gcsearch.data.synthetic.worlds import WORLDS, World
 
 declare_torchvision_operators()
 import open_clip  # noqa: E402  (needs the operators)
@@ -279,7 +280,7 @@ CARD = """\
 
 A CLIP of OpenAI's architecture with {parameters:.2f} M parameters (without the token embedding, which is stored
 for the {rows} tokens that training touched; all other rows load as zeros). It was trained on drawings by
-`gcsearch/shapes.py` alone: no photograph, no web text, no other model's weights went into it.
+`gcsearch/data/synthetic/worlds.py` alone: no photograph, no web text, no other model's weights went into it.
 
 **It is a test bed.** It knows {shapes} shapes, {colours} colours and {patterns} patterns and hardly another word; a
 prompt with unknown words meets zero embeddings. No result measured on it is a result about real CLIP.

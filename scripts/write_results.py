@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gcsearch import files
-from gcsearch.published import AVERAGE, COLUMNS, Cell, Paper, Protocol, Published, Result, load
+from gcsearch.results.published import AVERAGE, COLUMNS, Cell, Paper, Protocol, Published, Result, load
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 

@@ -9,10 +9,11 @@ from collections.abc import Callable
 import ray
 from ray.tune.search import Searcher
 
-from gcsearch import halving
-from gcsearch.schema import EpochReport, Outcome, Proposal, SearchSettings, TrialRecord
-from gcsearch.searcher import PackSearcher
-from gcsearch.spaces import load
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.search_space import load
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.execution.searcher import PackSearcher
+from gcsearch.search import pruning
 
 SPACE = load("gcscoop")
 SETTINGS = SearchSettings(objective="val_h", trials=22, pack=3, generation=2, startup=5, seed=1)
@@ -59,15 +60,15 @@ class Curved(Bowl):
     def __call__(self, proposals, report):
         whole = {proposal.number: self.record(proposal) for proposal in proposals}
         left: dict[int, TrialRecord] = {}
-        for rung in halving.agreed(proposals):
+        for rung in pruning.agreed(proposals):
             values = {}
             for number, record in whole.items():
-                at = halving.epoch_of(rung, record.epochs)
+                at = pruning.epoch_of(rung, record.epochs)
                 value = record.mean("val_h") - 2 * math.sin(7 * record.mean("val_h")) * (1 - rung.share)
                 reports = (*record.curve, EpochReport(number=number, epoch=at, metrics={"val_h": (value, value)}))
                 whole[number] = record.model_copy(update={"curve": reports})
                 values |= {number: value} if number not in left else {}
-            for number in values.keys() - halving.staying(rung, values):
+            for number in values.keys() - pruning.staying(rung, values):
                 *_, last = whole[number].curve
                 changes = {"outcome": Outcome.PRUNED, "epochs": last.epoch, "metrics": last.metrics}
                 left[number] = whole[number].model_copy(update=changes)

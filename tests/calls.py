@@ -9,7 +9,7 @@ import subprocess
 import sys
 from unittest import mock
 
-from gcsearch import cli
+from gcsearch.cli import app
 
 
 def call(*words, cwd=None, **environment) -> subprocess.CompletedProcess[str]:
@@ -26,6 +26,6 @@ def call(*words, cwd=None, **environment) -> subprocess.CompletedProcess[str]:
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        code = cli._run_command()
+        code = app._run_command()
     shown, said = (one.buffer.getvalue().decode() for one in (out, err))
     return subprocess.CompletedProcess(line, int(code), shown, said)

@@ -15,12 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
-from gcsearch import backbone as backbones
-from gcsearch import datasets
-from gcsearch.backbone import Backbone
-from gcsearch.features import FeatureCache
-from gcsearch.laboratory import Laboratory
-from gcsearch.schema import Task
+from gcsearch.clip import model as backbones
+from gcsearch.clip.model import Backbone
+from gcsearch.config.task import Task
+from gcsearch.data import datasets
+from gcsearch.data.features import FeatureCache
+from gcsearch.training.task_data import Laboratory
 from tests.shell import AT_THE_START, cleaned
 
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")

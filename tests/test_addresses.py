@@ -8,14 +8,15 @@ import stat
 
 import pytest
 
-from gcsearch import configuration, files, matrix
-from gcsearch.addresses import check_uri, has_secrets, scrubbed, shown, without_secrets
+from gcsearch import files
+from gcsearch.config.addresses import check_uri, has_secrets, scrubbed, shown, without_secrets
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.driver import load, matrix
+from gcsearch.driver.run import _open_or_begin, _texts
 from gcsearch.errors import InputError, RunError
-from gcsearch.pipeline import _open_or_begin, _texts
-from gcsearch.schema import Pipeline
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep, open_form
-from gcsearch.tracking import Tracker
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep, open_form
+from gcsearch.tracking.tracker import Tracker
 
 SECRET = "S3CRETPW"
 FORMS = (
@@ -101,7 +102,7 @@ def test_no_message_about_a_pipeline_has_the_secret(uri):
         except InputError as error:
             assert SECRET not in str(error)
     with pytest.raises(InputError) as refused:
-        configuration.load(uri)
+        load.load(uri)
     assert SECRET not in str(refused.value)
 
 
@@ -120,7 +121,7 @@ def test_a_store_that_does_not_answer_is_named_without_its_password(uri):
 
 
 def a_pipeline(uri: str | None) -> Pipeline:
-    return configuration.load("demo", {} if uri is None else {"tracking.uri": f'"{uri}"'})
+    return load.load("demo", {} if uri is None else {"tracking.uri": f'"{uri}"'})
 
 
 def begin(tmp_path, uri: str | None) -> Sweep:

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from gcsearch import backbone as backbones
+from gcsearch.clip import checkpoints
+from gcsearch.clip import model as backbones_model
 from gcsearch.errors import InputError
-from gcsearch.prompts import template_features
+from gcsearch.methods.prompts import template_features
 from tests.conftest import random_clip
 
 NAMES = ("dog", "red_striped_star", "a very long name of a rather small thing")
@@ -40,36 +41,36 @@ def test_image_features_equal_open_clips(clip, backbone):
 
 
 def test_mini_is_a_clip_with_openais_names_and_sizes():
-    state = backbones.mini_state_dict()
+    state = backbones_model.mini_state_dict()
     assert state["token_embedding.weight"].shape[0] == 49408
     assert state["positional_embedding"].shape[0] == 77
     assert {"visual.conv1.weight", "visual.proj", "transformer.resblocks.0.attn.in_proj_weight", "logit_scale"} <= set(
         state
     )
-    mini = backbones.load("mini")
+    mini = backbones_model.load("mini")
     assert mini.tower.width // mini.tower.blocks[0].heads == 64
     assert mini.image_size >= 32
-    assert mini.fingerprint == backbones.load("mini").fingerprint
+    assert mini.fingerprint == backbones_model.load("mini").fingerprint
 
 
 def test_the_fingerprint_changes_with_one_weight(clip):
     other = random_clip(width=64, layers=2, embed=32)
-    assert backbones.fingerprint(other) == backbones.fingerprint(clip)
+    assert backbones_model.fingerprint(other) == backbones_model.fingerprint(clip)
     with torch.no_grad():
         other.ln_final.bias[3] += 1e-6
-    assert backbones.fingerprint(other) != backbones.fingerprint(clip)
+    assert backbones_model.fingerprint(other) != backbones_model.fingerprint(clip)
 
 
 def test_unknown_names_and_tags_are_refused_with_the_known_ones():
     with pytest.raises(InputError, match="Did you mean 'ViT-B-16'"):
-        backbones.load("ViT-B-61", "openai")
+        backbones_model.load("ViT-B-61", "openai")
     with pytest.raises(InputError, match=r"Tags of ViT-B-16: .*openai"):
-        backbones.load("ViT-B-16", "no-such-tag")
+        backbones_model.load("ViT-B-16", "no-such-tag")
 
 
 def random_model(name, seed=0):
     """open_clip's own model of that name with random weights."""
-    backbones.declare_torchvision_operators()
+    backbones_model.declare_torchvision_operators()
     library = import_module("open_clip")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -82,7 +83,7 @@ def random_model(name, seed=0):
 def test_encoders_equal_open_clips_own(tmp_path, name):
     theirs = random_model(name)
     save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
-    ours = backbones.load(name, str(tmp_path / "weights.safetensors"))
+    ours = backbones_model.load(name, str(tmp_path / "weights.safetensors"))
     (tmp_path / "weights.safetensors").unlink()
     pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     assert (ours.name, ours.image_size) == (name, 224)
@@ -99,8 +100,8 @@ def test_encoders_equal_open_clips_own(tmp_path, name):
 
 def test_batch_norm_stays_frozen_while_prompts_are_trained(tmp_path):
     save_file(random_model("RN50").state_dict(), tmp_path / "weights.safetensors")
-    frozen = backbones.load("RN50", str(tmp_path / "weights.safetensors"))
-    before = backbones.fingerprint(frozen.model)
+    frozen = backbones_model.load("RN50", str(tmp_path / "weights.safetensors"))
+    before = backbones_model.fingerprint(frozen.model)
     start = frozen.tower.embed([frozen.tower.start])[None]
     context = torch.zeros(1, 2, 512, requires_grad=True)
     suffix = frozen.tower.pack([[[320, 49407], [500, 49407]]])
@@ -110,7 +111,7 @@ def test_batch_norm_stays_frozen_while_prompts_are_trained(tmp_path):
     assert context.grad.abs().sum() > 0
     assert not any(module.training for module in frozen.model.modules())
     assert not any(parameter.requires_grad for parameter in frozen.model.parameters())
-    assert backbones.fingerprint(frozen.model) == before
+    assert backbones_model.fingerprint(frozen.model) == before
 
 
 def settings_of(patch=16, width=64, **more):
@@ -134,7 +135,7 @@ def small_models(tmp_path_factory):
     }
     for name, settings in models.items():
         (folder / f"{name}.json").write_text(json.dumps(settings))
-    backbones.declare_torchvision_operators()
+    backbones_model.declare_torchvision_operators()
     factory = import_module("open_clip.factory")
     places, known = list(factory._MODEL_CONFIG_PATHS), dict(factory._MODEL_CONFIGS)
     factory.add_model_config(folder)
@@ -158,13 +159,13 @@ def assert_loaded(loaded, model):
 @pytest.mark.parametrize("file", ["weights.safetensors", "weights.pt"])
 def test_a_local_checkpoint_is_loaded(tmp_path, file):
     model = saved(tmp_path / file)
-    assert_loaded(backbones.load("Small-16", str(tmp_path / file)), model)
+    assert_loaded(backbones_model.load("Small-16", str(tmp_path / file)), model)
 
 
 def test_loading_leaves_the_global_generator_alone(tmp_path):
     saved(tmp_path / "weights.safetensors")
     before = torch.get_rng_state()
-    backbones.load("Small-16", str(tmp_path / "weights.safetensors"))
+    backbones_model.load("Small-16", str(tmp_path / "weights.safetensors"))
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -172,14 +173,14 @@ def test_a_text_tower_filed_under_text_takes_both_forms(tmp_path):
     model = saved(tmp_path / "new.safetensors", "Small-custom")
     old = {name.removeprefix("text."): tensor for name, tensor in model.state_dict().items()}
     save_file(old, tmp_path / "old.safetensors")
-    assert_loaded(backbones.load("Small-custom", str(tmp_path / "new.safetensors")), model)
-    assert_loaded(backbones.load("Small-custom", str(tmp_path / "old.safetensors")), model)
+    assert_loaded(backbones_model.load("Small-custom", str(tmp_path / "new.safetensors")), model)
+    assert_loaded(backbones_model.load("Small-custom", str(tmp_path / "old.safetensors")), model)
 
 
 def test_weights_of_another_model_are_refused_and_the_right_one_is_named(tmp_path):
     saved(tmp_path / "weights.safetensors", "Small-8")
     with pytest.raises(InputError, match=r"does not fit Small-16 \(2 of another size: visual\.") as caught:
-        backbones.load("Small-16", str(tmp_path / "weights.safetensors"))
+        backbones_model.load("Small-16", str(tmp_path / "weights.safetensors"))
     assert "visual.positional_embedding [17, 64] instead of [5, 64]" in str(caught.value)
     assert "images of 32 px, patches of 8 px" in str(caught.value)
     assert "These are the sizes of Small-8." in str(caught.value)
@@ -187,15 +188,15 @@ def test_weights_of_another_model_are_refused_and_the_right_one_is_named(tmp_pat
 
 def test_a_name_or_a_file_that_is_absent_is_refused():
     with pytest.raises(InputError, match=r"the checkpoint must exist, got \./absent\.pt"):
-        backbones.load("Small-16", "./absent.pt")
+        backbones_model.load("Small-16", "./absent.pt")
     with pytest.raises(InputError, match=r"(?s)tag of this backbone or the path.*Tags of Small-16: none"):
-        backbones.load("Small-16")
+        backbones_model.load("Small-16")
 
 
 def test_the_same_weights_with_another_activation_have_another_fingerprint(tmp_path):
     saved(tmp_path / "weights.safetensors")
     plain, quick = (
-        backbones.load(name, str(tmp_path / "weights.safetensors")) for name in ("Small-16", "Small-16-quickgelu")
+        backbones_model.load(name, str(tmp_path / "weights.safetensors")) for name in ("Small-16", "Small-16-quickgelu")
     )
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     assert not torch.equal(plain.encode_images(pixels), quick.encode_images(pixels))
@@ -229,7 +230,7 @@ def test_openais_archive_brings_quickgelu_with_it(tmp_path):
 
     model = random_model("Small-16-quickgelu")
     torch.jit.trace(Archive(model), torch.zeros(1, 3, 32, 32)).save(str(tmp_path / "ViT-S-16.pt"))
-    loaded = backbones.load("Small-16", f"jit:{tmp_path / 'ViT-S-16.pt'}")
+    loaded = backbones_model.load("Small-16", f"jit:{tmp_path / 'ViT-S-16.pt'}")
     assert_loaded(loaded, model)
     assert_has_quickgelu(loaded, model)
 
@@ -237,8 +238,8 @@ def test_openais_archive_brings_quickgelu_with_it(tmp_path):
 def test_what_looks_like_openais_weights_is_warned_of(tmp_path):
     saved(tmp_path / "ViT-B-16.pt", "Small-16-quickgelu")
     with pytest.warns(UserWarning, match="trained with QuickGELU.* backbone = 'Small-16-quickgelu'"):
-        assert backbones.load("Small-16", str(tmp_path / "ViT-B-16.pt")).name == "Small-16"
-    backbones.load("Small-16-quickgelu", str(tmp_path / "ViT-B-16.pt"))
+        assert backbones_model.load("Small-16", str(tmp_path / "ViT-B-16.pt")).name == "Small-16"
+    backbones_model.load("Small-16-quickgelu", str(tmp_path / "ViT-B-16.pt"))
 
 
 def write_folder(folder, settings, name="Small-16"):
@@ -252,12 +253,12 @@ def write_folder(folder, settings, name="Small-16"):
 
 def test_a_hub_folder_tells_activation_and_preparation(tmp_path):
     model = write_folder(tmp_path / "quick", settings_of(quick_gelu=True), "Small-16-quickgelu")
-    loaded = backbones.load("Small-16", str(tmp_path / "quick"))
+    loaded = backbones_model.load("Small-16", str(tmp_path / "quick"))
     assert_has_quickgelu(loaded, model)
     assert (loaded.mean, loaded.std) == ((0.5, 0.4, 0.3), (0.2, 0.2, 0.2))
     write_folder(tmp_path / "plain", settings_of())
     with pytest.warns(UserWarning, match="says that its model has GELU.* backbone = 'Small-16'"):
-        backbones.load("Small-16-quickgelu", str(tmp_path / "plain"))
+        backbones_model.load("Small-16-quickgelu", str(tmp_path / "plain"))
 
 
 @pytest.fixture
@@ -276,10 +277,10 @@ def test_a_tag_is_taken_from_the_hubs_cache(hub):
     model = write_folder(hub / "snapshots" / "abc", settings_of(quick_gelu=True), "Small-16-quickgelu")
     (hub / "refs").mkdir()
     (hub / "refs" / "main").write_text("abc")
-    loaded = backbones.load("Small-16", "someones")
+    loaded = backbones_model.load("Small-16", "someones")
     assert_has_quickgelu(loaded, model)
     assert loaded.mean == (0.1, 0.2, 0.3)
-    assert_has_quickgelu(backbones.load("Small-16", str(hub)), model)
+    assert_has_quickgelu(backbones_model.load("Small-16", str(hub)), model)
 
 
 @pytest.mark.parametrize("offline", [False, True])
@@ -287,7 +288,7 @@ def test_without_network_the_error_names_the_file_and_its_place(hub, monkeypatch
     monkeypatch.setattr(import_module("huggingface_hub.constants"), "HF_HUB_OFFLINE", offline)
     begin = time.monotonic()
     with pytest.raises(InputError) as caught:
-        backbones.load("Small-16", "someones")
+        backbones_model.load("Small-16", "someones")
     assert time.monotonic() - begin < 30  # nothing is asked of the network again and again
     text = str(caught.value)
     assert ("HF_HUB_OFFLINE" in text) is offline
@@ -297,17 +298,17 @@ def test_without_network_the_error_names_the_file_and_its_place(hub, monkeypatch
 
 def test_openais_tag_switches_to_quickgelu():
     settings = import_module("open_clip").get_model_config("ViT-B-32")
-    tag = backbones._tags("ViT-B-32")["openai"]
-    checkpoint = backbones.Checkpoint(Path("any"), {}, quick_gelu=tag["quick_gelu"])
-    assert backbones._switched(checkpoint, settings, "ViT-B-32")
-    assert not backbones._switched(checkpoint, {"quick_gelu": True}, "ViT-B-32-quickgelu")
+    tag = backbones_model._tags("ViT-B-32")["openai"]
+    checkpoint = checkpoints.Checkpoint(Path("any"), {}, quick_gelu=tag["quick_gelu"])
+    assert backbones_model._switched(checkpoint, settings, "ViT-B-32")
+    assert not backbones_model._switched(checkpoint, {"quick_gelu": True}, "ViT-B-32-quickgelu")
 
 
 @pytest.mark.parametrize("name", ["ViT-B-16-SigLIP", "ViT-L-14-CLIPA", "coca_ViT-B-32", "roberta-ViT-B-32"])
 def test_models_with_other_text_towers_are_refused_before_anything_is_built(name, monkeypatch):
-    monkeypatch.setattr(backbones, "_build", None)
+    monkeypatch.setattr(backbones_model, "_build", None)
     with pytest.raises(InputError, match=rf"causal, pooled at the end token.*got {name}"):
-        backbones.load(name, os.devnull)
+        backbones_model.load(name, os.devnull)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +327,7 @@ def test_towers_that_cannot_be_served_are_refused_by_name(model, text):
     text_cfg = library.CLIPTextCfg(**{**settings["text_cfg"], **text})
     built = getattr(library, model)(32, library.CLIPVisionCfg(**settings["vision_cfg"]), text_cfg)
     with pytest.raises(InputError, match=r"causal, pooled at the end token.*got odd"):
-        backbones.text_tower(built, "odd")
+        backbones_model.text_tower(built, "odd")
 
 
 def test_a_text_tower_that_is_not_causal_is_refused_by_name(clip):
@@ -337,11 +338,11 @@ def test_a_text_tower_that_is_not_causal_is_refused_by_name(clip):
         text = Tower()
 
     with pytest.raises(InputError, match=r"causal.*got SigLIP"):
-        backbones.text_tower(Model(), "SigLIP")
+        backbones_model.text_tower(Model(), "SigLIP")
 
 
 def test_residual_blocks_that_are_not_clips_are_refused_by_name():
     model = random_clip(width=64, layers=1, embed=32)
     model.transformer.resblocks[0].mlp.gelu = torch.nn.ReLU()
     with pytest.raises(InputError, match=r"GELU or QuickGELU, got odd \(ResidualAttentionBlock with ReLU\)"):
-        backbones.text_tower(model, "odd")
+        backbones_model.text_tower(model, "odd")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import backbone as backbones
+from gcsearch.clip import model
 from tests.conftest import random_clip
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -35,7 +35,7 @@ def test_useful_operations_are_those_executed_where_nothing_is_padded(layers, mo
     import torch
     from matmul_fraction import executed_operations, useful_operations
 
-    tower = backbones.text_tower(random_clip(64, layers, embed=32), "tower")
+    tower = model.text_tower(random_clip(64, layers, embed=32), "tower")
     suffix, images = tower.pack([[[320, 330, 269, tower.end]]]), torch.randn(8, 32)
     context = torch.randn(1, 3, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     suffix.layout(3, tower)  # the constants of a run
@@ -99,8 +99,8 @@ def test_a_search_in_measured_curves_finds_what_is_there(tmp_path, monkeypatch):
     from curves import OBJECTIVE, TABLE
     from quality import Curves
 
-    from gcsearch.schema import Proposal, TrialConfig
-    from gcsearch.spaces import load
+    from gcsearch.config.search_space import load
+    from gcsearch.config.trials import Proposal, TrialConfig
 
     rows, space = json.loads(TABLE.read_text()), load("gcscoop")
     curves = Curves(rows, space)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import pytest
 
 from gcsearch import files, open_sweep
-from gcsearch import pipeline as pipelines
-from gcsearch.budget import Meter, seconds_of
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.driver import run
 from gcsearch.errors import InputError
-from gcsearch.schema import Outcome, Pipeline, SearchSettings, TrialConfig, TrialRecord
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.search.budget import Meter, seconds_of
+from gcsearch.sweep import callbacks
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
 
 
 def record(number, value=50.0, outcome=Outcome.COMPLETE, seconds=10.0, worker="here"):
@@ -91,11 +93,11 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
     said = []
 
-    class Listener(pipelines.Watcher):
+    class Listener(callbacks.Watcher):
         def warn(self, text):
             said.append(text)
 
-    first = pipelines.run(Pipeline.from_dict(SMALL), store=tmp_path, watcher=Listener())
+    first = run.run(Pipeline.from_dict(SMALL), store=tmp_path, watcher=Listener())
     ended = len(first.records)
     assert 4 <= ended < 30
     assert ended % 2 == 0
@@ -105,7 +107,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     assert first.finals[-1].label == "champion"
 
     lines = len(first.journal.events())
-    longer = pipelines.extend("small", 2, store=tmp_path)
+    longer = run.extend("small", 2, store=tmp_path)
     assert longer.trials == len(longer.records) == ended + 2
     assert longer.records[:ended] == first.records
     new = longer.journal.events()[lines:]
@@ -114,14 +116,14 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     assert longer.finals[0].metrics == first.finals[0].metrics
     assert longer.finals[-1].number == longer.champion.number
     # Neither command does anything more.
-    assert pipelines.run(Pipeline.from_dict(SMALL), store=tmp_path).records == longer.records
+    assert run.run(Pipeline.from_dict(SMALL), store=tmp_path).records == longer.records
     assert open_sweep("small", tmp_path).journal.events() == longer.journal.events()
 
 
 def test_an_unfinished_sweep_is_not_extended(tmp_path):
     sweep = Sweep("small", Store(tmp_path), tmp_path / "sweeps" / "small")
-    for name, text in pipelines._texts(Pipeline.from_dict(SMALL)).items():
+    for name, text in run._texts(Pipeline.from_dict(SMALL)).items():
         files.write_whole(sweep.folder / name, text)
     sweep.journal.append("open", id="small-1")
     with pytest.raises(InputError, match="only a finished sweep can be extended"):
-        pipelines.extend("small", 2, store=tmp_path)
+        run.extend("small", 2, store=tmp_path)

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import datasets
-from gcsearch.cli import app
+from gcsearch.cli.app import app
+from gcsearch.data import datasets
+from gcsearch.data.features import FeatureCache
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache
 
 DAY = 86400
 
@@ -183,7 +183,7 @@ def test_the_command_killed_by_surprise_goes_on_to_the_same_bytes(tmp_path):
     assert [path.name for path in whole] == [path.name for path in killed]
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(whole, killed, strict=True))
     ours = [entry for entry in Path("/proc").iterdir() if _is_ours(entry, tmp_path)]
-    assert not any("gcsearch.decoding" in _command(entry) for entry in ours)
+    assert not any("gcsearch.data.image_loader" in _command(entry) for entry in ours)
 
 
 def _written(features):
@@ -208,7 +208,9 @@ def _is_ours(entry, folder):
 
 
 def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
-    from gcsearch import laboratory, schema, worker
+    from gcsearch.config import pipeline as schema
+    from gcsearch.execution import worker
+    from gcsearch.training import task_data
 
     pipeline = schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": 3}})
     asked = []
@@ -217,7 +219,7 @@ def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
         asked.append(decoders)
         raise InputError("far enough")
 
-    monkeypatch.setattr(laboratory, "of", of)
+    monkeypatch.setattr(task_data, "of", of)
     decoders = pipeline.resources.decoders
     runner = worker.PackRunner(pipeline.task, "search", (1,), 1, str(place.parent), decoders=decoders)
     with pytest.raises(InputError, match="far enough"):

@@ -12,10 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 from gcsearch import __version__, files
-from gcsearch.cli import app
-from gcsearch.journal import Journal
-from gcsearch.methods import complete
-from gcsearch.schema import Pipeline, TrialConfig, TrialRecord
+from gcsearch.cli.app import app
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import TrialConfig, TrialRecord
+from gcsearch.methods.registry import complete
+from gcsearch.sweep.journal import Journal
 from tests.calls import call
 from tests.trees import TREES
 
@@ -427,7 +428,7 @@ def test_shipped_files_are_found():
 
 
 def test_quiet_says_nothing_however_long_it_takes(capsys, monkeypatch):
-    from gcsearch import progress
+    from gcsearch.cli import progress
 
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))

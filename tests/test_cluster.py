@@ -19,16 +19,18 @@ import ray
 from bowl import SETTINGS, SPACE, Bowl, search
 from mlflow import MlflowClient
 
-from gcsearch import cluster as clusters
-from gcsearch import doctor, preflight, where
-from gcsearch import pipeline as pipelines
-from gcsearch.cluster import Cluster, Node
+from gcsearch.cli import doctor
+from gcsearch.config.pipeline import Pipeline, Resources
+from gcsearch.driver import run as pipelines_run
 from gcsearch.errors import InputError, RunError
-from gcsearch.placement import Machine, Placement, spread
-from gcsearch.raysession import session
-from gcsearch.schema import Pipeline, Resources
-from gcsearch.search import run_search
-from gcsearch.where import Where
+from gcsearch.execution import cluster as clusters
+from gcsearch.execution import cluster as where
+from gcsearch.execution import preflight
+from gcsearch.execution.cluster import Cluster, Node, Where
+from gcsearch.execution.executor import run_search
+from gcsearch.execution.placement import Machine, Placement, spread
+from gcsearch.execution.session import session
+from gcsearch.sweep import callbacks
 from tests.servers import free_port
 from tests.test_pipeline import journal_has, long_space
 
@@ -376,7 +378,7 @@ def test_a_head_without_workers_is_told_to_wait_for_them(cpus, monkeypatch):
     """By whatever looks at the cluster first: `run`, `plan` and `cache` alike, and `doctor`."""
     monkeypatch.setattr(clusters, "find", lambda *_: a_cluster(*cpus))
     with pytest.raises(InputError) as raised:
-        where.find(Pipeline.from_dict(SMALL))
+        where.find_machines(Pipeline.from_dict(SMALL))
     assert "no worker node has joined the cluster" in str(raised.value)
     assert "ray start --address=10.0.0.5:6379" in str(raised.value)
     assert "threads" not in str(raised.value)
@@ -389,7 +391,7 @@ def test_a_head_with_cores_needs_no_worker():
     clusters.check_workers(a_cluster(0, 2))
 
 
-class Watching(pipelines.Watcher):
+class Watching(callbacks.Watcher):
     def __init__(self):
         self.told, self.warned = [], []
 
@@ -412,7 +414,7 @@ def on_three_nodes(three_nodes, tmp_path_factory):
     content = {**SMALL, "evaluate_every": 300, "search": search, "resources": {"address": three_nodes.address}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GCSEARCH_CACHE", str(folder / "cache"))
-        yield pipelines.run(Pipeline.from_dict(content), store=folder / "store", watcher=watcher), watcher.told
+        yield pipelines_run.run(Pipeline.from_dict(content), store=folder / "store", watcher=watcher), watcher.told
 
 
 @pytest.mark.slow
@@ -430,7 +432,7 @@ def test_a_pipeline_uses_all_nodes_and_a_head_without_cores_runs_nothing(three_n
     assert not ray.is_initialized()
     # The same job handed in again has nothing to do and joins no cluster; another address is no other sweep.
     again = sweep.pipeline.model_copy(update={"resources": Resources(address="10.255.255.1:6379")})
-    assert pipelines.run(again, store=sweep.store.root).records == sweep.records
+    assert pipelines_run.run(again, store=sweep.store.root).records == sweep.records
 
 
 @pytest.mark.slow
@@ -448,7 +450,7 @@ def test_a_sweep_that_loses_a_node_comes_to_the_same(three_nodes, on_three_nodes
     thread, watcher = threading.Thread(target=remove_one), Watching()
     thread.start()
     try:
-        sweep = pipelines.run(whole.pipeline, store=store, watcher=watcher)
+        sweep = pipelines_run.run(whole.pipeline, store=store, watcher=watcher)
     finally:
         thread.join(600)
         three_nodes.add_node(num_cpus=1, object_store_memory=STORE_MEMORY, wait=False)
@@ -464,7 +466,7 @@ def test_a_sweep_that_loses_a_node_comes_to_the_same(three_nodes, on_three_nodes
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])
     assert [run.info.status for run in runs] == ["FINISHED"] * (1 + 6 + len(sweep.finals))
     lines = sweep.journal.path.read_text()
-    assert pipelines.resume("small", store=store).records == sweep.records
+    assert pipelines_run.resume("small", store=store).records == sweep.records
     assert sweep.journal.path.read_text() == lines
 
 
@@ -553,7 +555,7 @@ def test_a_node_that_sees_other_folders_and_another_version(three_nodes, tmp_pat
     with started([f"--address={three_nodes.address}"], tmp_path, environment, before):
         began = time.monotonic()
         with pytest.raises(InputError) as caught:
-            pipelines.run(pipeline, store=store)
+            pipelines_run.run(pipeline, store=store)
         assert time.monotonic() - began < 400
         text = str(caught.value)
         assert f"it lacks the shared store {store}: it is another folder" in text
@@ -600,4 +602,4 @@ def test_plan_and_doctor_say_what_the_cluster_is(three_nodes, tmp_path, monkeypa
     assert findings["node 1"]["ok"]
     assert "runs no trials" in findings["head"]["found"]
     pipeline = Pipeline.from_dict({**SMALL, "resources": {"address": three_nodes.address}})
-    assert where.find(pipeline).cluster == clusters.find(three_nodes.address)
+    assert where.find_machines(pipeline).cluster == clusters.find(three_nodes.address)

@@ -6,15 +6,18 @@ import random
 import pytest
 from bowl import SETTINGS, Bowl, configs, drive, search
 
-from gcsearch import configuration, earlier, samplers
+from gcsearch.config.parameters import extremes
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.search_space import SearchSpace, load
+from gcsearch.config.trials import Outcome, Proposal, TrialConfig
+from gcsearch.driver import checks
 from gcsearch.errors import InputError
-from gcsearch.methods import build, complete
-from gcsearch.report.landscape import importances, landscape, searched
-from gcsearch.schema import Outcome, Pipeline, Proposal, SearchSettings, TrialConfig
-from gcsearch.searcher import PackSearcher
-from gcsearch.selection import front, rank
-from gcsearch.spaces import SearchSpace, extremes, load
-from gcsearch.trial import run_pack
+from gcsearch.execution.searcher import PackSearcher
+from gcsearch.methods.registry import build, complete
+from gcsearch.results.ranking import front, rank
+from gcsearch.results.report.landscape import importances, landscape, searched
+from gcsearch.search import samplers, warm_start
+from gcsearch.training.trial import run_pack
 
 ANY = load("any-method")
 OWN = {
@@ -199,14 +202,14 @@ def file_of(folder, text):
 )
 def test_what_does_not_fit_a_method_is_refused_before_the_first_trial(tmp_path, text, message):
     with pytest.raises(InputError, match=f"(?s){message}"):
-        configuration.check(file_of(tmp_path, text))
+        checks.check(file_of(tmp_path, text))
 
 
 def test_an_unknown_method_among_several_is_refused(tmp_path):
     path = tmp_path / "mine.toml"
     path.write_text('version = 1\nmethods = ["coop", "sma"]\n')
     with pytest.raises(InputError, match=r"(?s)mine\.toml, method: .*got 'sma'.*Did you mean 'sam'"):
-        configuration.check(Pipeline.from_dict({"name": "one", "search": {"space": str(path)}}))
+        checks.check(Pipeline.from_dict({"name": "one", "search": {"space": str(path)}}))
 
 
 # Who reads them
@@ -263,17 +266,17 @@ def test_sweeps_of_one_method_teach_a_search_among_several(name):
     alone = load(name)
     for values in alone.sample(20, seed=3):
         record = Mixed().record(Proposal(number=0, config=complete(alone.config(values))))
-        place = earlier.place(ANY, record)
+        place = warm_start.place(ANY, record)
         assert ANY.config(ANY.natural(place)).hyperparameters == {n: values[n] for n in values}
         assert ANY.config(ANY.natural(place)).method == name
-        assert earlier.place(ANY, record.model_copy(update={"config": complete(TrialConfig(method="gnp"))})) is None
+        assert warm_start.place(ANY, record.model_copy(update={"config": complete(TrialConfig(method="gnp"))})) is None
 
 
 def test_the_references_of_a_space_with_several_methods_have_their_own_titles():
     pipeline = Pipeline.from_dict({"name": "one", "search": {"space": "any-method"}, "confirm": {"references": [
         "literature", "literature-sam", "coop",
     ]}})  # fmt: skip
-    found = configuration.references(pipeline, ANY)
+    found = checks.references(pipeline, ANY)
     assert [title for _, title in found] == ["GCSCoOp, literature", "SAM, literature-sam", "CoOp"]
     assert found[1][0].method == "sam"
     assert found[1][0].hyperparameters["rho"] == 0.05

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import configuration, export, files, matrix
-from gcsearch import pipeline as pipelines
+from gcsearch import files
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.driver import checks, load, matrix, run
 from gcsearch.errors import InputError
-from gcsearch.schema import Pipeline
-from gcsearch.store import Store
+from gcsearch.export import bundle
+from gcsearch.sweep.store import Store
 
 
 def write(folder: Path, pretrained: str | None, backbone: str = "ViT-B-32") -> Path:
@@ -43,20 +44,20 @@ def folder(tmp_path, monkeypatch) -> Path:
     ],
 )
 def test_relative_weights_start_at_the_pipelines_folder_and_tags_stay(folder, written, read):
-    pipeline = configuration.load(write(folder, written.format(folder)))
+    pipeline = load.load(write(folder, written.format(folder)))
     assert pipeline.task.pretrained == read.format(folder)
 
 
 @pytest.mark.parametrize("written", ["absent.pt", "./absent", "jit:absent.pt"])
 def test_weights_that_are_not_there_are_refused_before_anything_is_loaded(folder, written):
     with pytest.raises(InputError, match=r"mine\.toml, task\.pretrained: the checkpoint must exist, got .*absent"):
-        configuration.load(write(folder, written))
+        load.load(write(folder, written))
 
 
 def test_a_backbone_without_weights_is_refused_and_mini_needs_none(folder):
     with pytest.raises(InputError, match=r"task\.pretrained: a backbone that is not bundled needs its weights"):
-        configuration.load(write(folder, None))
-    assert configuration.load(write(folder, None, backbone="mini")).task.pretrained is None
+        load.load(write(folder, None))
+    assert load.load(write(folder, None, backbone="mini")).task.pretrained is None
 
 
 @pytest.fixture
@@ -87,23 +88,23 @@ task.root = "mine dir"
 def test_every_path_of_a_file_starts_at_its_folder_and_those_of_flags_at_that_of_the_command(places):
     home, here = places / "home", places / "here"
     (home / "mine.toml").write_text(FILE)
-    plain = configuration.load("../home/mine.toml")
+    plain = load.load("../home/mine.toml")
     assert plain.task.root == f"{here}/../home/data"
     assert plain.task.other_names == f"{here}/../home/names.txt"
     assert plain.search.space == f"{here}/../home/space.toml"
     assert plain.tracking.uri == f"sqlite:///{here}/../home/runs.db?timeout=5"
-    assert configuration.load(home / "mine.toml", quick=True).task.root == f"{home}/mine dir"
+    assert load.load(home / "mine.toml", quick=True).task.root == f"{home}/mine dir"
     for written, read in {"data": f"{here}/data", "./data": f"{here}/data", "~/data": f"{home}/data"}.items():
-        assert configuration.load(home / "mine.toml", {"task.root": written}).task.root == read
-        assert configuration.load(home / "mine.toml", {"task": f'{{root = "{written}"}}'}).task.root == read
+        assert load.load(home / "mine.toml", {"task.root": written}).task.root == read
+        assert load.load(home / "mine.toml", {"task": f'{{root = "{written}"}}'}).task.root == read
     flags = {"tracking.uri": "sqlite:///runs.db", "search.space": "gcscoop"}
-    flagged = configuration.load(home / "mine.toml", flags)
+    flagged = load.load(home / "mine.toml", flags)
     assert (flagged.tracking.uri, flagged.search.space) == (f"sqlite:///{here}/runs.db", "gcscoop")
 
 
 def test_a_path_that_is_not_there_is_absolute_all_the_same(places):
     (places / "home" / "mine.toml").write_text('[task]\nroot = "absent"\n')
-    assert configuration.load(places / "home" / "mine.toml").task.root == str(places / "home" / "absent")
+    assert load.load(places / "home" / "mine.toml").task.root == str(places / "home" / "absent")
 
 
 def test_paths_in_a_matrix_start_at_its_file_and_those_in_an_override_of_it_at_the_folder_of_the_command(places):
@@ -117,7 +118,7 @@ def test_paths_in_a_matrix_start_at_its_file_and_those_in_an_override_of_it_at_t
 
 def test_a_pipeline_that_a_program_makes_has_the_paths_of_the_command(places):
     made = Pipeline.from_dict({"name": "made", "task": {"root": "data"}, "search": {"space": "gcscoop"}})
-    assert configuration.with_paths_of_the_command(made).task.root == f"{places}/here/data"
+    assert load.with_paths_of_the_command(made).task.root == f"{places}/here/data"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +126,7 @@ def test_a_pipeline_that_a_program_makes_has_the_paths_of_the_command(places):
 )
 def test_a_folder_may_have_any_name(places, name):
     (places / "here" / name).mkdir()
-    found = configuration.load("demo", {"task.root": f"./{name}"})
+    found = load.load("demo", {"task.root": f"./{name}"})
     assert Path(found.task.root).is_dir() and found.task.root == f"{places}/here/{name}"
 
 
@@ -144,9 +145,9 @@ def test_what_cannot_be_a_path_is_refused_in_words(places, monkeypatch, written,
     (places / "here" / "file").touch()
     (places / "here" / "loop").symlink_to("loop")
     with pytest.raises(InputError, match=message):
-        configuration.load("demo", {"task.root": written})
+        load.load("demo", {"task.root": written})
     with pytest.raises(InputError, match=message.removeprefix("task.root: ")):
-        Store.locate(configuration.parse_value(written) or "\n")
+        Store.locate(load.parse_value(written) or "\n")
 
 
 def test_a_kept_pipeline_runs_on_the_space_that_was_kept_beside_it(places):
@@ -156,10 +157,10 @@ def test_a_kept_pipeline_runs_on_the_space_that_was_kept_beside_it(places):
     (kept / "space.toml").write_text((places / "home" / "space.toml").read_text())
     for space in ("/gone/mine.toml", "space.toml"):
         (kept / "pipeline.toml").write_text(f'name = "mine"\n[search]\nspace = "{space}"\n')
-        assert configuration.load(kept / "pipeline.toml").search.space == str(kept / "space.toml")
+        assert load.load(kept / "pipeline.toml").search.space == str(kept / "space.toml")
     (kept / "space.toml").unlink()
     with pytest.raises(InputError, match=r"space\.toml.*the search space file must exist"):
-        configuration.load(kept / "pipeline.toml")
+        load.load(kept / "pipeline.toml")
 
 
 def test_a_name_fits_into_a_files_name():
@@ -187,18 +188,18 @@ def of_task(**task):
 
 @pytest.mark.parametrize("task", OWN_IMAGES)
 def test_images_of_ones_own_need_a_model_that_somebody_named(task):
-    for made in (Pipeline.from_dict, lambda content: configuration.with_paths_of_the_command(Pipeline(**content))):
+    for made in (Pipeline.from_dict, lambda content: load.with_paths_of_the_command(Pipeline(**content))):
         with pytest.raises(
             InputError, match=r'task\.backbone: .*test bed.*\n.*"ViT-B-16"` and `pretrained = "openai"`'
         ):
-            configuration.check(made(of_task(**task)))
+            checks.check(made(of_task(**task)))
 
 
 @pytest.mark.parametrize("task", OWN_IMAGES)
 def test_the_test_bed_is_remarked_upon_where_it_was_named_for_images_of_ones_own(task):
     pipeline = Pipeline.from_dict(of_task(backbone="mini", **task))
-    configuration.check(pipeline)
-    (remark,) = configuration.test_bed_remarks(pipeline.task)
+    checks.check(pipeline)
+    (remark,) = checks.test_bed_remarks(pipeline.task)
     assert 'near chance. For OpenAI\'s ViT-B/16 write `backbone = "ViT-B-16"` and `pretrained = "openai"`' in remark
     assert "\n" not in remark
 
@@ -206,15 +207,15 @@ def test_the_test_bed_is_remarked_upon_where_it_was_named_for_images_of_ones_own
 @pytest.mark.parametrize("task", [{}, {"also": ["shapes-neon"]}, {"targets": ["shapes-neon"], "folds": 1}])
 def test_the_embedded_data_sets_have_the_test_bed_without_a_word(task):
     pipeline = Pipeline.from_dict(of_task(**task))
-    configuration.check(pipeline)
-    assert not configuration.test_bed_remarks(pipeline.task)
+    checks.check(pipeline)
+    assert not checks.test_bed_remarks(pipeline.task)
 
 
 def test_a_single_configuration_has_no_silent_test_bed_either(tmp_path):
     file = tmp_path / "config.toml"
     file.write_text('[task]\ndataset = "folder:pics"\nroot = "/data"\n[trial]\nmethod = "coop"\n')
     with pytest.raises(InputError, match=r"config\.toml, task\.backbone: "):
-        configuration.load_trial(file)
+        load.load_trial(file)
 
 
 def test_a_sweep_of_a_former_version_with_a_relative_path_says_what_to_do(tmp_path):
@@ -227,16 +228,16 @@ def test_a_sweep_of_a_former_version_with_a_relative_path_says_what_to_do(tmp_pa
         r"(?s)pipeline\.toml, task\.root: a former version kept this path relative .* got data.*Write the whole path"
     )
     with pytest.raises(InputError, match=message):
-        pipelines.resume("old", store=tmp_path)
+        run.resume("old", store=tmp_path)
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/best", "x" * 300, "file/best"])
 def test_exports_are_written_to_and_read_from_paths_alone(places, path):
     (places / "here" / "file").touch()
     for use in (
-        lambda: configuration.load_trial(path),
+        lambda: load.load_trial(path),
         lambda: files.check_export(Path(path), "metrics.json"),
-        lambda: export.check_free(Path(path), force=True),
+        lambda: bundle.check_free(Path(path), force=True),
     ):
         with pytest.raises(InputError, match=r"no home folder of ~nobody|the path cannot be used"):
             use()

@@ -7,14 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from gcsearch import spaces
-from gcsearch.confirmation import Confirmation
+from gcsearch.config import search_space
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import CHAMPION, Outcome, Proposal, TrialConfig, TrialRecord
+from gcsearch.driver.confirm import Confirmation
+from gcsearch.driver.session import Session
 from gcsearch.errors import RunError
-from gcsearch.methods import complete
-from gcsearch.schema import CHAMPION, Outcome, Pipeline, Proposal, TrialConfig, TrialRecord
-from gcsearch.stages import Session
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.methods.registry import complete
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
 
 TRUTH = {0: 80.0, 1: 81.0, 2: 85.0, 3: 84.9, 4: 70.0}
 """What each setting is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
@@ -81,7 +82,7 @@ class Bench:
         return records
 
     def run(self):
-        space = spaces.load("sam")
+        space = search_space.load("sam")
         stages, heard = (lambda *stage: self.stages.append(stage)), self.heard.append
         return Confirmation(self.sweep, self.sweep.journal, self.pipeline, space, self.measure, stages, heard).run()
 
@@ -182,10 +183,10 @@ def a_session(bench, said):
     """A driver's session on the bench's sweep, which nobody else drives."""
     driver = SimpleNamespace(lease=SimpleNamespace(check=lambda: None))
     watcher = SimpleNamespace(warn=said.append)
-    return Session(bench.sweep, bench.pipeline, spaces.load("sam"), None, watcher, driver)
+    return Session(bench.sweep, bench.pipeline, search_space.load("sam"), None, watcher, driver)
 
 
-@pytest.mark.parametrize("part", ["gcsearch.report.page.headline", "gcsearch.report.page.get_plotlyjs"])
+@pytest.mark.parametrize("part", ["gcsearch.results.report.page.headline", "gcsearch.results.report.page.get_plotlyjs"])
 def test_a_report_that_cannot_be_written_is_one_line_and_no_failed_sweep(part, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise KeyError("test_acc")

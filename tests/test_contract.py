@@ -6,10 +6,10 @@ import pytest
 import safetensors.torch
 import torch
 
-from gcsearch.backbone import fingerprint
-from gcsearch.methods import METHODS, find
-from gcsearch.population import Member, Population, _Sums
-from gcsearch.training import train
+from gcsearch.clip.model import fingerprint
+from gcsearch.methods.registry import METHODS, find
+from gcsearch.training.loop import train
+from gcsearch.training.population import Member, Population, _Sums
 from tests.test_updates import NothingReadBack
 
 PARTS = ("coop", "cocoop", "kgcoop", "prograd", "subpt", "nfl", "subpt+nfl", "cocoop+kgcoop+prograd+subpt+nfl")

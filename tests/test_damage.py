@@ -7,14 +7,15 @@ import os
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import configuration, prediction
-from gcsearch.cli import app
+from gcsearch.cli.app import app
+from gcsearch.config.trials import TrialConfig, TrialRecord
+from gcsearch.driver import load
+from gcsearch.driver.run import _open_or_begin, _texts
 from gcsearch.errors import GcsearchError, InputError
-from gcsearch.lease import Lease, Wish, ask, request_path
-from gcsearch.pipeline import _open_or_begin, _texts
-from gcsearch.schema import TrialConfig, TrialRecord
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep, load_parameters
+from gcsearch.export import classifier
+from gcsearch.sweep.lease import Lease, Wish, ask, request_path
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep, load_parameters
 
 CONTENTS = {
     "empty": b"",
@@ -38,7 +39,7 @@ COMMANDS = (
 
 @pytest.fixture
 def sweep(tmp_path) -> Sweep:
-    pipeline = configuration.load("demo")
+    pipeline = load.load("demo")
     made = _open_or_begin(pipeline, Store(tmp_path), _texts(pipeline), fresh=False, uri=None)
     made.journal.append("open", id="demo-0", trials=1)
     made.journal.append("final", records=[], threads=1)
@@ -99,7 +100,7 @@ def test_what_a_confirmed_setting_trained_is_named(tmp_path, content):
 
 @pytest.mark.parametrize("content", CONTENTS)
 def test_the_files_of_an_export_are_named(tmp_path, content):
-    for name, read in (("metrics.json", prediction.read_facts), ("config.toml", configuration.load_trial)):
+    for name, read in (("metrics.json", classifier.read_facts), ("config.toml", load.load_trial)):
         (tmp_path / name).write_bytes(CONTENTS[content])
         with pytest.raises(InputError, match=name):
             read(tmp_path)

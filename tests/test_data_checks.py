@@ -9,14 +9,15 @@ import warnings
 
 import pytest
 
-from gcsearch import datasets, inventory
+from gcsearch.config.task import Task
+from gcsearch.data import datasets, inspect
+from gcsearch.data.features import FeatureCache
+from gcsearch.data.lists import draws
+from gcsearch.data.lists.splits import FreshSplitWarning, RepeatWarning
+from gcsearch.driver.prepare import check_data
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache
-from gcsearch.laboratory import Laboratory
-from gcsearch.pipeline import check_data
-from gcsearch.schema import Task
-from gcsearch.splits import FreshSplitWarning, RepeatWarning
-from gcsearch.watcher import Watcher
+from gcsearch.sweep.callbacks import Watcher
+from gcsearch.training.task_data import Laboratory
 from tests.conftest import write_dataset
 from tests.trees import put, write
 
@@ -90,7 +91,7 @@ def test_what_no_stage_reads_may_lack(tmp_path, check, lacking, task, stages):
 
 def test_classes_without_training_images_are_new_ones_and_stay_in_the_data_set(tmp_path):
     change(write_dataset(tmp_path), without("train", 6, 7))
-    assert datasets.halves(datasets.load("tiny", tmp_path)) == ((0, 1, 2, 3), (4, 5, 6, 7))
+    assert draws.halves(datasets.load("tiny", tmp_path)) == ((0, 1, 2, 3), (4, 5, 6, 7))
 
 
 @pytest.mark.parametrize(("classes", "count"), [("base", 3), ("base", 2)])
@@ -139,7 +140,7 @@ def test_a_test_image_that_is_also_trained_on_or_chosen_by_is_refused_whatever_i
         InputError, match=rf"no test image of tiny may be known.*test: horse/test1.png = {part}: horse/other"
     ):
         check(TEST)
-    finding = inventory.examine(tmp_path, "tiny")
+    finding = inspect.examine(tmp_path, "tiny")
     assert (finding.ok, finding.leaks) == (False, (f"test: horse/test1.png = {part}: horse/other.png",))
     with pytest.warns(RepeatWarning, match="tiny: test images that are also in train or val: 1 "):
         check(TEST, repeats="keep")
@@ -183,7 +184,7 @@ def test_other_repeats_are_named_in_one_warning(tmp_path, check, way):
     assert "images in both train and val: 1 (val: horse/seen.png = train: horse/train1.png)" in said
     assert "images in two classes: 1 (train: horse/owl.png = train: owl/train2.png)" in said
     assert "images again in the same list and class: 1 (train: owl/again.png = train: owl/train1.png)" in said
-    assert said in inventory.examine(tmp_path, "tiny").notes
+    assert said in inspect.examine(tmp_path, "tiny").notes
 
 
 def test_the_fields_own_split_is_warned_of_and_not_refused(tmp_path, check, monkeypatch):
@@ -194,11 +195,11 @@ def test_the_fields_own_split_is_warned_of_and_not_refused(tmp_path, check, monk
     monkeypatch.setitem(datasets.DATASETS, "tiny", layout)
     with pytest.warns(RepeatWarning, match=r"tiny \(as published\): test images that are also"):
         check(SEARCH, TEST)
-    assert inventory.examine(tmp_path, "tiny").ok
+    assert inspect.examine(tmp_path, "tiny").ok
 
 
 def test_of_a_long_train_list_the_images_that_are_drawn_are_compared(tmp_path, check, monkeypatch):
-    monkeypatch.setattr("gcsearch.list_checks.WHOLE", 10)
+    monkeypatch.setattr("gcsearch.data.lists.checks.WHOLE", 10)
     write_dataset(tmp_path)
     copied(tmp_path / "tiny" / "images", "horse/test1.png", "horse/other.png")
     change(tmp_path, lambda split: split["train"].append(["horse/other.png", 4, "horse"]))
@@ -259,7 +260,7 @@ def test_repeats_are_left_out_of_a_split_that_is_drawn_here(tmp_path, name):
         assert datasets.load(name, tmp_path).lists == before.lists
 
 
-@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.splits.FreshSplitWarning")
 @pytest.mark.parametrize("name", ["folder:mine", "table:list.csv"])
 def test_an_image_that_two_classes_have_is_in_no_list_of_a_split_that_is_drawn_here(tmp_path, name):
     mine(tmp_path)
@@ -360,4 +361,4 @@ def test_files_that_are_no_images_are_not_called_copies_of_each_other(tmp_path, 
     for item in (found.train[0], found.test[0], found.val[0]):
         (found.images / item.path).write_bytes(b"<html>404</html>")
     check(SEARCH, TEST)
-    assert not inventory.examine(tmp_path, "tiny").leaks
+    assert not inspect.examine(tmp_path, "tiny").leaks

@@ -7,8 +7,9 @@ import random
 
 import pytest
 
-from gcsearch import datasets
-from gcsearch.datasets import Item
+from gcsearch.data import datasets
+from gcsearch.data.lists import draws
+from gcsearch.data.lists.splits import Item
 from gcsearch.errors import InputError
 from tests.conftest import CLASSES, write_dataset
 
@@ -22,7 +23,7 @@ def test_a_split_file_is_read_as_it_stands(tiny_dataset):
 def test_the_draw_is_the_one_that_the_global_generator_would_make(tiny_dataset):
     """The CoOp repositories seed Python's global generator once, then draw train and val."""
     ours = random.Random(3)
-    drawn = datasets.few_shot(tiny_dataset.train, 4, ours), datasets.few_shot(tiny_dataset.val, 2, ours)
+    drawn = draws.few_shot(tiny_dataset.train, 4, ours), draws.few_shot(tiny_dataset.val, 2, ours)
     state = random.getstate()
     random.seed(3)
     theirs = []
@@ -35,14 +36,14 @@ def test_the_draw_is_the_one_that_the_global_generator_would_make(tiny_dataset):
 
 def test_a_class_with_too_few_images_gives_all_of_them():
     items = [Item("a", 0), Item("b", 0), Item("c", 1)]
-    assert datasets.few_shot(items, 2, random.Random(0))[2:] == (Item("c", 1),)
-    assert datasets.few_shot(items, None, random.Random(0)) == tuple(items)
+    assert draws.few_shot(items, 2, random.Random(0))[2:] == (Item("c", 1),)
+    assert draws.few_shot(items, None, random.Random(0)) == tuple(items)
 
 
 @pytest.mark.parametrize(("classes", "base"), [(8, 4), (7, 4), (37, 19)])
 def test_base_is_the_first_half_rounded_up(tiny_dataset, classes, base):
     items = tuple(Item(f"{label}.png", label) for label in reversed(range(classes)))
-    first, rest = datasets.halves(datasets.Dataset("x", tiny_dataset.images, ("",) * classes, items, (), ()))
+    first, rest = draws.halves(datasets.Dataset("x", tiny_dataset.images, ("",) * classes, items, (), ()))
     assert first == tuple(range(base))
     assert (*first, *rest) == tuple(range(classes))
 
@@ -50,13 +51,13 @@ def test_base_is_the_first_half_rounded_up(tiny_dataset, classes, base):
 def test_a_data_set_that_only_tests_is_halved_by_its_test_list(tiny_dataset):
     items = tuple(Item(f"{label}.png", label) for label in range(5))
     found = datasets.Dataset("x", tiny_dataset.images, ("",) * 5, (), (), items)
-    assert datasets.halves(found) == ((0, 1, 2), (3, 4))
+    assert draws.halves(found) == ((0, 1, 2), (3, 4))
 
 
 @pytest.mark.parametrize(("classes", "folds"), [(12, 3), (10, 3), (5, 3), (4, 2), (19, 4)])
 def test_folds_hold_out_disjoint_classes_of_equal_number(classes, folds):
     labels = tuple(range(100, 100 + classes))
-    splits = [datasets.hold_out(labels, fold, folds) for fold in range(folds)]
+    splits = [draws.hold_out(labels, fold, folds) for fold in range(folds)]
     for trained, held in splits:
         assert sorted((*trained, *held)) == list(labels)
         assert len(held) == len(splits[0][1]) >= 2
@@ -67,7 +68,7 @@ def test_folds_hold_out_disjoint_classes_of_equal_number(classes, folds):
 
 def test_too_few_base_classes_cannot_be_split_again():
     with pytest.raises(InputError, match="at least 2 base classes"):
-        datasets.hold_out((0, 1, 2), 0, 2)
+        draws.hold_out((0, 1, 2), 0, 2)
 
 
 def broken(tmp_path, change):
@@ -109,23 +110,23 @@ def test_unknown_and_absent_data_sets(tmp_path):
 def test_other_names_are_no_class_however_they_are_written(tiny_dataset, tmp_path):
     file = tmp_path / "names.txt"
     file.write_text("Red-Dog\ngreen cat.\nzebra\nHORSE\nzebra\nyak\n", encoding="utf-8")
-    assert datasets.other_names(tiny_dataset, file) == ("zebra", "yak")
+    assert draws.other_names(tiny_dataset, file) == ("zebra", "yak")
     file.write_text("old_horse\n")
     with pytest.raises(InputError, match=r"names\.txt, task\.other_names: the list must hold names that are no class"):
-        datasets.other_names(tiny_dataset, file)
+        draws.other_names(tiny_dataset, file)
     file.write_bytes(b"\xff\xfe\xfa")
     with pytest.raises(InputError, match=r"task\.other_names: the file must be text in UTF-8, got UTF-16"):
-        datasets.other_names(tiny_dataset, file)
-    shipped = datasets.other_names(tiny_dataset)
+        draws.other_names(tiny_dataset, file)
+    shipped = draws.other_names(tiny_dataset)
     assert len(shipped) >= 100
-    assert shipped == datasets.other_names(tiny_dataset)
+    assert shipped == draws.other_names(tiny_dataset)
 
 
 def test_an_embedded_set_takes_the_classes_of_the_others(tmp_path):
-    from gcsearch import shapes
+    from gcsearch.data.synthetic import worlds
 
-    world = shapes.WORLDS["shapes-sketch"]
+    world = worlds.WORLDS["shapes-sketch"]
     dataset = datasets.Dataset("shapes-sketch", tmp_path, world.class_names, (), (), ())
-    names = datasets.other_names(dataset)
+    names = draws.other_names(dataset)
     assert not set(names) & set(world.class_names)
-    assert set(names) <= {name for other in shapes.WORLDS.values() for name in other.class_names}
+    assert set(names) <= {name for other in worlds.WORLDS.values() for name in other.class_names}

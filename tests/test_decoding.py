@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gcsearch import decoding
+from gcsearch.clip.preprocess import Preparation
+from gcsearch.data import image_loader
+from gcsearch.data.image_loader import Job
 from gcsearch.errors import RunError
-from gcsearch.images import Job, Preparation
 from tests.test_images import noise
 
 ROOT = Path(__file__).parents[1]
@@ -33,7 +34,7 @@ def children(of):
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and b"gcsearch.decoding" in (entry / "cmdline").read_bytes():
+            if entry.name.isdigit() and b"gcsearch.data.image_loader" in (entry / "cmdline").read_bytes():
                 parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
                 found += [int(entry.name)] if parent == of else []
         except (OSError, IndexError):
@@ -42,8 +43,8 @@ def children(of):
 
 
 def test_processes_give_the_same_pixels_in_the_same_order_and_end(jobs):
-    alone = list(decoding.prepared(jobs, 0, ahead=4))
-    beside = list(decoding.prepared(jobs, 2, ahead=4))
+    alone = list(image_loader.prepared(jobs, 0, ahead=4))
+    beside = list(image_loader.prepared(jobs, 2, ahead=4))
     assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(alone, beside, strict=True))
     assert [a.unreadable for a in alone] == [b.unreadable for b in beside]
     assert list(alone[5].unreadable) == ["5.png"]
@@ -58,7 +59,7 @@ def test_no_more_is_prepared_ahead_than_is_allowed(jobs):
             begun.append(job)
             yield job
 
-    results = decoding.prepared(counted(), 1, ahead=3)
+    results = image_loader.prepared(counted(), 1, ahead=3)
     next(results)
     assert len(begun) == 4
     results.close()
@@ -66,7 +67,7 @@ def test_no_more_is_prepared_ahead_than_is_allowed(jobs):
 
 
 def test_a_process_that_dies_is_a_clear_error(jobs):
-    results = decoding.prepared(jobs * 200, 1, ahead=2)
+    results = image_loader.prepared(jobs * 200, 1, ahead=2)
     next(results)
     (child,) = children(os.getpid())
     os.kill(child, signal.SIGKILL)
@@ -79,7 +80,8 @@ def test_processes_end_with_a_parent_that_was_killed_and_need_no_main_guard(jobs
     # A script without a guard, which spawned workers of multiprocessing would run once more.
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys, time\nfrom gcsearch import decoding\nfrom gcsearch.images import Job, Preparation\n"
+        "import sys, time\nfrom gcsearch.data import image_loader as decoding\n"
+        "from gcsearch.data.image_loader import Job\nfrom gcsearch.clip.preprocess import Preparation\n"
         f"job = Job({str(tmp_path)!r}, ('1.png',), (None,), Preparation(16))\n"
         "results = decoding.prepared([job] * 9, 2, ahead=2)\nnext(results)\nprint('ready', flush=True)\n"
         "time.sleep(60)\n"
@@ -116,4 +118,4 @@ def _is_zombie(process):
     ],
 )
 def test_how_many_processes(wanted, rows, cores, gpu, expected):
-    assert decoding.processes(wanted, rows, cores, gpu=gpu) == expected
+    assert image_loader.processes(wanted, rows, cores, gpu=gpu) == expected

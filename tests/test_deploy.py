@@ -13,8 +13,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from gcsearch import configuration
-from gcsearch.cli import app
+from gcsearch.cli.app import app
+from gcsearch.driver import load
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 PINNED = dict(re.findall(r"(?m)^([\w-]+)==(\S+)", (DEPLOY.parent / "constraints.txt").read_text()))
@@ -72,7 +72,7 @@ def test_every_command_of_the_files_exists_with_its_flags(command):
 
 
 def test_the_pipeline_is_one():
-    loaded = configuration.load(DEPLOY / "pipeline.toml", {"task.pretrained": "openai"})
+    loaded = load.load(DEPLOY / "pipeline.toml", {"task.pretrained": "openai"})
     assert loaded.resources.address == "auto"
     assert loaded.search.generation == 8
 

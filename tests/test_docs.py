@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch.cli import app
-from gcsearch.methods import METHODS
+from gcsearch.cli.app import app
+from gcsearch.methods.registry import METHODS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")

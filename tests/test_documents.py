@@ -8,12 +8,12 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from gcsearch import documents
-from gcsearch.averages import averages
-from gcsearch.comparison import Finished, against, compare
-from gcsearch.documents import Measured, Numbers, facts
-from gcsearch.schema import Task
-from gcsearch.selection import rank
+from gcsearch.config.task import Task
+from gcsearch.results import documents
+from gcsearch.results.averages import averages
+from gcsearch.results.comparison import Finished, against, compare
+from gcsearch.results.documents import Measured, Numbers, facts
+from gcsearch.results.ranking import rank
 from tests.test_comparison import a_final
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs" / "schema.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ def check(document, name):
 
 
 def test_the_schema_on_disk_is_that_of_the_code():
-    assert documents.json_schema() == SCHEMA, "python -m gcsearch.documents > docs/schema.json"
+    assert documents.json_schema() == SCHEMA, "python -m gcsearch.results.documents > docs/schema.json"
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
 

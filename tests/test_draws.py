@@ -10,8 +10,10 @@ import types
 
 import pytest
 
-from gcsearch import datasets, draws, inventory
-from gcsearch.datasets import Dataset, Item
+from gcsearch.data import datasets, inspect
+from gcsearch.data.datasets import Dataset
+from gcsearch.data.lists import draws
+from gcsearch.data.lists.splits import Item
 from gcsearch.errors import InputError
 from tests.trees import TREES
 
@@ -154,6 +156,6 @@ def test_the_data_check_says_whether_cached_draws_agree(tmp_path, monkeypatch):
     folder = tmp_path / "oxford_pets" / "split_fewshot"
     dump(cached(found, 2, 1), folder / "shot_2-seed_1.pkl", monkeypatch)
     dump(cached(found, 2, 1), folder / "shot_2-seed_2.pkl", monkeypatch)
-    _, first, second = inventory.examine(tmp_path, "OxfordPets").notes
+    _, first, second = inspect.examine(tmp_path, "OxfordPets").notes
     assert first == "split_fewshot/shot_2-seed_1.pkl agrees"
     assert "shot_2-seed_2.pkl differs in" in second

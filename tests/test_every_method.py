@@ -10,10 +10,12 @@ import pytest
 import safetensors.torch
 from typer.testing import CliRunner
 
-from gcsearch import pipeline as pipelines
-from gcsearch.cli import app
-from gcsearch.methods import METHODS, Trained
-from gcsearch.schema import Outcome, Pipeline
+from gcsearch import errors
+from gcsearch.cli.app import app
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import Outcome
+from gcsearch.driver import run
+from gcsearch.methods.registry import METHODS, Trained
 
 pytestmark = pytest.mark.slow
 
@@ -51,13 +53,13 @@ def small(name, space):
 
 @pytest.mark.parametrize("name", [*METHODS, COMBINED])
 def test_a_method_runs_is_exported_and_gives_its_numbers_again(name, store, combined_space, tmp_path):
-    sweep = pipelines.run(small(name, combined_space if name == COMBINED else name), store=store)
+    sweep = run.run(small(name, combined_space if name == COMBINED else name), store=store)
     assert {record.outcome for record in sweep.records} == {Outcome.COMPLETE}
     assert len(sweep.records) == (1 if name == "zeroshot" else 2)
     (champion,) = sweep.finals
     assert all(math.isfinite(value) for values in champion.metrics.values() for value in values)
     folder = sweep.export(tmp_path / "best")
-    again = pipelines.train(folder)
+    again = run.train(folder)
     for metric, values in champion.metrics.items():
         assert again.metrics[metric] == pytest.approx(values, abs=1e-6), metric
     kept = (folder / "prompt.safetensors").exists()
@@ -76,13 +78,13 @@ def test_class_specific_vectors_are_searched_by_trained_classes_alone_and_export
     )
     pipeline = small("specific", str(space))
     by_h = pipeline.search.model_copy(update={"objective": "val_h"})
-    with pytest.raises(pipelines.InputError, match=r'no H to search by.*\n.*"val_base_acc"'):
-        pipelines.run(pipeline.model_copy(update={"search": by_h}), store=store)
-    sweep = pipelines.run(pipeline, store=store)
+    with pytest.raises(errors.InputError, match=r'no H to search by.*\n.*"val_base_acc"'):
+        run.run(pipeline.model_copy(update={"search": by_h}), store=store)
+    sweep = run.run(pipeline, store=store)
     assert "test_h" not in sweep.finals[0].metrics
     folder = sweep.export(tmp_path / "best")
     assert safetensors.torch.load_file(folder / "text_features.safetensors")["seed_4"].shape[0] == 12
-    assert pipelines.train(folder).metrics["test_base_acc"] == sweep.finals[0].metrics["test_base_acc"]
+    assert run.train(folder).metrics["test_base_acc"] == sweep.finals[0].metrics["test_base_acc"]
 
 
 def test_compare_prints_them_all_in_one_table(store):

@@ -10,13 +10,17 @@ from typing import get_args
 
 import pytest
 
-from gcsearch import comparison, configuration, files, joint, tables
-from gcsearch.config.metrics import COSINE, METRICS, Objective, ObjectiveOfSeveral, find, measured
-from gcsearch.methods import complete
-from gcsearch.protocol import columns, objectives
-from gcsearch.schema import Outcome, Pipeline, Role, Task, TrialConfig, TrialRecord
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep, seen_from_each
+from gcsearch import files
+from gcsearch.cli import render
+from gcsearch.config.metrics import COSINE, METRICS, Objective, ObjectiveOfSeveral, columns, find, measured, objectives
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
+from gcsearch.driver import checks
+from gcsearch.methods.registry import complete
+from gcsearch.results import comparison, multi_dataset
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep, seen_from_each
 
 PROTOCOLS = {
     "base": {"folds": 2},
@@ -66,14 +70,14 @@ def a_record(task, stage, number, seeds=(1, 2), **changes) -> TrialRecord:
         one.dataset: TrialRecord(**{"metrics": numbers(one, stage, seeds, 7.0 * (number % 5) + n)} | values)
         for n, one in enumerate(task.each)
     }
-    return joint.gathered(parts) if task.also else next(iter(parts.values()))
+    return multi_dataset.gathered(parts) if task.also else next(iter(parts.values()))
 
 
 def finished(folder, task, objective) -> Sweep:
     """A sweep on disk that is over, of settings of which some tie and some did not end well."""
     content = {"name": "one", "task": task.to_dict(), "search": {"objective": objective, "space": "gcscoop"}}
     pipeline = Pipeline.from_dict(content | {"confirm": {"top": 2, "seeds": [4, 5, 6]}})
-    configuration.check(pipeline)
+    checks.check(pipeline)
     sweep = Sweep("one", Store(folder), folder / "sweeps" / "one")
     files.write_whole(sweep.folder / "pipeline.toml", files.to_toml(pipeline.to_dict()))
     stage, seeds = pipeline.search.stage, (4, 5, 6)
@@ -116,10 +120,10 @@ def titles(page: str) -> set[str]:
 def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison(task, objective, tmp_path, capsys):
     sweep = finished(tmp_path, task, objective)
     metric = find(sweep.pipeline.search.ranking_metric)
-    tables.print_ranking(sweep, 20)
+    render.print_ranking(sweep, 20)
     ranking = capsys.readouterr().out
     assert f"settings by {sweep.pipeline.search.criterion}" in ranking
-    tables.print_finals(sweep)
+    render.print_finals(sweep)
     assert "The champion" in capsys.readouterr().out
 
     lacking: list[str] = []
@@ -140,9 +144,9 @@ def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison
 
     groups = comparison.compare(seen_from_each(sweep))
     assert len(groups) == len(task.each)
-    for form in get_args(tables.Form):
-        tables.print_group(groups[0], groups, form=form)
-    tables.print_csv(groups)
+    for form in get_args(render.Form):
+        render.print_group(groups[0], groups, form=form)
+    render.print_csv(groups)
     found = list(csv.DictReader(io.StringIO(capsys.readouterr().out.split("\n\\end{table}\n")[-1])))
     keys = [column.key for column in columns(task.each[0])]
     assert all(row[f"{key}_mean"] for row in found for key in keys)

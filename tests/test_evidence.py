@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gcsearch.evidence import Difference, Verdict, difference, interval, paired, pooled, verdict
-from gcsearch.schema import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.results.differences import Difference, Verdict, difference, interval, paired, pooled, verdict
 
 
 def record(values, seeds=(1, 2, 3, 4, 5), rho=0.1, **more):

@@ -16,17 +16,21 @@ import torch
 import yaml
 from PIL import Image
 
-from gcsearch import authors, export, methods, prediction, words
-from gcsearch import backbone as backbones
-from gcsearch.card import chosen_with
-from gcsearch.data.folders import PassedOverWarning
-from gcsearch.documents import Exported, Objective
+from gcsearch.clip import model
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Proposal, TrialConfig
+from gcsearch.data.lists.folders import PassedOverWarning
 from gcsearch.errors import InputError
-from gcsearch.export import Champion
-from gcsearch.metrics import accuracy
-from gcsearch.schema import Pipeline, Proposal, Task, TrialConfig
-from gcsearch.selection import rank
-from gcsearch.trial import run_pack
+from gcsearch.export import authors, bundle, words
+from gcsearch.export import classifier as prediction
+from gcsearch.export.bundle import Champion
+from gcsearch.export.card import chosen_with
+from gcsearch.methods import registry
+from gcsearch.results.documents import Exported, Objective
+from gcsearch.results.ranking import rank
+from gcsearch.stats import accuracy
+from gcsearch.training.trial import run_pack
 from tests.test_documents import check
 
 SHORT = {"epochs": 2, "batch_size": 8}
@@ -41,12 +45,12 @@ KINDS = {
 @pytest.fixture
 def at_home(laboratory, monkeypatch):
     """The tiny model takes the place of the one that the task names."""
-    monkeypatch.setattr("gcsearch.laboratory.frozen", lambda task: laboratory.backbone)
+    monkeypatch.setattr("gcsearch.training.task_data.frozen", lambda task: laboratory.backbone)
     return laboratory
 
 
 def a_champion(lab, method, values, seeds=(4, 5)) -> Champion:
-    config = methods.complete(TrialConfig(method=method, hyperparameters=values))
+    config = registry.complete(TrialConfig(method=method, hyperparameters=values))
     (done,) = run_pack(lab, lab.episodes("test", seeds), [Proposal(number=3, config=config)])
     record = done.record.model_copy(update={"label": "champion", "run_id": "r1"})
     return Champion(
@@ -65,7 +69,7 @@ def a_champion(lab, method, values, seeds=(4, 5)) -> Champion:
 @pytest.fixture
 def exported(at_home, tmp_path):
     def make(method, **values):
-        return export.write(
+        return bundle.write(
             tmp_path / method, a_champion(at_home, method, KINDS[method] | values), at_home, given=["a lamp", "owl"]
         )
 
@@ -81,7 +85,7 @@ ALWAYS = {"config.toml", "metrics.json", "card.md"}
 
 def test_of_a_shared_prompt_everything_is_there(exported):
     folder = exported("gcscoop")
-    assert written(folder) == set(export.FILES)
+    assert written(folder) == set(bundle.FILES)
     facts = json.loads((folder / "metrics.json").read_text())
     check(facts, "metrics.json")
     assert facts["classes"]["given"] == ["a lamp"]  # the owl is a class already
@@ -99,24 +103,24 @@ def test_of_a_shared_prompt_everything_is_there(exported):
 
 def test_of_an_image_conditional_prompt_there_are_no_text_features_and_the_card_says_why(at_home, tmp_path):
     champion = a_champion(at_home, "cocoop", KINDS["cocoop"])
-    folder = export.write(tmp_path / "cocoop", champion, at_home)
+    folder = bundle.write(tmp_path / "cocoop", champion, at_home)
     assert written(folder) == ALWAYS | {"prompt.safetensors", "words.md"}
     assert "this method makes them anew for every image" in (folder / "card.md").read_text()
     assert "before the small network shifts them" in (folder / "words.md").read_text()
     with pytest.raises(InputError, match=r"--classes: CoCoOp's text features depend on the image.*\n.*predict"):
-        export.write(tmp_path / "other", champion, at_home, given=["lamp"])
+        bundle.write(tmp_path / "other", champion, at_home, given=["lamp"])
     assert not (tmp_path / "other").exists()
 
 
 def test_class_specific_vectors_have_features_of_their_own_classes_alone(at_home, tmp_path):
     champion = a_champion(at_home, "coop", KINDS["coop"])
-    folder = export.write(tmp_path / "csc", champion, at_home)
+    folder = bundle.write(tmp_path / "csc", champion, at_home)
     facts = json.loads((folder / "metrics.json").read_text())
     assert (len(facts["classes"]["base"]), facts["classes"]["new"]) == (4, [])
     assert "test_new_acc" not in facts["champion"]["metrics"]
     assert "## Seed 4, red dog" in (folder / "words.md").read_text()
     with pytest.raises(InputError, match="vectors of its own, which fit no other name"):
-        export.write(tmp_path / "other", champion, at_home, given=["lamp"])
+        bundle.write(tmp_path / "other", champion, at_home, given=["lamp"])
     opened = prediction.open_export(folder)
     with pytest.raises(InputError, match="vectors of its own, which fit no other name"):
         opened.classifier.text(["lamp"])
@@ -131,7 +135,7 @@ def test_zero_shot_has_features_but_no_prompt(exported):
 @pytest.mark.parametrize("method", KINDS)
 def test_an_export_read_back_classifies_to_the_confirmed_accuracy(at_home, tmp_path, method):
     champion = a_champion(at_home, method, KINDS[method])
-    opened = prediction.open_export(export.write(tmp_path / "best", champion, at_home))
+    opened = prediction.open_export(bundle.write(tmp_path / "best", champion, at_home))
     lab, base = at_home, opened.facts.classes.base
     items = [item for item in lab.dataset.test if item.label in lab.halves[0]]
     labels = torch.tensor([lab.halves[0].index(item.label) for item in items])
@@ -181,7 +185,7 @@ def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_hom
     with pytest.raises(InputError, match="the folder must be an export"):
         prediction.open_export(tmp_path)
     other = at_home.backbone.__class__(**{**vars(at_home.backbone), "fingerprint": "0" * 16})
-    monkeypatch.setattr("gcsearch.laboratory.frozen", lambda task: other)
+    monkeypatch.setattr("gcsearch.training.task_data.frozen", lambda task: other)
     with pytest.raises(
         InputError, match=r"config.toml, task.pretrained: .*was made with the weights .*got weights 0000"
     ):
@@ -225,7 +229,7 @@ def test_exif_orientation_is_heeded_by_an_export_whose_task_asks_for_it(at_home,
     lying, upright = [], []
     for heeded in (False, True):
         lab = replace(at_home, task=at_home.task.model_copy(update={"exif": heeded}))
-        folder = export.write(tmp_path / f"best-{heeded}", a_champion(lab, "zeroshot", {}), lab)
+        folder = bundle.write(tmp_path / f"best-{heeded}", a_champion(lab, "zeroshot", {}), lab)
         assert tomllib.loads((folder / "config.toml").read_text())["task"]["exif"] is heeded
         classifier = prediction.open_export(folder).classifier
         lying.append(classifier.encode([tmp_path / "lying.png"]))
@@ -256,7 +260,7 @@ def test_the_digest_follows_what_classifies_and_nothing_else(at_home, tmp_path):
     champion = a_champion(at_home, "gcscoop", KINDS["gcscoop"])
 
     def digest(one, **arguments):
-        folder = export.write(tmp_path / "best", one, at_home, force=True, **arguments)
+        folder = bundle.write(tmp_path / "best", one, at_home, force=True, **arguments)
         return Exported.from_dict(json.loads((folder / "metrics.json").read_text())).digest
 
     first = digest(champion)
@@ -270,9 +274,9 @@ def test_the_digest_follows_what_classifies_and_nothing_else(at_home, tmp_path):
 def test_a_failed_export_leaves_the_former_one(exported, at_home, monkeypatch):
     folder = exported("gcscoop")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    monkeypatch.setattr("gcsearch.card.write_up", lambda *arguments: 1 / 0)
+    monkeypatch.setattr("gcsearch.export.card.write_up", lambda *arguments: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        export.write(folder, a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home, force=True)
+        bundle.write(folder, a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home, force=True)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert [path.name for path in folder.parent.iterdir()] == ["gcscoop"]
 
@@ -306,7 +310,7 @@ def test_words_are_shown_as_they_are_read(backbone):
         if len(tokens) == 1:
             assert backbone.word(tokens[0]) == text
     assert backbone.word(backbone.tokenize("🐶")[-1]) == "🐶"
-    part, newline = (backbones._tokenizer().encoder[letters] for letters in ("Ã", "Ċ</w>"))
+    part, newline = (model._tokenizer().encoder[letters] for letters in ("Ã", "Ċ</w>"))
     assert (backbone.word(part), backbone.word(newline)) == ("\\xc3-", "\\n")
 
 
@@ -324,7 +328,7 @@ PETS = Task(dataset="OxfordPets", backbone="ViT-B-16", pretrained="openai")
 
 
 def options(method, task=PETS, seeds=(1, 2), **values):
-    return authors.options(methods.complete(TrialConfig(method=method, hyperparameters=values)), task, seeds)
+    return authors.options(registry.complete(TrialConfig(method=method, hyperparameters=values)), task, seeds)
 
 
 def test_a_setting_is_written_in_the_authors_names():

@@ -18,10 +18,11 @@ import pytest
 import torch
 from PIL import Image
 
-from gcsearch import datasets, digests, features, files
-from gcsearch.entries import BrokenEntryWarning, Shelf
+from gcsearch import files
+from gcsearch.data import datasets, digests, features
+from gcsearch.data.feature_file import BrokenEntryWarning, Shelf
+from gcsearch.data.features import FeatureCache, Wanted
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache, Wanted
 from tests.conftest import as_backbone, random_clip
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import files, spaces
+from gcsearch import files
+from gcsearch.config import search_space
 from gcsearch.errors import InputError
 
 
@@ -26,7 +27,7 @@ def test_a_syntax_error_names_file_and_line(tmp_path):
 
 
 def _classes(path):
-    from gcsearch.prediction import read_names
+    from gcsearch.export.classifier import read_names
 
     return read_names(path)
 
@@ -35,7 +36,7 @@ def _classes(path):
     ("read", "text"),
     [
         (files.read_toml, 'a = 1\n\n[b]\nc = """one\ntwo"""\n'),
-        (spaces.load, 'version = 1\nmethod = "coop"\n[parameters.lr]\nlow = 0.001\nhigh = 0.01\n'),
+        (search_space.load, 'version = 1\nmethod = "coop"\n[parameters.lr]\nlow = 0.001\nhigh = 0.01\n'),
         (_classes, "red squirrel\nwren\n"),
     ],
 )

@@ -9,9 +9,8 @@ import zlib
 import pytest
 from PIL import Image
 
-from gcsearch import datasets, inventory
-from gcsearch.data import image_files
-from gcsearch.data.folders import PassedOverWarning, images_below, images_in, saying_what_is_passed_over
+from gcsearch.data import datasets, image_files, inspect
+from gcsearch.data.lists.folders import PassedOverWarning, images_below, images_in, saying_what_is_passed_over
 from gcsearch.errors import InputError
 
 
@@ -73,7 +72,7 @@ def test_an_image_that_its_ending_hides_is_named(tmp_path):
     ]
 
 
-@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.splits.FreshSplitWarning")
 def test_a_data_set_says_once_what_its_class_folders_hold_beside_images(root):
     for name in ("cat", "dog"):
         (root / "pics" / name / "labels.xml").touch()
@@ -82,34 +81,34 @@ def test_a_data_set_says_once_what_its_class_folders_hold_beside_images(root):
         datasets.load("folder:pics", root)
     told = [str(one.message) for one in caught if one.category is PassedOverWarning]
     assert told == [f"{root / 'pics'}: 2 files passed over: .xml 2"]
-    found = inventory.examine(root, "folder:pics")
+    found = inspect.examine(root, "folder:pics")
     assert found.ok and told[0] in found.notes
 
 
 def test_a_class_of_nothing_but_what_is_passed_over_is_refused_with_the_reason_beside(root):
     for path in (root / "pics" / "cat").iterdir():
         path.rename(path.with_suffix(".heic"))
-    found = inventory.examine(root, "folder:pics")
+    found = inspect.examine(root, "folder:pics")
     assert "every class needs 4 images" in found.problem
     assert found.notes[0].startswith(f"{root / 'pics'}: 6 files passed over: .heic 6; ")
     with pytest.warns(PassedOverWarning), pytest.raises(InputError, match="every class needs 4 images"):
         datasets.load("folder:pics", root)
 
 
-@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.splits.FreshSplitWarning")
 def test_a_link_that_leads_nowhere_or_to_itself_is_a_missing_image(root):
     (root / "pics" / "cat" / "lost.png").symlink_to("nowhere")
     (root / "pics" / "dog" / "loop.png").symlink_to("loop.png")
     with pytest.raises(InputError, match=r"2 of 14 are missing in .*got cat/lost.png, dog/loop.png"):
         datasets.load("folder:pics", root)
-    assert inventory.examine(root, "folder:pics").missing == ("cat/lost.png", "dog/loop.png")
+    assert inspect.examine(root, "folder:pics").missing == ("cat/lost.png", "dog/loop.png")
 
 
 def test_listing_opens_no_image(root, monkeypatch):
     def opened(path, **_):
         raise AssertionError(f"{path} was opened")
 
-    monkeypatch.setattr("gcsearch.data.folders.is_image", opened)
+    monkeypatch.setattr("gcsearch.data.lists.folders.is_image", opened)
     monkeypatch.setattr(image_files, "read", opened)
     monkeypatch.setattr("builtins.open", opened)
     assert images_in(root / "pics" / "cat") == [f"{index}.png" for index in range(6)]

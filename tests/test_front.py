@@ -10,17 +10,19 @@ from bowl import SETTINGS, SPACE, Bowl, configs, drive, search
 from test_confirmation import Bench
 from test_selection import numbers, record
 
-from gcsearch import configuration, earlier
-from gcsearch.budget import Meter
+from gcsearch.cli.render import print_ranking
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.trials import Outcome
+from gcsearch.driver import checks
 from gcsearch.errors import InputError
-from gcsearch.metrics import harmonic_mean
-from gcsearch.samplers import SAMPLERS
-from gcsearch.schema import Outcome, Pipeline, SearchSettings
-from gcsearch.searcher import PackSearcher
-from gcsearch.selection import front, rank, shortlist
-from gcsearch.standing import stand
-from gcsearch.tables import print_ranking
-from gcsearch.tracking import _pipeline_params, _sweep_tags
+from gcsearch.execution.searcher import PackSearcher
+from gcsearch.results.ranking import front, rank, shortlist
+from gcsearch.search import warm_start
+from gcsearch.search.budget import Meter
+from gcsearch.search.samplers import SAMPLERS
+from gcsearch.stats import harmonic_mean
+from gcsearch.sweep.state import stand
+from gcsearch.tracking.tracker import _pipeline_params, _sweep_tags
 
 BOTH = ("val_base_acc", "val_new_acc")
 SEVERAL = SETTINGS.model_copy(update={"objective": BOTH})
@@ -137,7 +139,7 @@ def test_earlier_sweeps_are_known_by_all_objectives():
     before = search(SEVERAL.model_copy(update={"seed": 7}), evaluate=Traded())
     left = before[0].model_copy(update={"outcome": Outcome.PRUNED})
     single = before[1].model_copy(update={"metrics": {"val_base_acc": (1.0, 1.0)}})
-    assert earlier.fitting(SPACE, [left, single, *before[2:]], BOTH) == before[2:]
+    assert warm_start.fitting(SPACE, [left, single, *before[2:]], BOTH) == before[2:]
     searcher = PackSearcher(SPACE, SEVERAL, before=[left, single, *before[2:]])
     told = [trial.values for trial in searcher.study.get_trials() if trial.values]
     assert told == [[one.mean(name) for name in BOTH] for one in before[2:]]
@@ -203,7 +205,7 @@ def test_several_that_look_at_test_images_are_an_oracle():
         "test_h on the front of test_base_acc and test_new_acc (oracle: it looks at test images)"
     )
     pipeline = Pipeline(name="pets", search=settings)
-    configuration.check(pipeline)
+    checks.check(pipeline)
     tags = _sweep_tags("pets", pipeline, {})
     assert tags["gcsearch.objective"] == "test_base_acc,test_new_acc"
     assert tags["gcsearch.selection"] == "oracle"
@@ -249,8 +251,8 @@ def test_what_does_not_go_with_several_is_refused_before_the_first_trial(search,
     if "\n" in search.get("space", ""):
         search["space"] = space_of(tmp_path, search["space"])
     with pytest.raises(InputError, match=f"(?s){message}"):
-        configuration.check(Pipeline.from_dict({"name": "one", "search": search, "task": task}))
+        checks.check(Pipeline.from_dict({"name": "one", "search": search, "task": task}))
 
 
 def test_two_sides_of_the_base_classes_pass_the_checks():
-    configuration.check(Pipeline.from_dict({"name": "one", "search": {"objective": list(BOTH), "sampler": "nsga2"}}))
+    checks.check(Pipeline.from_dict({"name": "one", "search": {"objective": list(BOTH), "sampler": "nsga2"}}))

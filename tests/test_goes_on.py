@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from gcsearch import configuration
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.driver import load
+from gcsearch.driver.run import _open_or_begin, _texts, check_goes_on, confirm, extend
 from gcsearch.errors import InputError
-from gcsearch.pipeline import _open_or_begin, _texts, check_goes_on, confirm, extend
-from gcsearch.schema import Pipeline
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
 
 SPACE = 'version = 1\nmethod = "sam"\n[parameters.rho]\nlow = 0.1\nhigh = 1.0\nlog = true\n'
 
@@ -22,7 +22,7 @@ def place(tmp_path):
 
 def a_pipeline(place, **overrides: str) -> Pipeline:
     keys = {"search.space": f'"{place / "space.toml"}"'} | {key.replace("__", "."): v for key, v in overrides.items()}
-    return configuration.load("demo", keys)
+    return load.load("demo", keys)
 
 
 def begun(place, *, finished: bool = True) -> Sweep:

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gcsearch.methods import METHODS
-from gcsearch.population import Member, Population, _Sums
+from gcsearch.methods.registry import METHODS
+from gcsearch.training.population import Member, Population, _Sums
 from tests.conftest import as_backbone, random_clip
 from tests.test_contract import setting
 

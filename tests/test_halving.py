@@ -7,15 +7,17 @@ import math
 import pytest
 import torch
 
-from gcsearch import configuration, halving
-from gcsearch.checkpoint import Checkpoint, name_of
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, Rung, TrialConfig, TrialRecord
+from gcsearch.driver import checks
 from gcsearch.errors import InputError
-from gcsearch.schema import EpochReport, Outcome, Pipeline, Proposal, Rung, SearchSettings, TrialConfig, TrialRecord
-from gcsearch.trial import run_pack
+from gcsearch.search import pruning
+from gcsearch.training.loop import Checkpoint, name_of
+from gcsearch.training.trial import run_pack
 
 
 def shares(pruner, pack=0, **settings):
-    return [rung.share for rung in halving.rungs(SearchSettings(pruner=pruner, **settings), pack)]
+    return [rung.share for rung in pruning.rungs(SearchSettings(pruner=pruner, **settings), pack)]
 
 
 def test_rungs_lie_at_shares_of_the_schedule():
@@ -37,12 +39,12 @@ def test_rungs_lie_at_shares_of_the_schedule():
     ("pruner", "share"), [("none", 1), ("halving", 1 / 16), ("median", 1 / 4), ("hyperband", (1 + 1 / 4 + 1 / 16) / 3)]
 )
 def test_so_many_train_to_their_ends(pruner, share):
-    assert halving.finishing(SearchSettings(pruner=pruner, eta=4, rungs=2)) == pytest.approx(share)
+    assert pruning.finishing(SearchSettings(pruner=pruner, eta=4, rungs=2)) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(("share", "epochs", "epoch"), [(1 / 3, 9, 3), (1 / 9, 10, 2), (1 / 4, 2, 1), (1 / 2, 1, 1)])
 def test_a_rung_lies_at_an_epoch_of_each_setting(share, epochs, epoch):
-    assert halving.epoch_of(Rung(share=share, keep=0.5, metric="val_h"), epochs) == epoch
+    assert pruning.epoch_of(Rung(share=share, keep=0.5, metric="val_h"), epochs) == epoch
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def test_a_rung_lies_at_an_epoch_of_each_setting(share, epochs, epoch):
     ],
 )
 def test_the_better_part_stays(keep, values, rivals, stay):
-    assert halving.staying(Rung(share=0.5, keep=keep, metric="val_h", rivals=rivals), dict(enumerate(values))) == stay
+    assert pruning.staying(Rung(share=0.5, keep=keep, metric="val_h", rivals=rivals), dict(enumerate(values))) == stay
 
 
 def test_a_rival_is_who_came_to_the_rung_and_ended_well():
@@ -77,15 +79,15 @@ def test_a_rival_is_who_came_to_the_rung_and_ended_well():
         record(2, Outcome.DIVERGED, (4, 99.0)),
         record(3, Outcome.COMPLETE, (4, math.nan)),
     ]
-    quarter, half = halving.rungs(SearchSettings(objective="val_h", pruner="asha", eta=2, rungs=2), 0)
-    assert [halving.value_at(quarter, one, 8) for one in records] == [50.0, None, None, None]
-    assert [halving.value_at(half, one, 8) for one in records] == [60.0, 40.0, None, None]
-    assert halving.value_at(quarter, records[1], 16) == 40.0
+    quarter, half = pruning.rungs(SearchSettings(objective="val_h", pruner="asha", eta=2, rungs=2), 0)
+    assert [pruning.value_at(quarter, one, 8) for one in records] == [50.0, None, None, None]
+    assert [pruning.value_at(half, one, 8) for one in records] == [60.0, 40.0, None, None]
+    assert pruning.value_at(quarter, records[1], 16) == 40.0
 
 
 # In a real pack
 
-RUNGS = halving.rungs(SearchSettings(objective="val_h", pruner="halving", eta=2, rungs=2), 0)
+RUNGS = pruning.rungs(SearchSettings(objective="val_h", pruner="halving", eta=2, rungs=2), 0)
 
 
 def pack(*settings, rungs=RUNGS):
@@ -123,7 +125,7 @@ def test_the_worse_half_leaves_at_each_rung_with_all_its_seeds(halved, whole):
     curves = [{report.epoch: report.mean("val_h") for report in trial.record.curve} for trial in whole]
     left: dict[int, int] = {}
     for rung, stay in zip(RUNGS, (2, 1), strict=True):
-        at = {i: halving.epoch_of(rung, SETTINGS[i]["epochs"]) for i in range(4) if i not in left}
+        at = {i: pruning.epoch_of(rung, SETTINGS[i]["epochs"]) for i in range(4) if i not in left}
         order = sorted(at, key=lambda i: (-curves[i][at[i]], i))
         left |= {i: at[i] for i in order[stay:]}
     assert len(left) == 3
@@ -141,7 +143,7 @@ def test_the_worse_half_leaves_at_each_rung_with_all_its_seeds(halved, whole):
 def test_rungs_are_measured_whatever_evaluate_every_says(halved):
     for trial, setting in zip(halved, SETTINGS, strict=True):
         ran, epochs = trial.record.epochs, setting["epochs"]
-        rungs = {halving.epoch_of(rung, epochs) for rung in RUNGS}
+        rungs = {pruning.epoch_of(rung, epochs) for rung in RUNGS}
         due = {epoch for epoch in range(1, ran + 1) if epoch % 3 == 0 or epoch in rungs or epoch == epochs}
         assert {report.epoch for report in trial.record.curve} == due
 
@@ -236,5 +238,5 @@ def test_a_checkpoint_belongs_to_one_pack():
 def test_a_pack_of_one_has_nothing_to_halve(pruner):
     search = {"pruner": pruner, "pack": 1}
     with pytest.raises(InputError, match=r"(?s)search\.pruner: .*must have two or more.*pack = 1.*pruner = .asha"):
-        configuration.check(Pipeline.from_dict({"name": "one", "search": search}))
-    configuration.check(Pipeline.from_dict({"name": "one", "search": {"pruner": "asha", "pack": 1}}))
+        checks.check(Pipeline.from_dict({"name": "one", "search": search}))
+    checks.check(Pipeline.from_dict({"name": "one", "search": {"pruner": "asha", "pack": 1}}))

@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
-from gcsearch import images, inventory
-from gcsearch.data import image_files
+import gcsearch
+from gcsearch.clip.preprocess import Preparation
+from gcsearch.data import image_files, image_loader, inspect
 from gcsearch.data.image_files import MEGAPIXELS, UnreadableImage, read
+from gcsearch.data.image_loader import Job, prepare
 from gcsearch.errors import InputError
-from gcsearch.images import Job, Preparation, prepare
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -242,7 +243,7 @@ def test_a_program_in_a_class_folder_runs_nothing_and_hangs_nothing(tmp_path):
             Image.new("RGB", (9, 9), (index, ord(name), 0)).save(folder / f"{index}.png")
     bad = tmp_path / "root" / "pics" / "a" / "0.png"
     bad.write_bytes(PROGRAM.replace(b"MARK", str(tmp_path / "ran").encode()))
-    found = inventory.examine(tmp_path / "root", "folder:pics", verify=True)
+    found = inspect.examine(tmp_path / "root", "folder:pics", verify=True)
     assert found.reasons == {"a/0.png": "no image but a PostScript program"}
     assert not (tmp_path / "ran").exists()
 
@@ -256,7 +257,7 @@ def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     (tmp_path / "device.png").symlink_to("/dev/zero")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(os.path.relpath(tmp_path / "socket.png"))
-        said = {path.stem: images.fault(path) for path in sorted(tmp_path.iterdir())}
+        said = {path.stem: image_loader.fault(path) for path in sorted(tmp_path.iterdir())}
     assert said == {
         "device": "a device, no file",
         "folder": "a folder, no file",
@@ -359,6 +360,6 @@ def test_16_bits_are_turned_too():
 
 def test_the_door_is_the_only_one():
     """No other module opens an image through Pillow."""
-    package = Path(images.__file__).parent
+    package = Path(gcsearch.__file__).parent
     opening = [path.relative_to(package) for path in package.rglob("*.py") if "Image.open(" in path.read_text()]
     assert opening == [Path("data/image_files.py")]

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcsearch.backbone import _preparation, declare_torchvision_operators
+from gcsearch.clip.model import _preparation, declare_torchvision_operators
+from gcsearch.clip.preprocess import Preparation, random_box, random_view
 from gcsearch.data import image_files
+from gcsearch.data.image_loader import Job, prepare
 from gcsearch.errors import InputError
-from gcsearch.images import Job, Preparation, prepare, random_box, random_view
 
 
 def noise(width, height, mode="RGB", seed=0):

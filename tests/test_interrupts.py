@@ -16,9 +16,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from gcsearch import daemons, interrupts
-from gcsearch.provenance import this_process
-from gcsearch.stages import Session
+from gcsearch.driver.session import Session
+from gcsearch.execution.local_ray import daemons
+from gcsearch.sweep import interrupts
+from gcsearch.sweep.lease import this_process
 
 
 @pytest.fixture
@@ -119,7 +120,7 @@ def test_a_signal_waits_for_the_end_of_an_import_and_of_a_finalizer(heard, tmp_p
 
 CATCHES = """
 import os, signal, sys, time
-from gcsearch import interrupts
+from gcsearch.sweep import interrupts as interrupts
 class Ends:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -260,7 +261,8 @@ def test_a_signal_to_the_whole_group_is_no_loss_of_ray(heard, tmp_path):
 HANGS = """
 import subprocess, sys, time
 from pathlib import Path
-from gcsearch import daemons, interrupts
+from gcsearch.execution.local_ray import daemons
+from gcsearch.sweep import interrupts
 daemons.PATIENCE = 0.2
 process = subprocess.Popen(["sleep", "60"])
 ray = daemons.started({"gcs_server": process})

@@ -7,20 +7,24 @@ import math
 
 import pytest
 
-from gcsearch import pipeline as pipelines
-from gcsearch.checkpoint import Checkpoint
-from gcsearch.configuration import check, own_template
-from gcsearch.datasets import template_of
+from gcsearch.config.metrics import metric_on
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.task import Task
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialConfig, TrialFile, TrialRecord
+from gcsearch.data.datasets import template_of
+from gcsearch.driver import run
+from gcsearch.driver.checks import check
+from gcsearch.driver.exports import explore
+from gcsearch.driver.load import own_template
 from gcsearch.errors import InputError
-from gcsearch.joint import gathered, metric_on, seen_from, worst_regrets
-from gcsearch.metrics import harmonic_mean
-from gcsearch.prediction import open_export
-from gcsearch.report import build_report
-from gcsearch.schema import EpochReport, Outcome, Pipeline, Proposal, Task, TrialConfig, TrialFile, TrialRecord
-from gcsearch.store import cache_place
-from gcsearch.surroundings import explore
-from gcsearch.sweep import load_parameters, seen_from_each
-from gcsearch.worker import PackRunner
+from gcsearch.execution.worker import PackRunner
+from gcsearch.export.classifier import open_export
+from gcsearch.files import cache_place
+from gcsearch.results.multi_dataset import gathered, seen_from, worst_regrets
+from gcsearch.results.report import build_report
+from gcsearch.stats import harmonic_mean
+from gcsearch.sweep.sweep import load_parameters, seen_from_each
+from gcsearch.training.loop import Checkpoint
 from tests.test_cli import gcsearch
 from tests.test_halving import Killed
 
@@ -126,7 +130,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sweep(store):
-    return pipelines.run(Pipeline.from_dict(CONTENT), store=store)
+    return run.run(Pipeline.from_dict(CONTENT), store=store)
 
 
 def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep():
@@ -188,7 +192,7 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path):
     assert sorted(path.name for path in out.iterdir()) == sorted(SETS)
     for one in seen_from_each(sweep):
         task, champion = one.task, one.champion
-        again = pipelines.train(out / task.dataset)
+        again = run.train(out / task.dataset)
         assert again.metrics == champion.metrics
         kept = json.loads((out / task.dataset / "metrics.json").read_text())
         assert kept["data"]["dataset"] == task.dataset
@@ -197,7 +201,7 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path):
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
 
 
-@pytest.mark.parametrize("use", [pipelines.train, open_export, explore], ids=["train", "predict", "landscape"])
+@pytest.mark.parametrize("use", [run.train, open_export, explore], ids=["train", "predict", "landscape"])
 def test_of_several_exports_one_has_to_be_named(sweep, tmp_path, use):
     out = sweep.export(tmp_path / "best")
     inside = f"Name one of those in it: {out / SETS[1]}, {out / SETS[0]}."
@@ -242,7 +246,7 @@ def test_the_report_says_the_worst_regret_of_every_setting():
 
 
 def test_mlflow_hears_that_every_data_set_is_trained_on():
-    from gcsearch.tracking import _target_inputs
+    from gcsearch.tracking.tracker import _target_inputs
 
     task = Task(dataset=SETS[0], also=SETS[1:])
     found = _target_inputs(Pipeline(name="both", task=task))

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
+from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
-from gcsearch.journal import Journal
-from gcsearch.schema import EpochReport, Outcome, TrialConfig, TrialRecord
+from gcsearch.sweep.journal import Journal
 
 
 def record(number: int, value: float = 1.0) -> TrialRecord:
@@ -195,7 +195,7 @@ def test_a_disk_that_is_really_full_stops_in_words_and_nothing_half_written_is_b
 def test_every_line_that_was_acknowledged_is_there_after_a_kill(tmp_path):
     path = tmp_path / "journal.jsonl"
     code = (
-        f"from gcsearch.journal import Journal\nj = Journal({str(path)!r})\n"
+        f"from gcsearch.sweep.journal import Journal\nj = Journal({str(path)!r})\n"
         "for n in range(10**6):\n    j.append('run', number=n, stage='search', run_id='')\n    print(n, flush=True)"
     )
     writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -17,7 +17,7 @@ import pytest
 from mlflow import MlflowClient
 
 from gcsearch import open_sweep
-from gcsearch import pipeline as pipelines
+from gcsearch.driver import run as pipelines
 from gcsearch.files import to_toml
 from tests.servers import MlflowServer, has_postgres, postgres
 from tests.test_pipeline import SMOKE, command, journal_has, left_behind, long_space, start

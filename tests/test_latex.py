@@ -10,12 +10,13 @@ import subprocess
 
 import pytest
 
-from gcsearch import tables
-from gcsearch.averages import averages
-from gcsearch.comparison import Finished, against, compare
-from gcsearch.datasets import title_of
+from gcsearch.cli import render
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
+from gcsearch.data.datasets import title_of
+from gcsearch.results.averages import averages
+from gcsearch.results.comparison import Finished, against, compare
 from gcsearch.results.latex import escape, label, table
-from gcsearch.schema import Outcome, Role, Task, TrialConfig, TrialRecord
 
 NASTY = (
     "100% of_a&b #1 {x} $y$ ~z ^w \\cmd",
@@ -52,9 +53,9 @@ def groups(names=NASTY, datasets=("shapes-sketch", "folder:my_50% birds & 猫"))
 def latex(capsys, **more) -> str:
     found = against(groups(**more), "gcscoop")
     for group in found:
-        tables.print_group(group, found, form="latex")
+        render.print_group(group, found, form="latex")
     for one in (means := averages(found)):
-        tables.print_averages(one, means, form="latex")
+        render.print_averages(one, means, form="latex")
     return capsys.readouterr().out
 
 
@@ -72,7 +73,7 @@ def test_a_table_explains_its_star_and_has_a_label_and_minus_signs(capsys):
     assert "+5.00 [+5.00, +5.00]*" in first, "it is there to be explained"
     assert not re.search(r"(?<![\w$-])-\d", first), "no hyphen for a minus"
     (lower,) = against(compare([Finished("x", Task(), a_final("", 65.0, lr=1.0), [a_final("low", 40.0)])]), "x")
-    tables.print_group(lower, [lower], form="latex")
+    render.print_group(lower, [lower], form="latex")
     assert "$-$25.00 [$-$25.00, $-$25.00]*" in capsys.readouterr().out
 
 
@@ -97,9 +98,9 @@ def test_every_table_of_an_output_has_a_label_of_its_own(capsys):
 def test_a_data_set_has_its_proper_name_in_latex_and_its_key_elsewhere(name, title, capsys):
     assert title_of(name) == title
     found = groups(names=["CoOp"], datasets=(name,))
-    tables.print_group(found[0], found, form="latex")
+    render.print_group(found[0], found, form="latex")
     assert rf"\caption{{{escape(title)}, mini" in capsys.readouterr().out
-    tables.print_group(found[0], found, form="markdown")
+    render.print_group(found[0], found, form="markdown")
     assert capsys.readouterr().out.startswith(f"{name}, mini")
 
 
@@ -126,7 +127,7 @@ def test_what_latex_reads_as_a_command_is_a_sign():
 
 def test_no_name_breaks_a_markdown_table(capsys):
     found = against(groups(), "gcscoop")
-    tables.print_group(found[1], found, form="markdown")
+    render.print_group(found[1], found, form="markdown")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(lines) == len(NASTY) + 3
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
@@ -137,12 +138,12 @@ def test_no_name_breaks_a_markdown_table(capsys):
 def test_a_csv_holds_every_name_and_no_formula(capsys):
     names = ["=1+1", "+1 b", "-cmd|'x'", "@SUM(A1)", 'quoted "x", y', "\tx", "- 5"]
     found = against(groups(names=names), "gcscoop")
-    tables.print_csv(found)
+    render.print_csv(found)
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     read = [row["name"] for row in rows[: len(names)]]
     assert read == ["'=1+1", "'+1 b", "'-cmd|'x'", "'@SUM(A1)", 'quoted "x", y', "'\tx", "'- 5"]
     assert {row["against_mean"] for row in rows} >= {"5.0000", ""}
     low = [a_final("low", 40.0)]
-    tables.print_csv(against(compare([Finished("x", Task(), a_final("champion", 65.0, lr=1.0), low)]), "x"))
+    render.print_csv(against(compare([Finished("x", Task(), a_final("champion", 65.0, lr=1.0), low)]), "x"))
     (line,) = [row for row in csv.DictReader(io.StringIO(capsys.readouterr().out)) if row["name"] == "low"]
     assert line["against_mean"] == "-25.0000", "a negative number stays one"

@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gcsearch import lease as leases
 from gcsearch.errors import InputError, Interrupted, RunError
-from gcsearch.lease import STALE, Lease, Wish, ask, driving, look, request_path
+from gcsearch.sweep import lease
+from gcsearch.sweep.lease import STALE, Lease, Wish, ask, driving, look, request_path
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def path(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _quickly(monkeypatch):
-    monkeypatch.setattr(leases, "_POLL", 0.02)
-    monkeypatch.setattr(leases, "BEAT", 0.05)
+    monkeypatch.setattr(lease, "_POLL", 0.02)
+    monkeypatch.setattr(lease, "BEAT", 0.05)
 
 
 def take(path) -> Lease:
@@ -61,7 +61,7 @@ def test_a_lease_is_held_by_one_and_given_back(path):
 
 def test_the_lease_of_a_killed_process_is_taken_over_at_once(path):
     code = (
-        f"from gcsearch.lease import *\nlease = Lease.take(Path({str(path)!r}), 'x')\n"
+        f"from gcsearch.sweep.lease import *\nlease = Lease.take(Path({str(path)!r}), 'x')\n"
         "print(lease, flush=True)\ntime.sleep(99)"
     )
     driver = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
@@ -95,7 +95,7 @@ def test_a_driver_on_another_host_that_is_not_heard_of_for_long_is_replaced_at_o
 
 
 def test_a_driver_on_another_host_is_watched_until_it_counts_as_gone(path, monkeypatch):
-    monkeypatch.setattr(leases, "STALE", 5.0)
+    monkeypatch.setattr(lease, "STALE", 5.0)
     said, began = [], time.monotonic()
     left_by(path, host="node7", machine="another", pid=1)
     mine = Lease.take(path, "the sweep demo", said.append)
@@ -225,7 +225,7 @@ def test_a_cancel_ends_what_the_driver_waits_for(path):
 
 def test_a_cancel_is_heard_in_the_background_of_a_script_where_sigint_is_ignored(path):
     code = (
-        "import time\nfrom pathlib import Path\nfrom gcsearch.lease import Wish, ask, driving\n"
+        "import time\nfrom pathlib import Path\nfrom gcsearch.sweep.lease import Wish, ask, driving\n"
         f"path = Path({str(path)!r})\n"
         "with driving(path, 'the sweep demo'):\n    ask(path, Wish.CANCEL)\n    time.sleep(60)\n"
     )

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcsearch.losses import Anchored, Objective, Teacher
+from gcsearch.methods.losses import Anchored, Objective, Teacher
 
 P, B, C, A, E = 3, 5, 4, 2, 8
 SCALE = 30.0

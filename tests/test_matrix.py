@@ -9,13 +9,17 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import configuration, files, matrix, pipeline, raysession, where
-from gcsearch.cli import app
-from gcsearch.cluster import Cluster
+from gcsearch import files
+from gcsearch.cli.app import app
+from gcsearch.driver import load, matrix
+from gcsearch.driver import run as pipeline
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
-from gcsearch.placement import Placement
-from gcsearch.store import Store
-from gcsearch.sweep import open_sweep
+from gcsearch.execution import cluster
+from gcsearch.execution import session as raysession
+from gcsearch.execution.cluster import Cluster
+from gcsearch.execution.placement import Placement
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import open_sweep
 from tests.test_cli import ZEROSHOT, a_record, a_sweep
 
 HEAD = 'version = 1\nname = "many"\n[task]\nval_shots = 1\n'
@@ -50,7 +54,7 @@ def test_every_combination_is_a_sweep_in_the_order_of_the_file(write):
 def test_a_file_without_a_matrix_is_one_sweep_under_its_own_name():
     found = matrix.load("demo", {"task.shots": "4"})
     assert found.single
-    assert found.pipelines == (configuration.load("demo", {"task.shots": "4"}),)
+    assert found.pipelines == (load.load("demo", {"task.shots": "4"}),)
 
 
 def test_both_ways_of_writing_a_key_are_the_same(write):
@@ -121,7 +125,7 @@ def test_a_value_that_does_not_fit_is_refused_by_its_key(write, content, message
 
 def test_one_pipeline_is_no_matrix(write):
     with pytest.raises(InputError, match=r"(?s)many\.toml, matrix: this file is a matrix.*gcsearch\.run_matrix"):
-        configuration.load(write(HEAD + TWO))
+        load.load(write(HEAD + TWO))
     with pytest.raises(InputError, match="a matrix has keys of the pipeline"):
         matrix.load(write("version = 1\nmatrix = 3\n"))
 
@@ -220,8 +224,8 @@ def test_what_is_finished_needs_no_ray_and_resources_that_are_not_there_are_the_
 
 def test_a_sweep_on_a_cluster_joins_it_by_itself(write, sweeps, rays, tmp_path, monkeypatch):
     placement = Placement(1, 1)
-    asked = {"many-1": where.Where(placement, Cluster("10.0.0.5:6379", ())), "many-2": where.Where(placement)}
-    monkeypatch.setattr(where, "find", lambda chosen: asked[chosen.name])
+    asked = {"many-1": cluster.Where(placement, Cluster("10.0.0.5:6379", ())), "many-2": cluster.Where(placement)}
+    monkeypatch.setattr(cluster, "find", lambda chosen: asked[chosen.name])
     matrix.run_matrix(write(HEAD + '[matrix]\n"task.shots" = [1, 2]\n'), store=tmp_path)
     assert sweeps[0] == ["many-1", "many-2"]
     assert rays == [(1, 1), None]

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from gcsearch import matrix, open_sweep
-from gcsearch import pipeline as pipelines
+from gcsearch import open_sweep
+from gcsearch.driver import matrix, run
 from tests.test_pipeline import command, journal_has, left_behind, start
 
 pytestmark = pytest.mark.slow
@@ -91,4 +91,4 @@ def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_a
         assert numbers(open_sweep(name, tmp_path / "again")) == numbers(sweep)
 
     (alone,) = (one for one in matrix.load(file, quick=True).pipelines if one.name == NAMES[2])
-    assert numbers(pipelines.run(alone, store=tmp_path / "alone")) == numbers(whole[NAMES[2]])
+    assert numbers(run.run(alone, store=tmp_path / "alone")) == numbers(whole[NAMES[2]])

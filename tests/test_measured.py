@@ -10,16 +10,22 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import configuration, datasets, export, files, laboratory, measured, worker
-from gcsearch import pipeline as pipelines
+from gcsearch import files
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.task import Task
+from gcsearch.data import datasets
+from gcsearch.data.features import FeatureCache
+from gcsearch.driver import load, run, session
 from gcsearch.errors import InputError, RunError
-from gcsearch.features import FeatureCache
-from gcsearch.journal import Journal
-from gcsearch.laboratory import Laboratory
-from gcsearch.prediction import read_facts
-from gcsearch.schema import Pipeline, Task
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.execution import worker
+from gcsearch.export import bundle
+from gcsearch.export.classifier import read_facts
+from gcsearch.sweep import measured
+from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+from gcsearch.training import task_data
+from gcsearch.training.task_data import Laboratory
 from tests.conftest import CLASSES, write_dataset
 from tests.test_export import KINDS, a_champion
 
@@ -180,7 +186,7 @@ def test_an_export_attests_what_was_measured_and_not_what_lies_there_now(begun, 
 )  # fmt: skip
 def test_an_export_is_trained_again_on_what_it_was_measured_on_alone(root, backbone, tmp_path, change, message):
     lab = at(root, backbone)
-    facts = read_facts(export.write(tmp_path / "best", a_champion(lab, "zeroshot", KINDS["zeroshot"]), lab))
+    facts = read_facts(bundle.write(tmp_path / "best", a_champion(lab, "zeroshot", KINDS["zeroshot"]), lab))
     measured.check_attested(facts, at(root, backbone), (4, 5), tmp_path)
     former = facts.model_copy(
         update={
@@ -217,7 +223,7 @@ def sweep(tmp_path) -> Sweep:
     write_dataset(tmp_path / "data", CLASSES, train=4, val=2, test=2)
     split = json.loads((tmp_path / "data" / "tiny" / "split_zhou_Tiny.json").read_text())
     assert split["train"]
-    chosen = configuration.with_paths_of_the_command(
+    chosen = load.with_paths_of_the_command(
         Pipeline.from_dict(
             {
                 "name": "mine",
@@ -235,32 +241,32 @@ def sweep(tmp_path) -> Sweep:
         )
     )
     store = Store(tmp_path / "store")
-    begun = pipelines._open_or_begin(chosen, store, pipelines._texts(chosen), fresh=False, uri=None)
+    begun = run._open_or_begin(chosen, store, run._texts(chosen), fresh=False, uri=None)
     begun.journal.append("open", id="mine-1", trials=2)
-    labs = [laboratory.of(task) for task in chosen.task.each]
+    labs = [task_data.of(task) for task in chosen.task.each]
     measured.record(begun.journal, begun.folder, measured.look(labs, chosen.measured))
-    laboratory.forget()
+    task_data.forget()
     return begun
 
 
 def test_resume_and_run_refuse_other_images_and_run_takes_the_same_ones_elsewhere(sweep, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(pipelines.Session, "run", lambda self: asked.append(self.pipeline.task.root))
+    monkeypatch.setattr(session.Session, "run", lambda self: asked.append(self.pipeline.task.root))
     chosen = sweep.pipeline
     data, other = tmp_path / "data", tmp_path / "other"
-    pipelines.resume("mine", store=tmp_path / "store")
+    run.resume("mine", store=tmp_path / "store")
     shutil.copytree(data, other)
     replace_images(data, "*/train*.png")
-    laboratory.forget()
+    task_data.forget()
     lines = sweep.journal.path.read_text()
     for go_on in (
-        lambda: pipelines.resume("mine", store=tmp_path / "store"),
-        lambda: pipelines.run(chosen, store=tmp_path / "store"),
+        lambda: run.resume("mine", store=tmp_path / "store"),
+        lambda: run.run(chosen, store=tmp_path / "store"),
     ):
         with pytest.raises(InputError, match=r"(?s)images of train have another content.*under another name"):
             go_on()
     assert sweep.journal.path.read_text() == lines
     moved = chosen.model_copy(update={"task": chosen.task.model_copy(update={"root": str(other)})})
-    pipelines.run(moved, store=tmp_path / "store")
+    run.run(moved, store=tmp_path / "store")
     assert asked == [str(data), str(other)]
     assert files.read_toml(sweep.folder / "pipeline.toml")["task"]["root"] == str(other)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gcsearch import memory
 from gcsearch.errors import InputError
-from gcsearch.memory import Load
-from gcsearch.methods import METHODS
-from gcsearch.population import Member, Population
-from gcsearch.prompts import Pieces
+from gcsearch.methods.prompts import Pieces
+from gcsearch.methods.registry import METHODS
+from gcsearch.training import memory
+from gcsearch.training.memory import Load
+from gcsearch.training.population import Member, Population
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from gcsearch import updates
+from gcsearch.config.trials import TrialConfig
 from gcsearch.errors import InputError
-from gcsearch.methods import KINDS, METHODS, NFL, KgCoOp, SubPT, Trained, build, complete, find
-from gcsearch.schema import TrialConfig
+from gcsearch.methods import rules as updates
+from gcsearch.methods.registry import KINDS, METHODS, NFL, KgCoOp, SubPT, Trained, build, complete, find
 
 
 def test_published_constants_are_the_defaults():

@@ -6,17 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.metrics import (
-    Score,
-    accuracy,
-    harmonic_mean,
-    interval,
-    lost_margin,
-    number,
-    p_value,
-    plus_minus,
-    spread,
-)
+from gcsearch.stats import Score, accuracy, harmonic_mean, interval, lost_margin, number, p_value, plus_minus, spread
 
 
 def test_harmonic_mean_is_the_published_one():

@@ -12,13 +12,15 @@ import time
 import pytest
 from mlflow.store.db import utils as mlflow_utils
 
-from gcsearch import bulk, files, mirror, tracking
+from gcsearch import files
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import Outcome
 from gcsearch.errors import RunError
-from gcsearch.mirror import Mirror, lag, lines_synced
-from gcsearch.schema import Outcome, Pipeline
-from gcsearch.standing import stand
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.sweep.state import lag, lines_synced, stand
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+from gcsearch.tracking import bulk, sync, tracker
+from gcsearch.tracking.sync import Mirror
 from tests.servers import free_port
 from tests.test_tracking import a_record
 
@@ -28,13 +30,13 @@ def database(tmp_path_factory):
     """One database for the module, made before two threads would make it at once."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/mlflow.db"
-    tracking.Tracker(uri, "mirrors", folder / "artifacts")
+    tracker.Tracker(uri, "mirrors", folder / "artifacts")
     return uri
 
 
 @pytest.fixture
 def sweep(tmp_path, database, request, monkeypatch):
-    monkeypatch.setattr(mirror, "_POLL", 0.02)
+    monkeypatch.setattr(sync, "_POLL", 0.02)
     name = request.node.name.partition("[")[0][:60]
     return a_sweep(tmp_path, name, database)
 
@@ -75,12 +77,12 @@ class Following:
 
 
 def client(sweep):
-    return tracking.MlflowClient(sweep.pipeline.tracking.uri)
+    return tracker.MlflowClient(sweep.pipeline.tracking.uri)
 
 
 def runs(sweep):
     found = client(sweep).get_experiment_by_name("mirrors")
-    return tracking._search(client(sweep), [found.experiment_id] if found else [], sweep.id)
+    return tracker._search(client(sweep), [found.experiment_id] if found else [], sweep.id)
 
 
 def parent(sweep):
@@ -186,7 +188,7 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
     monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
-    put, puts = tracking.Tracker._put, []
+    put, puts = tracker.Tracker._put, []
 
     def killed(self, run_id, name, content):
         if name == "record.json" and puts.append(name) is None and len(puts) == 2:
@@ -194,7 +196,7 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
         put(self, run_id, name, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tracking.Tracker, "_put", killed)
+        patch.setattr(tracker.Tracker, "_put", killed)
         Following(sweep).mirror.sync()
     assert children(sweep) == {0: "FINISHED", 1: "RUNNING"}
     assert lines_synced(sweep) == 0
@@ -247,7 +249,7 @@ def test_mlflow_is_in_step_only_once_the_sweeps_own_run_has_ended(sweep, monkeyp
     sweep.journal.append("record", record=a_record(0))
     sweep.journal.append("close", why="FINISHED")
     with monkeypatch.context() as patch:
-        patch.setattr(tracking.Tracker, "end", lambda *_: 1 / 0)
+        patch.setattr(tracker.Tracker, "end", lambda *_: 1 / 0)
         one = Following(sweep)
         one.mirror.start()
         assert "lacks the journal's last" in one.mirror.close()
@@ -304,7 +306,7 @@ def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
 
 
 def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(sweep, monkeypatch):
-    write, away = tracking.Tracker.log_records, threading.Event()
+    write, away = tracker.Tracker.log_records, threading.Event()
     away.set()
 
     def flaky(self, records):
@@ -312,8 +314,8 @@ def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(s
             raise RunError("connection refused")
         return write(self, records)
 
-    monkeypatch.setattr(tracking.Tracker, "log_records", flaky)
-    monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
+    monkeypatch.setattr(tracker.Tracker, "log_records", flaky)
+    monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     with Following(sweep) as one:
         began = time.monotonic()
         for number in range(5):
@@ -338,7 +340,7 @@ def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeyp
         return lost[-1]
 
     monkeypatch.setattr(bulk.Tables, "write", unheard)
-    monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
+    monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
     with Following(sweep) as one:
@@ -349,7 +351,7 @@ def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeyp
 
 
 def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
-    create, lost = tracking.Tracker._create, []
+    create, lost = tracker.Tracker._create, []
 
     def half(self, name, tags, began):
         run_id = create(self, name, tags, began)
@@ -359,8 +361,8 @@ def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
         return run_id
 
     monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
-    monkeypatch.setattr(tracking.Tracker, "_create", half)
-    monkeypatch.setattr(mirror, "_PATIENCE", 0.05)
+    monkeypatch.setattr(tracker.Tracker, "_create", half)
+    monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
         one.wait(lambda: children(sweep) == {0: "FINISHED"})
@@ -389,7 +391,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
 
 def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch):
     gate = threading.Event()
-    monkeypatch.setattr(tracking.Tracker, "log_records", lambda *_: [str(gate.wait(20))])
+    monkeypatch.setattr(tracker.Tracker, "log_records", lambda *_: [str(gate.wait(20))])
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
         assert "it is too slow to wait for\nNothing is lost: `gcsearch sync" in one.mirror.close(timeout=0.5)

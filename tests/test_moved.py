@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from gcsearch import moved
-from gcsearch.mirror import Mirror
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+from gcsearch.tracking import relocation
+from gcsearch.tracking.sync import Mirror
 from tests.test_mirror import a_sweep
 from tests.test_tracking import a_record
 
@@ -42,7 +42,7 @@ def store(original, tmp_path) -> Path:
 
 def as_if_it_was_made_at(place: Path, made: Path) -> None:
     """Only the addresses in the database tell a copy from what was made here."""
-    moved.follow(Store(place))
+    relocation.follow(Store(place))
     assert locations(place) == {(place / "artifacts").as_uri()}
     assert locations(made) == {(made / "artifacts").as_uri()}
 
@@ -94,7 +94,7 @@ def test_registered_models_are_found_too(store):
     (store / "artifacts" / run.info.run_id / "artifacts" / "model").mkdir()
     client(store).create_registered_model("mine")
     client(store).create_model_version("mine", source, run.info.run_id)
-    moved.follow(Store(store))
+    relocation.follow(Store(store))
     assert client(store).get_model_version("mine", "1").source == f"{run.info.artifact_uri}/model".replace(
         place.as_uri(), (store / "artifacts").as_uri()
     )
@@ -115,7 +115,7 @@ def test_a_copy_never_writes_into_the_original(original, tmp_path):
 def test_through_a_link_nothing_changes(store, tmp_path):
     follow(store)
     (tmp_path / "link").symlink_to(store)
-    moved.follow(Store.locate(tmp_path / "link"))
+    relocation.follow(Store.locate(tmp_path / "link"))
     assert locations(tmp_path / "link") == {(store / "artifacts").as_uri()}
     sweep = Sweep("one", Store(store), Store(store).sweep("one"))
     sweep.journal.append("record", record=a_record(7))
@@ -128,17 +128,17 @@ def test_a_place_that_somebody_has_chosen_stays(tmp_path):
     (tmp_path / "chosen" / "artifacts").mkdir(parents=True)
     (tmp_path / "other" / "sweeps").mkdir(parents=True)
     (tmp_path / "other" / "artifacts").mkdir()
-    assert moved.is_of_a_store(artifacts.as_uri(), artifacts)
-    assert moved.is_of_a_store((tmp_path / "gone" / "artifacts").as_uri(), artifacts)
-    assert moved.is_of_a_store((tmp_path / "other" / "artifacts").as_uri(), artifacts)
-    assert not moved.is_of_a_store((tmp_path / "chosen" / "artifacts").as_uri(), artifacts)
-    assert not moved.is_of_a_store("s3://bucket/artifacts", artifacts)
-    assert not moved.is_of_a_store("mlflow-artifacts:/1/artifacts", artifacts)
+    assert relocation.is_of_a_store(artifacts.as_uri(), artifacts)
+    assert relocation.is_of_a_store((tmp_path / "gone" / "artifacts").as_uri(), artifacts)
+    assert relocation.is_of_a_store((tmp_path / "other" / "artifacts").as_uri(), artifacts)
+    assert not relocation.is_of_a_store((tmp_path / "chosen" / "artifacts").as_uri(), artifacts)
+    assert not relocation.is_of_a_store("s3://bucket/artifacts", artifacts)
+    assert not relocation.is_of_a_store("mlflow-artifacts:/1/artifacts", artifacts)
 
 
 def test_a_store_that_nobody_has_set_up_is_left_alone(tmp_path):
-    moved.follow(Store(tmp_path))
+    relocation.follow(Store(tmp_path))
     assert os.listdir(tmp_path) == []
     (tmp_path / "mlflow.db").touch()
-    moved.follow(Store(tmp_path))
+    relocation.follow(Store(tmp_path))
     assert (tmp_path / "mlflow.db").stat().st_size == 0

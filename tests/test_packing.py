@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from gcsearch.packing import tables, tiling
+from gcsearch.clip.packing import tables, tiling
 
 FIFTY = [3 + i % 6 for i in range(50)]
 

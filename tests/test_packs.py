@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import files, halving
-from gcsearch import pipeline as pipelines
-from gcsearch.schema import Outcome
+from gcsearch import files
+from gcsearch.config.trials import Outcome
+from gcsearch.driver import run
+from gcsearch.search import pruning
 
 SPACE = """
 version = 1
@@ -89,8 +90,8 @@ def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(t
         driver.kill()
         driver.wait()
 
-    done = pipelines.run(tmp_path / "halved.toml", store=tmp_path / "store")
-    alone = pipelines.run(tmp_path / "halved.toml", store=tmp_path / "other")
+    done = run.run(tmp_path / "halved.toml", store=tmp_path / "store")
+    alone = run.run(tmp_path / "halved.toml", store=tmp_path / "other")
     assert [(r.outcome, r.epochs, r.metrics, r.curve) for r in done.records] == [
         (r.outcome, r.epochs, r.metrics, r.curve) for r in alone.records
     ]
@@ -101,7 +102,7 @@ def test_killed_workers_and_drivers_lose_no_more_than_an_interval_and_no_digit(t
     assert outcomes == [Outcome.COMPLETE, Outcome.PRUNED, Outcome.PRUNED, Outcome.PRUNED]
     for record in done.records:
         epochs = record.config.hyperparameters["epochs"]
-        rungs = [halving.epoch_of(rung, epochs) for rung in halving.rungs(done.pipeline.search, 0)]
+        rungs = [pruning.epoch_of(rung, epochs) for rung in pruning.rungs(done.pipeline.search, 0)]
         assert record.epochs in ([epochs] if record.outcome is Outcome.COMPLETE else rungs)
     assert done.champion.outcome is Outcome.COMPLETE
     assert {row.record.outcome for row in done.ranking if row.rank} == {Outcome.COMPLETE}

@@ -20,16 +20,21 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import gcsearch
-from gcsearch import datasets, files, laboratory, open_sweep, searcher
-from gcsearch import pipeline as pipelines
-from gcsearch import plan as plans
+from gcsearch import files, open_sweep
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import Outcome
+from gcsearch.data import datasets
+from gcsearch.data.lists import draws
+from gcsearch.driver import plan as plans
+from gcsearch.driver import run as pipelines
+from gcsearch.driver.session import judge
 from gcsearch.errors import InputError, RunError, TooManyFailures
-from gcsearch.lease import driving
-from gcsearch.schema import Outcome, Pipeline
-from gcsearch.selection import one_standard_error
-from gcsearch.stages import judge
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.execution import searcher
+from gcsearch.results.ranking import one_standard_error
+from gcsearch.sweep.lease import driving
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+from gcsearch.training import task_data
 
 SMOKE = {
     "name": "smoke",
@@ -161,7 +166,7 @@ def test_train_gives_the_exported_numbers_in_a_new_process(sweep, exported):
 
 
 def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
-    from gcsearch.metrics import accuracy
+    from gcsearch.stats import accuracy
 
     prompts = safetensors.torch.load_file(exported / "prompt.safetensors")
     features = safetensors.torch.load_file(exported / "text_features.safetensors")
@@ -169,7 +174,7 @@ def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
     assert set(prompts) == {"seed_4.ctx", "seed_5.ctx"}
     assert prompts["seed_4.ctx"].shape == (4, 64)
     task = Pipeline.from_dict(SMOKE).task
-    (episode,) = laboratory.of(task).episodes("test", [4])
+    (episode,) = task_data.of(task).episodes("test", [4])
     text = features["seed_4"]
     torch.testing.assert_close(text.norm(dim=1), torch.ones(len(episode.names)))
     base = accuracy(episode.base.features, text[: len(episode.base.classes)], episode.base.labels)
@@ -241,7 +246,7 @@ def test_a_sweep_is_run_by_one_process_at_a_time(sweep, store):
 )
 def test_sizes_that_the_data_set_does_not_have_are_refused(sweep, change, message):
     with pytest.raises(InputError, match=message):
-        laboratory.of(Pipeline.from_dict({**SMOKE, "task": {**SMOKE["task"], **change}}).task).check_sizes()
+        task_data.of(Pipeline.from_dict({**SMOKE, "task": {**SMOKE["task"], **change}}).task).check_sizes()
 
 
 def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_path):
@@ -269,14 +274,14 @@ def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_p
 
 
 def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_goes_on(sweep, tmp_path, monkeypatch):
-    from gcsearch import search
+    from gcsearch.execution import executor
 
     copy = Sweep("smoke", Store(tmp_path), tmp_path / "sweeps" / "smoke")
     shutil.copytree(sweep.folder, copy.folder)
     lines = copy.journal.path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not any(f'"kind":"{kind}"' in line for kind in ("confirmed", "final", "close"))]
     copy.journal.path.write_text("".join(kept))
-    run = search.run_settings
+    run = executor.run_settings
 
     def short_of_memory(proposals, placement, evaluate, *, stage, on_record, **others):
         last = proposals[-1:] if stage == "test" else []
@@ -285,7 +290,7 @@ def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_
             on_record(searcher.failed(proposal, "out of memory", stage))
 
     with monkeypatch.context() as patch:
-        patch.setattr(search, "run_settings", short_of_memory)
+        patch.setattr(executor, "run_settings", short_of_memory)
         with pytest.raises(RunError, match=r"champion could not be confirmed: out of memory\n.*gcsearch resume smoke"):
             pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
     assert copy.journal.ended() == "FAILED"
@@ -483,7 +488,7 @@ def test_train_predict_registry_and_features_agree_in_new_processes_without_the_
     for key in ("test_base_acc", "test_new_acc", "test_h"):
         assert again[key] == pytest.approx(stated[key], abs=1e-6)
 
-    lab = laboratory.of(sweep.pipeline.task)
+    lab = task_data.of(sweep.pipeline.task)
     items = [item for item in lab.dataset.test if item.label in lab.halves[0]]
     images = [lab.dataset.images / item.path for item in items]
     (tmp_path / "base.txt").write_text("\n".join(facts["classes"]["base"]))
@@ -596,7 +601,7 @@ def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_
     config = tomllib.loads((tmp_path / "best" / "config.toml").read_text())
     assert config["task"]["pretrained"] == str(tmp_path / "weights.safetensors")
     pets = datasets.load("OxfordPets", Path(config["task"]["root"]))
-    assert ([len(half) for half in datasets.halves(pets)], pets.classes) == ([19, 18], tuple(BREEDS.split()))
+    assert ([len(half) for half in draws.halves(pets)], pets.classes) == ([19, 18], tuple(BREEDS.split()))
 
 
 # --- Choosing

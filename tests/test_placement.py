@@ -2,9 +2,9 @@
 
 import pytest
 
+from gcsearch.config.pipeline import Resources
 from gcsearch.errors import InputError
-from gcsearch.placement import Placement, place
-from gcsearch.schema import Resources
+from gcsearch.execution.placement import Placement, place
 
 
 @pytest.mark.parametrize(

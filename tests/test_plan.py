@@ -8,24 +8,28 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import digests, features, files, laboratory, matrix, pipeline, plan, spaces
-from gcsearch.cli import app
+from gcsearch import files
+from gcsearch.cli.app import app
+from gcsearch.config import search_space
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.data import digests, features
+from gcsearch.driver import matrix, plan, run
 from gcsearch.errors import InputError
-from gcsearch.halving import trained
-from gcsearch.placement import Placement
-from gcsearch.schema import Pipeline, SearchSettings
-from gcsearch.sizing import Cost
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.execution.placement import Placement
+from gcsearch.execution.sizing import Cost
+from gcsearch.search.pruning import trained
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+from gcsearch.training import task_data
 from tests.test_tracking import a_record
 
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
-    laboratory.forget()
+    task_data.forget()
     yield
-    laboratory.forget()
+    task_data.forget()
 
 
 @pytest.fixture
@@ -60,7 +64,7 @@ def test_data_that_were_changed_since_the_last_call_are_read_again(content, data
     chosen = Pipeline.from_dict(content | {"task": content["task"] | {"root": str(tmp_path)}})
     plan.make(chosen)
     (tmp_path / "tiny" / "split_zhou_Tiny.json").write_text('{"train": [], "val": [], "test": []}')
-    for call in (plan.make, pipeline.cache):
+    for call in (plan.make, run.cache):
         with pytest.raises(InputError, match="no class at all"):
             call(chosen)
 
@@ -71,7 +75,7 @@ def test_what_is_in_the_cache_is_not_encoded_again(chosen, content):
     assert (before.images, before.to_encode) == (3 * 24 + 3 * 8 + 48,) * 2
     assert before.encode_seconds > 0
     assert line(before, "data") == "144 images to encode once, 2 classes trained"
-    pipeline.cache(chosen)
+    run.cache(chosen)
     after = plan.make(chosen)
     assert (after.images, after.to_encode, after.encode_seconds) == (144, 0, 0.0)
     assert line(after, "data") == "all 144 images are in the cache, 2 classes trained"
@@ -82,8 +86,8 @@ def test_what_is_in_the_cache_is_not_encoded_again(chosen, content):
 
 
 def test_other_images_are_to_be_encoded_though_others_of_their_names_were(chosen, tmp_path, content):
-    pipeline.cache(chosen)
-    (entry, *_) = laboratory.of(chosen.task).cache.missing(laboratory.of(chosen.task).wanted("test", [4]))
+    run.cache(chosen)
+    (entry, *_) = task_data.of(chosen.task).cache.missing(task_data.of(chosen.task).wanted("test", [4]))
     entry.write_bytes(entry.read_bytes()[:100])
     assert plan.make(chosen).to_encode == 24
 
@@ -110,7 +114,7 @@ def test_time_has_all_stages_and_grows_with_each(chosen, content, monkeypatch):
     content["resources"] = {"workers": 1, "threads": 1}
     content["search"]["space"] = "coop"
     content["search"]["cap"] = {"epochs": 10}
-    pipeline.cache(chosen)
+    run.cache(chosen)
 
     def seconds(**changes):
         made = plan.make(Pipeline.from_dict(content | {key: content[key] | one for key, one in changes.items()}))
@@ -154,7 +158,7 @@ def test_tasks_go_to_whoever_is_free():
 def begun(chosen, root, records, why=None):
     sweep = Sweep(chosen.name, Store(root), Store(root).sweep(chosen.name))
     files.write_whole(sweep.folder / "pipeline.toml", files.to_toml(chosen.to_dict()))
-    files.write_whole(sweep.folder / "space.toml", spaces.find(chosen.search.space).read_text())
+    files.write_whole(sweep.folder / "space.toml", search_space.find(chosen.search.space).read_text())
     for number in range(records):
         sweep.journal.append("record", record=a_record(number))
     if why:
@@ -193,7 +197,7 @@ def test_plan_and_cache_take_the_store(chosen, content, tmp_path, monkeypatch):
 
 def test_a_plan_and_a_run_look_for_earlier_sweeps_before_anything_is_encoded(content, tmp_path):
     content["search"]["warm_start"] = ["absent"]
-    for look in (plan.make, pipeline.run):
+    for look in (plan.make, run.run):
         with pytest.raises(InputError, match=r"search\.warm_start\.0: there is no sweep of this name"):
             look(Pipeline.from_dict(content), store=tmp_path / "store")
     assert not list((tmp_path / "cache").glob("features/*tiny*"))

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from gcsearch.errors import InputError
-from gcsearch.methods import METHODS
-from gcsearch.prompts import ENSEMBLE, Pieces, initial_parameters, named, prompts, template_features
+from gcsearch.methods.prompts import ENSEMBLE, Pieces, initial_parameters, named, prompts, template_features
+from gcsearch.methods.registry import METHODS
 
 NAMES = ["dog", "tiny yellow cat", "old_horse", "snowy white owl"]
 

@@ -10,18 +10,20 @@ from statistics import fmean
 import pytest
 import torch
 
-from gcsearch import configuration, datasets, decoding
-from gcsearch.config.metrics import COSINE, PERCENT
-from gcsearch.draws import reference_draw
+from gcsearch.config.metrics import COSINE, PERCENT, columns, deciding, objectives
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Proposal, TrialConfig
+from gcsearch.data import datasets, image_loader
+from gcsearch.data.features import FeatureCache
+from gcsearch.data.lists.draws import reference_draw
+from gcsearch.driver import checks, load
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache
-from gcsearch.laboratory import Laboratory
-from gcsearch.methods import build
-from gcsearch.metrics import accuracy
-from gcsearch.prompts import prompts, template_features
-from gcsearch.protocol import columns, deciding, objectives
-from gcsearch.schema import Pipeline, Proposal, Task, TrialConfig
-from gcsearch.trial import run_pack
+from gcsearch.methods.prompts import prompts, template_features
+from gcsearch.methods.registry import build
+from gcsearch.stats import accuracy
+from gcsearch.training.task_data import Laboratory
+from gcsearch.training.trial import run_pack
 from tests.conftest import write_dataset
 from tests.trees import TREES
 
@@ -91,14 +93,14 @@ def test_one_fold_trains_all_base_classes_in_the_search_as_in_the_test(laborator
 
 def test_with_all_classes_nothing_is_called_base_and_the_search_sees_no_test_image(laboratory, tmp_path, monkeypatch):
     opened: list[Path] = []
-    prepared = decoding.prepared
+    prepared = image_loader.prepared
 
     def seen(jobs, *rest):
         jobs = list(jobs)
         opened.extend(Path(name) for job in jobs for name in job.names)
         return prepared(jobs, *rest)
 
-    monkeypatch.setattr(decoding, "prepared", seen)
+    monkeypatch.setattr(image_loader, "prepared", seen)
     lab = replace(variant(laboratory, classes="all"), cache=FeatureCache(tmp_path, laboratory.backbone))
     episodes = lab.episodes("search", [1, 2])
     assert {path.parent.name for path in opened} == {name.replace(" ", "_") for name in lab.dataset.classes}
@@ -307,24 +309,24 @@ def test_what_does_not_fit_the_protocol_is_refused(content, message, tmp_path, m
     (tmp_path / "csc.toml").write_text(space.format("coop", "class_specific", "choices = [true, false]"))
     (tmp_path / "seen.toml").write_text(space.format("nfl", "nfl_names", 'value = "transductive"'))
     with pytest.raises(InputError, match=message):
-        configuration.check(Pipeline.from_dict({"name": "x", **content}))
+        checks.check(Pipeline.from_dict({"name": "x", **content}))
 
 
 def test_the_template_of_the_data_set_is_had_by_a_word():
-    assert configuration.own_template({"template": "own"})["template"] == "a photo of a {}."
-    assert configuration.own_template({"dataset": "Food101", "template": "own"}) == {
+    assert load.own_template({"template": "own"})["template"] == "a photo of a {}."
+    assert load.own_template({"dataset": "Food101", "template": "own"}) == {
         "dataset": "Food101",
         "template": "a photo of {}, a type of food.",
     }
-    assert configuration.own_template({"dataset": "Food101", "template": "a {}."})["template"] == "a {}."
+    assert load.own_template({"dataset": "Food101", "template": "a {}."})["template"] == "a {}."
 
 
 def test_one_setting_is_held_to_the_protocol_too():
     own = TrialConfig(method="coop", hyperparameters={"class_specific": True})
     seen = TrialConfig(method="nfl", hyperparameters={"nfl_names": "transductive"})
-    configuration.check_setting(Task.from_dict(ALL), own)
-    configuration.check_setting(Task(), seen)
+    checks.check_setting(Task.from_dict(ALL), own)
+    checks.check_setting(Task(), seen)
     with pytest.raises(InputError, match=r"task\.targets: class-specific"):
-        configuration.check_setting(Task.from_dict(TRANSFER), own)
+        checks.check_setting(Task.from_dict(TRANSFER), own)
     with pytest.raises(InputError, match=r"task\.classes: .*no new names"):
-        configuration.check_setting(Task.from_dict(ALL), seen)
+        checks.check_setting(Task.from_dict(ALL), seen)

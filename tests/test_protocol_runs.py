@@ -11,11 +11,11 @@ import pytest
 import safetensors.torch
 from typer.testing import CliRunner
 
-from gcsearch.cli import app
-from gcsearch.methods import complete
-from gcsearch.schema import TrialConfig
-from gcsearch.store import Store
-from gcsearch.sweep import open_sweep
+from gcsearch.cli.app import app
+from gcsearch.config.trials import TrialConfig
+from gcsearch.methods.registry import complete
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import open_sweep
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

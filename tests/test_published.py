@@ -9,19 +9,19 @@ from statistics import fmean
 
 import pytest
 
-from gcsearch import published as numbers
-from gcsearch.beside import beside
-from gcsearch.comparison import compare
-from gcsearch.datasets import DATASETS
+from gcsearch.config.task import Task
+from gcsearch.data.datasets import DATASETS
 from gcsearch.errors import InputError
-from gcsearch.methods import find
-from gcsearch.metrics import harmonic_mean
-from gcsearch.published import AVERAGE, Published
-from gcsearch.schema import Task
+from gcsearch.methods.registry import find
+from gcsearch.results import published
+from gcsearch.results.beside import beside
+from gcsearch.results.comparison import compare
+from gcsearch.results.published import AVERAGE, Published
+from gcsearch.stats import harmonic_mean
 from tests.test_comparison import a_final, a_sweep
 
 ROOT = Path(__file__).parent.parent
-RESULTS = numbers.load().results
+RESULTS = published.load().results
 PETS = {"dataset": "OxfordPets", "backbone": "ViT-B-16", "pretrained": "openai", "shots": 16}
 
 
@@ -75,14 +75,14 @@ def test_each_number_has_its_certainty():
 
 
 def test_what_is_unknown_is_not_there():
-    unknown = {method for one in numbers.load().unknown for method in one.methods}
+    unknown = {method for one in published.load().unknown for method in one.methods}
     assert {"gcscoop", "subpt", "nfl", "subpt+nfl"} <= unknown
     assert not {"gcscoop", "subpt", "nfl", "subpt+nfl"} & {result.method for result in RESULTS}
 
 
 @pytest.mark.parametrize("backbone", ["ViT-B-16", "ViT-B-16-quickgelu"])
 def test_data_set_backbone_and_shots_find_the_published_results(backbone):
-    found = numbers.match({**PETS, "backbone": backbone}, numbers.load())
+    found = published.match({**PETS, "backbone": backbone}, published.load())
     assert [r.method for r in found.results[:6]] == ["zeroshot", "coop", "cocoop", "coop", "prograd", "kgcoop"]
     assert {r.method for r in found.results[6:]} == {"sam", "fsam", "sagm", "sample"}
     assert found.difference == ""
@@ -105,13 +105,15 @@ def test_data_set_backbone_and_shots_find_the_published_results(backbone):
     ],
 )
 def test_what_differs_is_said(change, methods, words):
-    found = numbers.match(PETS | change, numbers.load())
+    found = published.match(PETS | change, published.load())
     assert {result.method for result in found.results} == methods
     assert words in found.difference
 
 
 def test_few_shot_on_all_classes_is_another_protocol():
-    (result,) = numbers.match({**PETS, "dataset": "ImageNet", "backbone": "RN50", "classes": "all"}, numbers.load())[0]
+    (result,) = published.match(
+        {**PETS, "dataset": "ImageNet", "backbone": "RN50", "classes": "all"}, published.load()
+    )[0]
     assert result.cells("ImageNet") == {"acc": (62.95, "read")}
 
 
@@ -171,7 +173,7 @@ def test_a_file_that_is_wrong_is_refused_with_the_place(change, message):
 
 
 def test_the_page_is_what_the_script_makes_of_the_numbers():
-    made = runpy.run_path(str(ROOT / "scripts" / "write_results.py"))["page"](numbers.load())
+    made = runpy.run_path(str(ROOT / "scripts" / "write_results.py"))["page"](published.load())
     assert (ROOT / "docs" / "results.md").read_text(encoding="utf-8") == made
     assert "No number of gcsearch's own on real data is on this page" in made
     assert "| OxfordPets | 91.17 / 97.26 / *94.12* | 93.67 / 95.29 / *94.47* |" in made

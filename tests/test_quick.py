@@ -7,11 +7,13 @@ import re
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import configuration, matrix, pipeline, shapes, spaces
-from gcsearch.cli import app
+from gcsearch.cli.app import app
+from gcsearch.config import parameters, search_space
+from gcsearch.config.parameters import Fixed
+from gcsearch.config.task import Task
+from gcsearch.data.synthetic import worlds
+from gcsearch.driver import checks, load, matrix, run
 from gcsearch.errors import InputError
-from gcsearch.schema import Task
-from gcsearch.spaces import Fixed
 
 FILE = 'version = 1\nname = "mine"\n[search]\nspace = "coop"\ntrials = 20\n'
 QUICK = '[quick]\n"search.trials" = 4\ntask.seeds = [1]\n'
@@ -28,23 +30,23 @@ def write(tmp_path):
 
 def test_the_quick_budget_has_its_own_name_and_leaves_the_other_alone(write):
     file = write(FILE + QUICK)
-    whole, quick = configuration.load(file), configuration.load(file, quick=True)
+    whole, quick = load.load(file), load.load(file, quick=True)
     assert (whole.name, whole.search.trials, whole.task.seeds) == ("mine", 20, (1, 2, 3))
     assert (quick.name, quick.search.trials, quick.task.seeds) == ("mine-quick", 4, (1,))
-    assert whole == configuration.load(write(FILE))
+    assert whole == load.load(write(FILE))
 
 
 def test_set_comes_after_it(write):
     file = write(FILE + QUICK)
-    changed = configuration.load(file, {"search.trials": "6", "confirm.top": "2"}, quick=True)
+    changed = load.load(file, {"search.trials": "6", "confirm.top": "2"}, quick=True)
     assert (changed.name, changed.search.trials, changed.confirm.top, changed.task.seeds) == ("mine-quick", 6, 2, (1,))
-    assert configuration.load(file, {"name": "other"}, quick=True).name == "other"
+    assert load.load(file, {"name": "other"}, quick=True).name == "other"
 
 
 def test_paths_in_it_start_at_the_files_folder(write, tmp_path):
     (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "space.toml").write_text(spaces.find("sam").read_text())
-    quick = configuration.load(write(FILE + '[quick]\n"search.space" = "sub/space.toml"\n'), quick=True)
+    (tmp_path / "sub" / "space.toml").write_text(search_space.find("sam").read_text())
+    quick = load.load(write(FILE + '[quick]\n"search.space" = "sub/space.toml"\n'), quick=True)
     assert quick.search.space == str(tmp_path / "sub" / "space.toml")
 
 
@@ -88,7 +90,7 @@ def test_asking_for_it_where_there_is_none_is_refused_with_a_remedy(write):
     with pytest.raises(
         InputError, match=r"(?s)mine\.toml, quick: this pipeline has no quick budget.*leave --quick out"
     ):
-        pipeline.run(write(FILE), quick=True)
+        run.run(write(FILE), quick=True)
     with pytest.raises(InputError, match=r"demo\.toml, quick: this pipeline has no quick budget"):
         matrix.run_matrix("demo", quick=True)
 
@@ -109,16 +111,16 @@ def test_compare_takes_the_flags_of_a_run_only_where_it_runs(words):
 
 
 def test_a_cap_lowers_the_end_of_a_range_and_the_points(write):
-    capped = spaces.load("gcscoop").capped({"epochs": 30.5, "rho": 0.05, "probe_epochs": 20.0})
+    capped = search_space.load("gcscoop").capped({"epochs": 30.5, "rho": 0.05, "probe_epochs": 20.0})
     epochs, rho = capped.parameters["epochs"], capped.parameters["rho"]
     assert (epochs.low, epochs.high, rho.low, rho.high, rho.zero) == (10, 30, 0.005, 0.05, True)
     (point,) = capped.points
     assert (point.label, point.values["epochs"], point.values["rho"]) == ("literature-capped", 30, 0.05)
-    assert capped.parameters["lr"] == spaces.load("gcscoop").parameters["lr"]
+    assert capped.parameters["lr"] == search_space.load("gcscoop").parameters["lr"]
 
 
 def test_a_range_that_begins_above_its_cap_is_fixed_to_it():
-    capped = spaces.load("subpt").capped({"epochs": 30.0, "probe_epochs": 20.0})
+    capped = search_space.load("subpt").capped({"epochs": 30.0, "probe_epochs": 20.0})
     assert capped.parameters["epochs"] == Fixed(value=30)
     assert capped.parameters["probe_epochs"] == Fixed(value=20)
     assert {point.values["epochs"] for point in capped.points} == {30}
@@ -127,10 +129,10 @@ def test_a_range_that_begins_above_its_cap_is_fixed_to_it():
 
 def test_a_method_may_have_a_cap_of_its_own_and_what_no_cap_concerns_stays():
     cap = {"epochs": 30.0, "cocoop": {"epochs": 3.0}}
-    assert spaces.load("cocoop").capped(cap).parameters["epochs"].high == 3
-    assert spaces.load("coop").capped(cap).parameters["epochs"].high == 30
-    assert spaces.load("coop").capped({"rho": 1.0}) == spaces.load("coop")
-    assert spaces.load("coop").capped({"epochs": 500.0}) == spaces.load("coop")
+    assert search_space.load("cocoop").capped(cap).parameters["epochs"].high == 3
+    assert search_space.load("coop").capped(cap).parameters["epochs"].high == 30
+    assert search_space.load("coop").capped({"rho": 1.0}) == search_space.load("coop")
+    assert search_space.load("coop").capped({"epochs": 500.0}) == search_space.load("coop")
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_a_method_may_have_a_cap_of_its_own_and_what_no_cap_concerns_stays():
 )
 def test_a_cap_that_fits_nothing_is_refused(write, cap, message):
     with pytest.raises(InputError, match=message):
-        configuration.load(write(f"{FILE}cap = {cap}\n"))
+        load.load(write(f"{FILE}cap = {cap}\n"))
 
 
 def test_choices_are_not_capped(write, tmp_path):
@@ -156,7 +158,7 @@ def test_choices_are_not_capped(write, tmp_path):
     with pytest.raises(
         InputError, match=r"(?s)search\.cap: only ranges can be capped, and epochs has choices.*space of"
     ):
-        configuration.load(file)
+        load.load(file)
 
 
 # --- The shipped comparison
@@ -174,21 +176,21 @@ def budget(one):
 @pytest.mark.parametrize("quick", [False, True])
 def test_the_comparison_gives_every_method_the_same_budget_on_every_embedded_data_set(quick):
     found = matrix.load("method-comparison", quick=quick).pipelines
-    assert {one.task.dataset for one in found} == set(shapes.WORLDS)
+    assert {one.task.dataset for one in found} == set(worlds.WORLDS)
     (alike,) = {repr(budget(one)) for one in found}
-    methods = [configuration.check(one).method for one in found if one.task.dataset == "shapes-sketch"]
+    methods = [checks.check(one).method for one in found if one.task.dataset == "shapes-sketch"]
     nine = {"coop", "cocoop", "kgcoop", "prograd", "subpt", "nfl", "subpt+nfl", "sam", "gcscoop"}
     assert nine == set(methods) if quick else nine < set(methods)
-    assert len(found) == len(methods) * len(shapes.WORLDS)
+    assert len(found) == len(methods) * len(worlds.WORLDS)
     assert re.search(r"'references': \['zeroshot'\]", alike)
     assert found[0].task.shots == Task().shots
 
 
 def test_quick_trains_no_method_for_longer_than_another_but_for_what_the_file_says():
-    spaces_ = [configuration.check(one) for one in matrix.load("method-comparison", quick=True).pipelines]
-    most = {space.method: max(map(int, spaces.extremes(space.parameters["epochs"]))) for space in spaces_}
+    spaces_ = [checks.check(one) for one in matrix.load("method-comparison", quick=True).pipelines]
+    most = {space.method: max(map(int, parameters.extremes(space.parameters["epochs"]))) for space in spaces_}
     assert {method: epochs for method, epochs in most.items() if epochs != 30} == {"cocoop": 3}
     probes = {
-        s.method: spaces.extremes(s.parameters["probe_epochs"]) for s in spaces_ if "probe_epochs" in s.parameters
+        s.method: parameters.extremes(s.parameters["probe_epochs"]) for s in spaces_ if "probe_epochs" in s.parameters
     }
     assert probes == {"subpt": [20], "subpt+nfl": [20]}

@@ -10,8 +10,8 @@ import pytest
 import ray
 
 from gcsearch.errors import RunError
-from gcsearch.placement import Placement
-from gcsearch.raysession import session
+from gcsearch.execution.placement import Placement
+from gcsearch.execution.session import session
 
 
 def test_no_garbage_is_collected_while_ray_ends(monkeypatch):

@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 from scipy.io import savemat
 
-from gcsearch import datasets, inventory
-from gcsearch.datasets import Item
+from gcsearch.config.task import Task
+from gcsearch.data import datasets, inspect
+from gcsearch.data.features import FeatureCache
+from gcsearch.data.lists import draws
+from gcsearch.data.lists.splits import FreshSplitWarning, Item
 from gcsearch.errors import InputError
-from gcsearch.features import FeatureCache
-from gcsearch.laboratory import Laboratory
-from gcsearch.schema import Task
-from gcsearch.splits import FreshSplitWarning
+from gcsearch.training.task_data import Laboratory
 from tests.trees import NAMES, TREES, Tree, put, write
 
 # The trees' class folders hold a text beside their images; that it is named is in test_folders.py.
-pytestmark = pytest.mark.filterwarnings("ignore::gcsearch.data.folders.PassedOverWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::gcsearch.data.lists.folders.PassedOverWarning")
 
 
 def load(tree: Tree, root):
@@ -70,18 +70,18 @@ def test_reading_twice_gives_the_same(read):
 
 def test_halves_cover_the_classes_and_relabel_from_0(read):
     _, found, _ = read
-    base, new = datasets.halves(found)
+    base, new = draws.halves(found)
     assert len(base) - len(new) in (0, 1)
     assert (*base, *new) == tuple(range(len(found.classes)))
     for half in (base, new):
         for items in found.lists.values():
-            kept = [items[index] for index in datasets.of_labels(items, half)]
+            kept = [items[index] for index in draws.of_labels(items, half)]
             assert {half.index(item.label) for item in kept} == (set(range(len(half))) if items else set())
 
 
 def test_a_draw_takes_what_there_is_of_a_small_class(read):
     _, found, _ = read
-    drawn = datasets.few_shot(found.train, 4, random.Random(1))
+    drawn = draws.few_shot(found.train, 4, random.Random(1))
     there = [sum(item.label == label for item in found.train) for label in range(len(found.classes))]
     assert [sum(item.label == label for item in drawn) for label in range(len(there))] == [min(n, 4) for n in there]
     assert len(set(drawn)) == len(drawn)
@@ -89,12 +89,12 @@ def test_a_draw_takes_what_there_is_of_a_small_class(read):
 
 def test_an_unreadable_image_is_named(read):
     tree, found, root = read
-    assert inventory.examine(root, tree.name, verify=True).ok
+    assert inspect.examine(root, tree.name, verify=True).ok
     path = found.images / found.test[0].path
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     try:
-        finding = inventory.examine(root, tree.name, verify=True)
+        finding = inspect.examine(root, tree.name, verify=True)
         assert (finding.unreadable, finding.missing, finding.ok) == ((found.test[0].path,), (), False)
         assert "truncated" in finding.reasons[found.test[0].path].lower()
     finally:
@@ -115,7 +115,7 @@ def test_missing_images_are_all_found_before_anything_starts(tmp_path, name):
     with pytest.raises(InputError, match=r"3 of 44 are missing") as caught:
         load(tree, tmp_path)
     assert all(path in str(caught.value) for path in gone)
-    assert list(inventory.examine(tmp_path, tree.name).missing) == gone
+    assert list(inspect.examine(tmp_path, tree.name).missing) == gone
 
 
 FOLDERS = ("ImageNet", "ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR")
@@ -150,7 +150,7 @@ def test_a_listed_class_without_images_is_refused_by_name(tmp_path, name, file, 
         datasets.load(tree.name, tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.splits.FreshSplitWarning")
 @pytest.mark.parametrize(
     ("name", "message"), [("StanfordCars", "got none for 2013 Tata Nano"), ("OxfordFlowers", r"got 6 \(0\)")]
 )
@@ -371,23 +371,23 @@ def test_templates_are_those_of_the_field(name, template, prefix):
 def test_the_check_finds_what_is_below_a_root(tmp_path):
     for name in ("ImageNetA", "EuroSAT by its split", "SUN397"):
         TREES[name](tmp_path)
-    names = inventory.check_names(None, tmp_path)
+    names = inspect.check_names(None, tmp_path)
     assert names == ["SUN397", "EuroSAT", "ImageNetA"]
-    sun, eurosat, _ = (inventory.examine(tmp_path, name) for name in names)
+    sun, eurosat, _ = (inspect.examine(tmp_path, name) for name in names)
     assert (sun.classes, sun.images) == (5, {"train": 26, "val": 5, "test": 13})
     assert "split_zhou_SUN397.json is absent" in sun.notes[0]
     assert eurosat.notes == ("published: 10 classes, train 13500, val 5400, test 8100",)
     with pytest.raises(InputError, match=r"(?s)no data set lies below the root.*folder:NAME.*table:FILE"):
-        inventory.check_names(None, tmp_path / "eurosat" / "2750" / NAMES[0])
+        inspect.check_names(None, tmp_path / "eurosat" / "2750" / NAMES[0])
     with pytest.raises(InputError, match="folder that holds all data sets"):
-        inventory.check_names(None, tmp_path / "nowhere")
+        inspect.check_names(None, tmp_path / "nowhere")
 
 
 def test_an_image_in_two_lists_is_a_problem(tmp_path):
     TREES["EuroSAT by its split"](tmp_path)
     path = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
     path.write_text(path.read_text(encoding="utf-8").replace("/val 0.png", "/test 0.png"), encoding="utf-8")
-    finding = inventory.examine(tmp_path, "EuroSAT")
+    finding = inspect.examine(tmp_path, "EuroSAT")
     assert not finding.ok
     assert "one list only; 5 of 13 of the list test are also in val" in finding.problem
 
@@ -395,7 +395,7 @@ def test_an_image_in_two_lists_is_a_problem(tmp_path):
 def test_progress_counts_the_images_that_were_opened(tmp_path):
     TREES["EuroSAT by its split"](tmp_path)
     seen = []
-    inventory.examine(tmp_path, "EuroSAT", verify=True, progress=lambda *pair: seen.append(pair))
+    inspect.examine(tmp_path, "EuroSAT", verify=True, progress=lambda *pair: seen.append(pair))
     assert seen[-1] == (44, 44)
 
 
@@ -422,7 +422,7 @@ def test_a_byte_order_mark_and_the_line_ends_of_windows_change_nothing(tmp_path,
     assert load(tree, tmp_path) == before
 
 
-@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.splits.FreshSplitWarning")
 @pytest.mark.parametrize("name", TEXTS)
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "latin-1"])
 def test_text_in_another_encoding_is_refused_by_the_name_of_the_encoding(tmp_path, name, encoding):
@@ -487,7 +487,7 @@ def test_a_table_is_read_as_spreadsheets_of_many_countries_and_people_write_it(t
     own_table(tmp_path / "other", form)
     plain, other = (datasets.load(f"table:{place}/list.csv", tmp_path) for place in ("plain", "other"))
     assert other.lists == plain.lists and other.classes == ("owl", "wren")
-    assert inventory.check_names(None, tmp_path) == ["table:other/list.csv", "table:plain/list.csv"]
+    assert inspect.check_names(None, tmp_path) == ["table:other/list.csv", "table:plain/list.csv"]
 
 
 @pytest.mark.parametrize("value", ["1", "001", "NA", "null", "true", "1e3", "2020-01-01"])
@@ -525,7 +525,7 @@ def test_names_in_another_encoding_are_refused_with_the_command_that_mends_them(
         put(tmp_path / name.replace("0.png", f"{number}.png"))
     with pytest.raises(InputError, match=r"(?s)must be in UTF-8, got .*K\\udcfcche.*convmv -r -f latin1 -t utf8"):
         datasets.load("folder:mine", tmp_path)
-    assert "must be in UTF-8" in inventory.examine(tmp_path, "folder:mine").problem
+    assert "must be in UTF-8" in inspect.examine(tmp_path, "folder:mine").problem
 
 
 def test_a_root_in_another_encoding_is_refused(tmp_path):
@@ -666,7 +666,7 @@ def test_folders_for_lists_that_do_not_fit_are_refused_by_name(tmp_path, lists, 
         (["owl/0.heic"], r"(?s)no image in owl\..*Complete the download"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::gcsearch.data.folders.PassedOverWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.folders.PassedOverWarning")
 def test_where_no_folder_has_images_it_is_said_where_they_are(tmp_path, images, message):
     for image in images:
         put(tmp_path / "mine" / image)
@@ -674,7 +674,7 @@ def test_where_no_folder_has_images_it_is_said_where_they_are(tmp_path, images, 
         datasets.load("folder:mine", tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore::gcsearch.splits.FreshSplitWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.splits.FreshSplitWarning")
 def test_a_class_of_trains_is_no_list(tmp_path):
     for name in ("train", "test", "bus"):
         in_lists(tmp_path, mine={name: 5})
@@ -704,15 +704,15 @@ def test_the_check_finds_peoples_own_folders_and_tables(tmp_path):
     put(tmp_path / "__MACOSX" / "wren" / "1.png")
     write(tmp_path / "list.csv", ["\ufeffpath,class", "mine/owl/0.png,owl"])
     write(tmp_path / "one" / "notes.csv", ["date,text", "today,nothing"])
-    assert inventory.check_names(None, tmp_path) == [
+    assert inspect.check_names(None, tmp_path) == [
         "folder:archive/archive",
         "folder:mine",
         "folder:split",
         "table:list.csv",
     ]
-    assert inventory.check_names(["folder:one"], tmp_path) == ["folder:one"]
+    assert inspect.check_names(["folder:one"], tmp_path) == ["folder:one"]
     with pytest.raises(InputError, match=rf"(?s)folder per class itself.*{tmp_path} --dataset folder:mine"):
-        inventory.check_names(None, tmp_path / "mine")
+        inspect.check_names(None, tmp_path / "mine")
 
 
 @pytest.mark.parametrize(
@@ -725,7 +725,7 @@ def test_a_file_that_another_system_calls_otherwise_is_named_as_it_is(tmp_path, 
     with pytest.raises(InputError, match="1 of 2 are missing") as caught:
         datasets.load("table:list.csv", tmp_path)
     assert f"'Küche/One.png' is there as {there!r}" in caught.value.remedy
-    assert any(f"is there as {there!r}" in note for note in inventory.examine(tmp_path, "table:list.csv").notes)
+    assert any(f"is there as {there!r}" in note for note in inspect.examine(tmp_path, "table:list.csv").notes)
 
 
 def test_an_image_that_is_listed_without_its_ending_is_named_with_it(tmp_path):
@@ -744,7 +744,7 @@ def test_a_link_to_an_image_that_was_not_fetched_is_called_that(tmp_path):
 
 def test_the_check_says_which_list_has_no_image_of_a_class(tmp_path):
     own_table(tmp_path, lambda rows: joined(",")([row for row in rows if row[1:] != ("wren", "val")]))
-    found = inventory.examine(tmp_path, "table:list.csv")
+    found = inspect.examine(tmp_path, "table:list.csv")
     assert found.ok and "val has no image of 1 of 2 classes (wren)" in found.notes
 
 
@@ -752,6 +752,6 @@ def test_the_command_for_a_folder_of_classes_survives_the_shell(tmp_path):
     for name in "ab":
         put(tmp_path / "my birds" / "it's" / name / "1.png")
     with pytest.raises(InputError) as refused:
-        inventory.check_names(None, tmp_path / "my birds" / "it's")
+        inspect.check_names(None, tmp_path / "my birds" / "it's")
     command = (refused.value.remedy or "").partition(": ")[2].removesuffix(".")
     assert shlex.split(command)[3:] == [str(tmp_path / "my birds"), "--dataset", "folder:it's"]

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from gcsearch import export, registry
+from gcsearch.driver.exports import hand_over
 from gcsearch.errors import InputError, RunError
-from gcsearch.export import Champion
-from gcsearch.handover import hand_over
+from gcsearch.export import bundle
+from gcsearch.export.bundle import Champion
+from gcsearch.tracking import registry
 from tests.test_export import KINDS, a_champion, at_home  # noqa: F401
 
 
@@ -36,7 +37,7 @@ def write(lab, client, folder, method="zeroshot", **values):
     run = client.create_run(client.get_experiment_by_name("sweep").experiment_id)
     champion = a_champion(lab, method, KINDS[method] | values)
     record = champion.record.model_copy(update={"run_id": run.info.run_id})
-    return export.write(folder, Champion(**{**vars(champion), "record": record}), lab, force=True)
+    return bundle.write(folder, Champion(**{**vars(champion), "record": record}), lab, force=True)
 
 
 def aliases(client, name="pets"):
@@ -89,7 +90,7 @@ def test_what_cannot_be_registered_is_refused_in_words(at_home, client, uri, tmp
         registry.register(folder, uri, "a/b")
     with pytest.raises(InputError, match="the folder must be an export"):
         registry.register(tmp_path, uri, "lost")
-    lost = export.write(tmp_path / "lost", a_champion(at_home, "zeroshot", {}), at_home)
+    lost = bundle.write(tmp_path / "lost", a_champion(at_home, "zeroshot", {}), at_home)
     with pytest.raises(RunError, match="has no run r1 of the champion"):
         registry.register(lost, uri, "lost")
     assert "lost" not in [model.name for model in client.search_registered_models()]

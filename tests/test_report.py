@@ -9,13 +9,24 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from gcsearch import report, selection
-from gcsearch.methods import find
-from gcsearch.report import findings
-from gcsearch.report.landscape import REACH, Landscape, axis, contour_pairs, importances, landscape, searched, surface
-from gcsearch.report.theme import DARK
-from gcsearch.report.wording import describe
-from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.task import Task
+from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
+from gcsearch.methods.registry import find
+from gcsearch.results import ranking, report
+from gcsearch.results.report import findings
+from gcsearch.results.report.landscape import (
+    REACH,
+    Landscape,
+    axis,
+    contour_pairs,
+    importances,
+    landscape,
+    searched,
+    surface,
+)
+from gcsearch.results.report.theme import DARK
+from gcsearch.results.report.wording import describe
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 NAN = math.nan
@@ -373,7 +384,7 @@ def test_curves_span_the_seeds():
 
 
 def test_the_champion_is_compared_with_the_literature_and_with_the_field():
-    names = [name for name, _ in findings.compared(selection.rank(a_sweep(), "val_h"), 10, "val_h")]
+    names = [name for name, _ in findings.compared(ranking.rank(a_sweep(), "val_h"), 10, "val_h")]
     assert names[0] == "trial 10, champion"
     assert names[1] == "trial 3, literature"
     assert names[2].endswith("worst")
@@ -581,7 +592,7 @@ def test_the_page_of_all_classes_calls_nothing_base(targets, metrics, sentence, 
 
 def test_the_page_has_the_order_of_the_ranking_with_ties_and_a_front():
     records = [a_record(n, 80.0, epochs=4, hyperparameters={"rho": 0.5 - n / 10, "epochs": 9 - n}) for n in range(4)]
-    ordered = [row.record.number for row in selection.ranking(PIPELINE, records)]
+    ordered = [row.record.number for row in ranking.ranking(PIPELINE, records)]
     assert ordered == [3, 2, 1, 0], "of equal means the one of fewer epochs comes first"
     assert re.findall(r"<tr[^>]*><td class=n data-v='\d'>\d<td class=n data-v='(\d)'>", own(page(records, [], 3))) == [
         "3", "2", "1", "0",
@@ -616,7 +627,7 @@ def broken(*_, **__):
     ],
 )
 def test_what_cannot_be_drawn_is_a_line_that_names_it_and_all_else_is_there(broken_part, named, monkeypatch):
-    monkeypatch.setattr(f"gcsearch.report.page.{broken_part}", broken)
+    monkeypatch.setattr(f"gcsearch.results.report.page.{broken_part}", broken)
     lines: list[str] = []
     text = own(report.build_report(PIPELINE, a_sweep(), FINALS, 10, warn=lines.append))
     assert f"the report lacks the {named}: KeyError: 'val_base_margni'" in lines

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from gcsearch import configuration, samplers
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.search_space import SearchSpace, load
+from gcsearch.driver import checks
 from gcsearch.errors import InputError
-from gcsearch.schema import Pipeline, SearchSettings
-from gcsearch.spaces import SearchSpace, load
+from gcsearch.search import samplers
 
 SPACE = SearchSpace.from_dict(
     {
@@ -70,10 +71,10 @@ def test_a_grid_is_walked_in_an_order_of_the_seeds_and_ends():
 )
 def test_what_a_sampler_cannot_do_is_refused_before_the_first_trial(search, message):
     with pytest.raises(InputError, match=f"(?s){message}"):
-        configuration.check(Pipeline.from_dict({"name": "one", "search": search}))
+        checks.check(Pipeline.from_dict({"name": "one", "search": search}))
 
 
 @pytest.mark.parametrize("sampler", sorted(samplers.SAMPLERS))
 def test_every_sampler_can_be_named_in_a_pipeline(sampler):
     space = {"space": "gcscoop" if sampler != "cmaes" else "kgcoop"}
-    configuration.check(Pipeline.from_dict({"name": "one", "search": {"sampler": sampler, **space}}))
+    checks.check(Pipeline.from_dict({"name": "one", "search": {"sampler": sampler, **space}}))

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialFile, TrialRecord
 from gcsearch.errors import InputError
-from gcsearch.methods import METHODS, build, complete
-from gcsearch.schema import EpochReport, Outcome, Pipeline, TrialConfig, TrialFile, TrialRecord
+from gcsearch.methods.registry import METHODS, build, complete
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from collections import namedtuple
 
 import pytest
 
-from gcsearch import configuration, doctor, scratch
-from gcsearch import pipeline as pipelines
-from gcsearch import plan as plans
+from gcsearch.cli import doctor
+from gcsearch.driver import load, plan, run
 from gcsearch.errors import InputError
-from gcsearch.store import Store, cache_in_words, check_cache
+from gcsearch.execution.local_ray import scratch
+from gcsearch.sweep.store import Store, cache_in_words, check_cache
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -30,8 +30,8 @@ def long(tmp_path, monkeypatch) -> str:
 
 
 def test_plan_run_and_doctor_refuse_a_temporary_folder_that_is_too_long_for_sockets(long, tmp_path):
-    demo = configuration.load("demo")
-    for ask in (lambda: plans.make(demo), lambda: pipelines.run(demo, store=tmp_path / "store")):
+    demo = load.load("demo")
+    for ask in (lambda: plan.make(demo), lambda: run.run(demo, store=tmp_path / "store")):
         with pytest.raises(InputError, match=rf"(?s)TMPDIR: Ray's sockets .* at most \d+, got {long}.*RAY_TMPDIR=/tmp"):
             ask()
     (found,) = doctor._scratch()
@@ -97,7 +97,7 @@ def test_a_store_and_a_cache_that_cannot_be_written_are_named_with_the_way_out(t
     with pytest.raises(
         InputError, match=r"(?s)--store: the store must be a folder that can be written.*GCSEARCH_STORE"
     ):
-        pipelines.run("demo", store=tmp_path / "store")
+        run.run("demo", store=tmp_path / "store")
 
 
 def test_what_the_file_system_refuses_in_the_cache_is_said_in_words_and_nothing_else_is(tmp_path, monkeypatch):

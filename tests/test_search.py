@@ -13,12 +13,12 @@ import ray
 import torch
 from bowl import SETTINGS, SPACE, Bowl, search
 
-from gcsearch import search as searching
+from gcsearch.config.trials import Proposal, TrialRecord
 from gcsearch.errors import RunError
-from gcsearch.placement import Placement
-from gcsearch.raysession import session
-from gcsearch.schema import Proposal, TrialRecord
-from gcsearch.search import run_search, run_settings
+from gcsearch.execution import executor
+from gcsearch.execution.executor import run_search, run_settings
+from gcsearch.execution.placement import Placement
+from gcsearch.execution.session import session
 
 # Worker processes do not have this folder on their path: send what is defined here along with the objects.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -115,7 +115,7 @@ def test_accidents_cost_no_more_than_what_they_hit(local_ray, tmp_path, caplog):
     assert "in __call__" in records[1].reason
     assert records[3].reason.startswith("the worker process ended (tries: 3): The actor ")
     assert [len((tmp_path / str(n)).read_text()) for n in range(5)] == [1, 1, 2, 3, 1]
-    warnings = [entry for entry in caplog.records if entry.name == "gcsearch.searcher"]
+    warnings = [entry for entry in caplog.records if entry.name == "gcsearch.execution.searcher"]
     assert [entry.levelname for entry in warnings] == ["WARNING"] * 4
     assert any(entry.getMessage().endswith("; trial t0002 runs again") for entry in warnings)
 
@@ -143,7 +143,7 @@ def test_given_settings_that_are_to_stop_end_what_runs_and_begin_no_other(local_
 
 def test_what_ray_would_print_is_logged_while_a_session_is_open(local_ray, capsys, caplog):
     message = {"lines": ["a worker died"], "pid": "raylet", "is_err": False}
-    with caplog.at_level(logging.INFO, "gcsearch.raysession"), session(Placement(1, 1)):
+    with caplog.at_level(logging.INFO, "gcsearch.execution.session"), session(Placement(1, 1)):
         ray._private.worker.print_to_stdstream(message, ignore_prefix=False)
     assert capsys.readouterr() == ("", "")
     assert caplog.messages == ["ray: a worker died"]
@@ -171,8 +171,8 @@ def a_node(number, *, cpus=1.0, alive=True):
 def test_a_lost_node_is_named_with_those_that_run_its_trials_again(monkeypatch):
     there, told = [a_node(1, cpus=0.0), a_node(2), a_node(3), a_node(4)], []
     monkeypatch.setattr(ray, "nodes", lambda: there)
-    monkeypatch.setattr(searching, "NODES_SECONDS", 0.0)
-    nodes = searching._Nodes(1, lambda who, text: told.append((who, text)))
+    monkeypatch.setattr(executor, "NODES_SECONDS", 0.0)
+    nodes = executor._Nodes(1, lambda who, text: told.append((who, text)))
     nodes.look()
     assert told == []
     there[3] = a_node(4, alive=False)
@@ -214,10 +214,10 @@ INTERRUPTED = """
 import signal, sys, time
 from pathlib import Path
 import ray
-from gcsearch.placement import Placement
-from gcsearch.schema import SearchSettings
-from gcsearch.search import run_search
-from gcsearch.spaces import load
+from gcsearch.execution.placement import Placement
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.execution.executor import run_search
+from gcsearch.config.search_space import load
 
 class Terminated(BaseException):
     pass

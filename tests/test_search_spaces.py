@@ -5,8 +5,9 @@ import random
 import pytest
 
 from gcsearch import files
-from gcsearch.methods import METHODS, build
-from gcsearch.spaces import Fixed, find, load
+from gcsearch.config.parameters import Fixed
+from gcsearch.config.search_space import find, load
+from gcsearch.methods.registry import METHODS, build
 
 FILES = sorted(files.shipped("search_spaces"))
 

@@ -8,11 +8,11 @@ import pytest
 from bowl import SETTINGS, SPACE, Bowl, Curved, configs, drive, search
 from ray.tune.search import Searcher
 
+from gcsearch.config.search_space import SearchSpace
+from gcsearch.config.trials import Outcome, Proposal, TrialRecord
 from gcsearch.errors import RunError
-from gcsearch.samplers import SAMPLERS
-from gcsearch.schema import Outcome, Proposal, TrialRecord
-from gcsearch.searcher import PackSearcher
-from gcsearch.spaces import SearchSpace
+from gcsearch.execution.searcher import PackSearcher
+from gcsearch.search.samplers import SAMPLERS
 
 # What is proposed
 

@@ -9,9 +9,9 @@ import random
 import pytest
 from scipy.stats import nct, t
 
+from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.errors import RunError
-from gcsearch.schema import Outcome, TrialConfig, TrialRecord
-from gcsearch.selection import champion, one_standard_error, rank, shortlist
+from gcsearch.results.ranking import champion, one_standard_error, rank, shortlist
 
 
 def record(number, values=(80.0, 80.0), outcome=Outcome.COMPLETE, epochs=50, rho=0.1, **more):

@@ -12,9 +12,9 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import serving
-from gcsearch.cli import app
+from gcsearch.cli.app import app
 from gcsearch.errors import InputError
+from gcsearch.tracking import ui
 from tests.servers import free_port
 
 # A server as MLflow's is one: it starts another process, which listens. It is slow to end.
@@ -28,7 +28,9 @@ while True:
     time.sleep(1)
 """
 
-SERVES = "import sys; from gcsearch import serving; sys.exit(serving.serve([sys.executable, *sys.argv[1:]]))"
+SERVES = (
+    "import sys; from gcsearch.tracking import ui as serving; sys.exit(serving.serve([sys.executable, *sys.argv[1:]]))"
+)
 
 
 def answers(port) -> bool:
@@ -59,12 +61,12 @@ def test_a_server_ends_with_the_process_that_started_it(number, tmp_path):
 
 
 def test_the_end_of_a_server_is_the_end_of_the_call():
-    assert serving.serve([sys.executable, "-c", "raise SystemExit(7)"]) == 7
+    assert ui.serve([sys.executable, "-c", "raise SystemExit(7)"]) == 7
 
 
 def test_what_a_server_says_goes_to_its_log(tmp_path, capfd):
     with (tmp_path / "log").open("w+b") as log:
-        assert serving.serve([sys.executable, "-c", "import os; os.write(1, b'one '); os.write(2, b'two')"], log) == 0
+        assert ui.serve([sys.executable, "-c", "import os; os.write(1, b'one '); os.write(2, b'two')"], log) == 0
     assert (tmp_path / "log").read_text() == "one two"
     assert capfd.readouterr() == ("", "")
 
@@ -77,17 +79,17 @@ def test_a_port_that_another_process_has_is_refused(family):
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port: another process listens .*got {port}"):
-            serving.check_port(port)
-    serving.check_port(port)
+            ui.check_port(port)
+    ui.check_port(port)
 
 
 def test_a_port_of_the_administrator_is_refused(monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(serving.socket.socket, "bind", refuse)
+    monkeypatch.setattr(ui.socket.socket, "bind", refuse)
     with pytest.raises(InputError, match="--port: only the administrator may use this port, got 80"):
-        serving.check_port(80)
+        ui.check_port(80)
 
 
 @pytest.mark.parametrize("port", ["0", "-1", "70000", "http"])

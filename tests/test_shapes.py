@@ -15,11 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gcsearch import shapes
+from gcsearch import files
+from gcsearch.data.synthetic import worlds
+from gcsearch.data.synthetic.drawing import COLOURS, SHAPES, SIDE, STYLES, Look, render
+from gcsearch.data.synthetic.worlds import WORLDS, World, write_dataset
 from gcsearch.errors import InputError
-from gcsearch.shapes import COLOURS, SHAPES, SIDE, STYLES, WORLDS, Look, World, render, write_dataset
 
-ASSETS = Path(shapes.__file__).parent / "assets"
+ASSETS = files.ASSETS
 
 
 @pytest.fixture
@@ -27,7 +29,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> World:
     """A world of 4 classes and 28 images, known as `tiny`."""
     names = ("red star", "blue striped fish", "key", "dark green two tone lightning bolt")
     world = replace(WORLDS["shapes-sketch"], name="tiny", title="Tiny", class_names=names, train=3, val=2, test=2)
-    monkeypatch.setattr(shapes, "WORLDS", {**WORLDS, "tiny": world})
+    monkeypatch.setattr(worlds, "WORLDS", {**WORLDS, "tiny": world})
     return world
 
 
@@ -185,7 +187,7 @@ def test_an_unknown_world_lists_the_known_ones(tmp_path: Path) -> None:
 
 
 def test_drawing_needs_no_torch() -> None:
-    code = "import sys, gcsearch.shapes; raise SystemExit('torch' in sys.modules)"
+    code = "import sys, gcsearch.data.synthetic.worlds; raise SystemExit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -218,7 +220,7 @@ def test_the_card_belongs_to_the_weights() -> None:
 def test_the_model_knows_every_word_of_every_name(world: World) -> None:
     from safetensors import safe_open
 
-    from gcsearch.backbone import declare_torchvision_operators
+    from gcsearch.clip.model import declare_torchvision_operators
 
     declare_torchvision_operators()
     import open_clip

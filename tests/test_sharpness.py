@@ -10,16 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
-from gcsearch import sharpness, surroundings, terrain
+from gcsearch.config.trials import TrialConfig
+from gcsearch.driver import exports
 from gcsearch.errors import InputError
-from gcsearch.export import write
-from gcsearch.methods import build
-from gcsearch.population import Member, Population, _prompted
-from gcsearch.prediction import open_export
-from gcsearch.prompts import Pieces, prompts
-from gcsearch.report.basin import draw_basin, limits
-from gcsearch.schema import TrialConfig
-from gcsearch.sharpness import Ground, curvature, heights, hessian_product, random_plane, slope
+from gcsearch.export import sharpness, terrain
+from gcsearch.export.bundle import write
+from gcsearch.export.classifier import open_export
+from gcsearch.export.sharpness import curvature, heights, hessian_product, random_plane, slope
+from gcsearch.methods.prompts import Pieces, prompts
+from gcsearch.methods.registry import build
+from gcsearch.results.report.basin import Ground, draw_basin, limits
+from gcsearch.training.population import Member, Population, _prompted
 from tests.test_documents import check
 from tests.test_export import KINDS, a_champion, at_home  # noqa: F401
 
@@ -136,7 +137,7 @@ def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradi
 
 
 def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noqa: F811
-    monkeypatch.setattr("gcsearch.laboratory.of", lambda task: at_home)
+    monkeypatch.setattr("gcsearch.training.task_data.of", lambda task: at_home)
     folder = write(tmp_path / "best", a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home)
     export = open_export(folder)
     found = terrain.terrains(export)
@@ -153,10 +154,10 @@ def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noq
     ground = alone.ground(0.2, "random", cells=5)
     assert ground.heights[2][2] == pytest.approx(numbers.seeds[1].loss, rel=1e-5)
     assert ground.steps[0] == pytest.approx(-terrain.REACH * 0.2)
-    page = surroundings.explore(folder, tmp_path / "l.html", seed=4, rho=0.2)
+    page = exports.explore(folder, tmp_path / "l.html", seed=4, rho=0.2)
     assert page.seeds == numbers.seeds[:1]  # measured anew, with the same directions: the same digits
     assert "://" not in (tmp_path / "l.html").read_text().split("<script>")[0]
-    surroundings.explore(folder, tmp_path / "l.png", seed=5, rho=0.2, random=True)
+    exports.explore(folder, tmp_path / "l.png", seed=5, rho=0.2, random=True)
     with Image.open(tmp_path / "l.png") as picture:
         assert picture.size[0] > picture.size[1] > 500
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
@@ -170,7 +171,7 @@ def test_what_has_no_loss_around_it_is_refused(at_home, tmp_path):  # noqa: F811
         terrain.radius(export, 0.0)
     assert terrain.radius(export, None) == 0.1
     with pytest.raises(InputError, match=r"--out: a picture is a .html or a .png file, got .*l.pdf"):
-        surroundings.check_picture(tmp_path / "l.pdf")
+        exports.check_picture(tmp_path / "l.pdf")
 
 
 def test_the_picture_shows_the_ball_and_one_scale_for_all():

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch.store import Store, cache_folder
+from gcsearch.files import cache_folder
+from gcsearch.sweep.store import Store
 from tests.shell import AT_THE_START, RAY, cleaned
 
 HOSTILE = {

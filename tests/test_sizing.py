@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from gcsearch import configuration, sizing
-from gcsearch.placement import Placement
-from gcsearch.schema import Pipeline, SearchSettings
-from gcsearch.spaces import load
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.search_space import load
+from gcsearch.driver import checks
+from gcsearch.execution import sizing
+from gcsearch.execution.placement import Placement
 
 SATURATING = {1: 10.0, 2: 18.0, 4: 30.0, 8: 39.0, 16: 40.0}
 
@@ -88,6 +89,6 @@ def test_a_pack_of_several_methods_costs_what_its_parts_cost(laboratory, monkeyp
 
 def test_a_pack_left_open_passes_the_checks_and_has_no_size_yet():
     chosen = Pipeline.from_dict({"name": "open", "search": {"pack": "auto", "pruner": "halving"}})
-    configuration.check(chosen)
+    checks.check(chosen)
     with pytest.raises(TypeError, match="still open"):
         chosen.search.size  # noqa: B018

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gcsearch import files
+from gcsearch.config.search_space import SearchSpace, find, load
 from gcsearch.errors import InputError
-from gcsearch.spaces import SearchSpace, find, load
 
 GCSCOOP = load("gcscoop")
 
@@ -261,6 +261,9 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 def test_reading_a_space_needs_neither_optuna_nor_torch():
-    code = "import sys, gcsearch.spaces as s; s.load('gcscoop'); print('optuna' in sys.modules, 'torch' in sys.modules)"
+    code = (
+        "import sys; from gcsearch.config.search_space import load; load('gcscoop'); "
+        "print('optuna' in sys.modules, 'torch' in sys.modules)"
+    )
     seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert seen.stdout.split() == ["False", "False"]

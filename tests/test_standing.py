@@ -11,14 +11,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gcsearch import files
+from gcsearch.cli.progress import ProgressWatcher
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import Outcome, TrialConfig
+from gcsearch.driver.run import cancel
 from gcsearch.errors import InputError
-from gcsearch.lease import STALE, Wish, ask, driving
-from gcsearch.pipeline import cancel
-from gcsearch.progress import ProgressWatcher
-from gcsearch.schema import Outcome, Pipeline, TrialConfig
-from gcsearch.standing import stand
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.sweep.lease import STALE, Wish, ask, driving
+from gcsearch.sweep.state import stand
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
 from tests.calls import call
 from tests.test_tracking import a_record
 

@@ -10,10 +10,10 @@ import sys
 
 import pytest
 
-from gcsearch import progress
-from gcsearch.tables import _table
+from gcsearch.cli import progress
+from gcsearch.cli.render import _table
 
-PRINTS = "from gcsearch import streams; streams.steady(); print('76.7 ± 0.4 … große Küche 猫 \\udc80'); "
+PRINTS = "from gcsearch.cli import streams as streams; streams.steady(); print('76.7 ± 0.4 … große Küche 猫 \\udc80'); "
 
 
 def shell(line, **environment):
@@ -104,7 +104,7 @@ def test_quiet_hides_progress_and_no_warning(capsys):
 
 WARNS = """
 import logging, sys, warnings
-from gcsearch import streams
+from gcsearch.cli import streams as streams
 streams.one_line_warnings()
 for _ in range(2):
     warnings.warn_explicit("Palette images\\n  are odd", UserWarning, "/x/site-packages/PIL/Image.py", 3)
@@ -116,7 +116,7 @@ logger.addHandler(logging.StreamHandler())
 logger.propagate = False
 logging.getLogger("ray._private.services").warning("the object store uses /tmp\\nbecause ...")
 logging.getLogger("ray.tune").info("started")
-logging.getLogger("gcsearch.searcher").warning("a worker died")
+logging.getLogger("gcsearch.execution.searcher").warning("a worker died")
 """
 
 

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from gcsearch import backbone as backbones
+from gcsearch.clip import model as backbones
 from gcsearch.errors import InputError
 from tests.conftest import random_clip
 
@@ -119,7 +119,7 @@ def test_constants_of_the_first_block_may_be_computed_or_kept(clip, monkeypatch,
     context, rows = contexts(2, 64), texts(classes)
     kept, computed = tower.pack([rows]), tower.pack([rows])
     ours = tower.encode(prefixes(tower, context), kept)
-    monkeypatch.setattr("gcsearch.tower.WORTH_KEEPING", 0)
+    monkeypatch.setattr("gcsearch.clip.text_tower.WORTH_KEEPING", 0)
     theirs = tower.encode(prefixes(tower, context), computed)
     assert kept.layout(5, tower).first is not None
     assert computed.layout(5, tower).first is None

@@ -15,11 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from gcsearch import provenance, tracking
-from gcsearch.addresses import check_uri
+from gcsearch.config import provenance
+from gcsearch.config.addresses import check_uri
+from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.task import Task
+from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
-from gcsearch.schema import EpochReport, Outcome, Pipeline, SearchSettings, Task, TrialConfig, TrialRecord
-from gcsearch.tracking import Tracker, read_records, run_name, ui_command
+from gcsearch.tracking import tracker as tracking
+from gcsearch.tracking.tracker import Tracker, read_records, run_name, ui_command
 from tests.servers import free_port, has_postgres, postgres
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))

@@ -8,10 +8,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcsearch.methods import METHODS
-from gcsearch.population import Member, batches, learning_rate
-from gcsearch.prompts import initial_parameters, prompts
-from gcsearch.training import train
+from gcsearch.methods.prompts import initial_parameters, prompts
+from gcsearch.methods.registry import METHODS
+from gcsearch.training.loop import train
+from gcsearch.training.population import Member, batches, learning_rate
 
 
 @pytest.fixture(scope="module")

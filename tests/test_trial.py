@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from gcsearch.prompts import template_features
-from gcsearch.schema import Outcome, Proposal, TrialConfig, TrialRecord
-from gcsearch.trial import run_pack
+from gcsearch.config.trials import Outcome, Proposal, TrialConfig, TrialRecord
+from gcsearch.methods.prompts import template_features
+from gcsearch.training.trial import run_pack
 
 
 def proposal(number, method, **hyperparameters):
@@ -30,7 +30,7 @@ def test_the_search_stage_opens_no_test_image_and_no_new_class(laboratory, tmp_p
     from dataclasses import replace
 
     from gcsearch.data import image_files
-    from gcsearch.features import FeatureCache
+    from gcsearch.data.features import FeatureCache
 
     opened = []
     fresh = replace(laboratory, cache=FeatureCache(tmp_path, backbone))
@@ -92,7 +92,7 @@ def test_measuring_less_often_changes_no_number(laboratory):
 
 
 def test_zero_shot_is_the_template(laboratory):
-    from gcsearch.metrics import accuracy
+    from gcsearch.stats import accuracy
 
     (episode,) = laboratory.episodes("test", [1])
     record = run_pack(laboratory, [episode], [proposal(0, "zeroshot")])[0].record

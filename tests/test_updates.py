@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gcsearch.updates import (
+from gcsearch.methods.rules import (
     NOT_FINITE,
     PERTURBED,
     PLAIN,

@@ -7,11 +7,14 @@ from dataclasses import replace
 import pytest
 from typer.testing import CliRunner
 
-from gcsearch import configuration, matrix, methods
-from gcsearch.cli import app
+from gcsearch.cli.app import app
+from gcsearch.config.pipeline import Resources
+from gcsearch.config.task import Task
+from gcsearch.config.trials import TrialConfig
+from gcsearch.driver import load, matrix
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.placement import check_threads, place
-from gcsearch.schema import Resources, Task, TrialConfig
+from gcsearch.execution.placement import check_threads, place
+from gcsearch.methods import registry
 
 HUGE = ("1000000000000", "9" * 400, "99999999999999999999", "inf", "nan", "-1", "1.5", "true", '"many"', "[1]")
 COUNTS = (
@@ -149,11 +152,11 @@ def test_a_bound_that_needs_another_one_is_kept_where_the_space_has_it(tmp_path)
 @pytest.mark.parametrize(("beta1", "beta2"), [(0.9, 0.2), (1.0, 0.8), (0.5, 0.3), (-0.5, -1.0)])
 def test_the_lower_bound_does_not_exceed_the_upper_one(beta1, beta2, tmp_path):
     with pytest.raises(InputError, match=r"gcscoop\.beta1: beta1 must not exceed beta2"):
-        methods.build(TrialConfig(method="gcscoop", hyperparameters={"beta1": beta1, "beta2": beta2}))
+        registry.build(TrialConfig(method="gcscoop", hyperparameters={"beta1": beta1, "beta2": beta2}))
     file = tmp_path / "config.toml"
     file.write_text(f'[trial]\nmethod = "gcscoop"\nhyperparameters = {{beta1 = {beta1}, beta2 = {beta2}}}\n')
     with pytest.raises(InputError, match=r"config\.toml, gcscoop\.beta1: beta1 must not exceed beta2"):
-        configuration.load_trial(file)
+        load.load_trial(file)
 
 
 @pytest.mark.parametrize("flags", ["--threads 100000", f"--seeds {2**63}", "--seeds ,", "--seeds -1"])

@@ -7,13 +7,17 @@ import math
 import pytest
 from bowl import SETTINGS, SPACE, Bowl, Curved, configs, search
 
-from gcsearch import earlier, files, tracking, warmstart
+from gcsearch import files
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.search_space import SearchSpace
+from gcsearch.config.trials import Outcome, TrialConfig
+from gcsearch.driver import session
 from gcsearch.errors import InputError
-from gcsearch.schema import Outcome, Pipeline, TrialConfig
-from gcsearch.searcher import PackSearcher
-from gcsearch.spaces import SearchSpace
-from gcsearch.store import Store
-from gcsearch.sweep import Sweep
+from gcsearch.execution.searcher import PackSearcher
+from gcsearch.search import warm_start
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+from gcsearch.tracking import tracker as tracking
 
 EARLIER = search(SETTINGS.model_copy(update={"pruner": "halving", "seed": 7}), evaluate=Curved())
 
@@ -27,7 +31,7 @@ def changed(**parameters):
 
 def test_a_record_has_its_place_in_the_same_space():
     for record in EARLIER:
-        place = earlier.place(SPACE, record)
+        place = warm_start.place(SPACE, record)
         assert TrialConfig(method="gcscoop", hyperparameters=SPACE.natural(place)) == record.config
         assert PackSearcher(SPACE, SETTINGS, before=EARLIER).study.trials[len(EARLIER)].state.name == "WAITING"
 
@@ -49,7 +53,7 @@ def test_a_record_has_its_place_in_the_same_space():
 def test_a_changed_space_keeps_what_still_means_the_same(space, fits):
     records = [record for record in EARLIER if record.config.hyperparameters["epochs"] != 200]
     assert len(records) > 10
-    assert {earlier.place(space, record) is not None for record in records} == {fits}
+    assert {warm_start.place(space, record) is not None for record in records} == {fits}
 
 
 def test_the_study_knows_them_as_what_they_were_and_proposes_otherwise():
@@ -75,7 +79,7 @@ def test_what_failed_or_has_no_finite_number_teaches_nothing():
     failed = EARLIER[0].model_copy(update={"outcome": Outcome.FAILED})
     empty = EARLIER[1].model_copy(update={"metrics": {"val_h": (math.nan,)}})
     assert PackSearcher(SPACE, SETTINGS, before=[failed, empty]).study.get_trials()[0].state.name == "WAITING"
-    assert earlier.fitting(SPACE, [failed, EARLIER[2]], ("val_h",)) == [EARLIER[2]]
+    assert warm_start.fitting(SPACE, [failed, EARLIER[2]], ("val_h",)) == [EARLIER[2]]
 
 
 # Read from the store
@@ -97,7 +101,7 @@ def test_records_are_gathered_from_journals_and_counted_where_they_do_not_fit(tm
     sweep_of(store, "one", EARLIER)
     sweep_of(store, "two", [other, wrong])
     chosen = Pipeline.from_dict({"name": "new", "search": {"objective": "val_h", "warm_start": ["one", "two"]}})
-    fit, skipped = warmstart.gather(chosen, SPACE, store)
+    fit, skipped = session.gather(chosen, SPACE, store)
     assert configs(fit) == [*configs(EARLIER), other.config.digest]
     assert all(record.curve == () for record in fit)
     assert skipped == 1
@@ -116,7 +120,7 @@ def test_an_oracle_that_only_mlflow_has_teaches_what_it_searched(tmp_path):
     chosen = Pipeline.from_dict(
         {"name": "new", "search": {"objective": "test_h", "warm_start": ["oracle-1"]}, "tracking": {"uri": uri}}
     )
-    fit, skipped = warmstart.gather(chosen, SPACE, Store(tmp_path))
+    fit, skipped = session.gather(chosen, SPACE, Store(tmp_path))
     assert ([record.metrics for record in fit], skipped) == ([record.metrics for record in searched], 0)
 
 
@@ -128,11 +132,11 @@ def test_sweeps_of_other_tasks_and_unknown_ones_are_refused(tmp_path):
             {"name": "new", "search": {"warm_start": [name]}, "tracking": {"uri": f"sqlite:///{tmp_path}/mlflow.db"}}
         )
         with pytest.raises(InputError, match=rf"(?s)search\.warm_start\.0: .*{message}"):
-            warmstart.gather(chosen, SPACE, store)
+            session.gather(chosen, SPACE, store)
 
 
 def test_a_sweep_that_is_nowhere_is_told_without_making_a_store(tmp_path):
     pipeline = Pipeline.from_dict({"name": "late", "search": {"warm_start": ["absent"]}})
     with pytest.raises(InputError, match=r"search\.warm_start\.0: there is no sweep of this name"):
-        warmstart.gather(pipeline, SPACE, Store(tmp_path))
+        session.gather(pipeline, SPACE, Store(tmp_path))
     assert not list(tmp_path.iterdir())

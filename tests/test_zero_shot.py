@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
-from gcsearch import backbone as backbones
-from gcsearch import datasets
-from gcsearch.episodes import score
-from gcsearch.features import FeatureCache
-from gcsearch.laboratory import Laboratory
-from gcsearch.prompts import template_features
-from gcsearch.schema import Task
+from gcsearch.clip import model as backbones
+from gcsearch.config.task import Task
+from gcsearch.data import datasets
+from gcsearch.data.features import FeatureCache
+from gcsearch.methods.prompts import template_features
+from gcsearch.training.episodes import score
+from gcsearch.training.task_data import Laboratory
 
 CLASSES = ("red_fox", "great horned owl", "tabby", "große Küche", "x-ray")
 TEMPLATE = "a photo of a {}, a type of pet."

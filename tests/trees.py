@@ -16,7 +16,7 @@ from PIL import Image
 from pyarrow import csv, parquet
 from scipy.io import savemat
 
-from gcsearch import datasets
+from gcsearch.data import datasets
 
 NAMES = ("große_Küche", "naïve café", "owl", "tiny yellow cat", "wren")
 """Class names as people write them; the last class has few images."""

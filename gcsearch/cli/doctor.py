@@ -1,0 +1,185 @@
+"""What is installed, which devices there are, what is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcsearch.errors import GcsearchError, InputError
+from gcsearch.execution.local_ray import scratch
+from gcsearch.execution.placement import Placement
+from gcsearch.files import cache_folder
+from gcsearch.sweep.store import Store
+
+if TYPE_CHECKING:
+    from gcsearch.execution.cluster import Cluster
+
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "ray", "optuna", "mlflow", "pyarrow", "pydantic", "plotly")
+ENOUGH_DISK = 2 * 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def examine(address: str | None = None) -> list[Finding]:
+    """Look at everything; each check stands for itself, so that one fault does not hide another.
+
+    `address`: a Ray cluster to look at too, as in `Resources`; that of RAY_ADDRESS comes first.
+    """
+    checks: list[Callable[[], list[Finding]]] = [
+        _python,
+        _packages,
+        _torch,
+        _torchvision,
+        _mini,
+        _ray,
+        partial(_cluster, address),
+        _scratch,
+        lambda: [_folder("store", Store.locate().root), _folder("cache", cache_folder())],
+    ]
+    findings: list[Finding] = []
+    for check in checks:
+        try:
+            findings += check()
+        except Exception as error:
+            name = getattr(check, "__name__", "check").strip("_")
+            findings.append(Finding(name, False, f"{type(error).__name__}: {error}", _REINSTALL))
+    return findings
+
+
+_REINSTALL = "Install the tested set: pip install --constraint constraints.txt gcsearch"
+
+
+def _python() -> list[Finding]:
+    ok = sys.version_info >= (3, 11)
+    return [Finding("python", ok, sys.version.split()[0], "" if ok else "gcsearch needs Python 3.11 or newer.")]
+
+
+def _packages() -> list[Finding]:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(Finding(package, True, version(package)))
+        except PackageNotFoundError:
+            found.append(Finding(package, False, "not installed", _REINSTALL))
+    return found
+
+
+def _torch() -> list[Finding]:
+    import torch
+
+    from gcsearch.config.provenance import cores
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return [
+        Finding("processor", True, f"{cores()} cores for this process, {torch.get_num_threads()} torch threads"),
+        Finding("GPU", True, ", ".join(gpus) or "none seen by torch: everything runs on the processor"),
+    ]
+
+
+def _torchvision() -> list[Finding]:
+    from gcsearch.clip.model import OPEN_CLIP_ELSEWHERE, declare_torchvision_operators
+
+    if not declare_torchvision_operators():
+        return [Finding("torchvision operators", True, "fits torch")]
+    found = "compiled operators do not fit this torch; gcsearch declares the two that open_clip's imports need"
+    lines = "\n".join(f"    {line}" for line in OPEN_CLIP_ELSEWHERE.splitlines() if line)
+    remedy = (
+        "In a script of your own `import open_clip` fails (operator torchvision::nms does not exist). Begin it with\n"
+        f"{lines}\nor install torchvision from the index that torch came from: then neither is needed."
+    )
+    return [Finding("torchvision operators", True, found, remedy)]
+
+
+def _mini() -> list[Finding]:
+    from gcsearch.clip.model import load
+
+    return [Finding("bundled model", True, f"mini, weights {load('mini').fingerprint}")]
+
+
+def _ray() -> list[Finding]:
+    from gcsearch.execution.cluster import token_source
+
+    mode = os.environ.get("RAY_AUTH_MODE", "not set")
+    address = os.environ.get("RAY_ADDRESS", "not set: sweeps start a local Ray of their own")
+    return [
+        Finding("RAY_ADDRESS", True, address),
+        Finding("RAY_AUTH_MODE", True, f"{mode}; token: {token_source() or 'none'}"),
+    ]
+
+
+def _scratch() -> list[Finding]:
+    """What a Ray of one's own needs of this machine."""
+    try:
+        scratch.check()
+    except InputError as error:
+        rule, _, remedy = str(error).partition("\n")
+        return [Finding("temporary", False, rule, remedy)]
+    return [Finding("temporary", True, scratch.describe())]
+
+
+def _cluster(address: str | None) -> list[Finding]:
+    """The cluster and each of its nodes, looked at as a sweep looks at them; nothing where there is none."""
+    from gcsearch.execution import cluster
+
+    try:
+        found = cluster.find(address)
+        if found is None:
+            return []
+        return [Finding("Ray cluster", True, found.describe()), *_nodes(found)]
+    except GcsearchError as error:
+        rule, _, remedy = str(error).partition("\n")
+        return [Finding("Ray cluster", False, rule, remedy)]
+
+
+def _nodes(cluster: Cluster) -> list[Finding]:
+    from gcsearch.execution import preflight
+    from gcsearch.execution.cluster import check_workers
+    from gcsearch.execution.session import session
+
+    check_workers(cluster)
+    workers = [node for node in cluster.nodes if node.cpus >= 1]
+    with session(Placement(1, 1), cluster):
+        looked = preflight.examine(workers, Store.locate().root, cache_folder())
+    findings = []
+    for number, node in enumerate(cluster.nodes):
+        faults = [fault for fault in looked.faults if fault.node == node.name]
+        size = f"{node.name}, {node.cpus:g} CPUs, {node.gpus:g} GPUs" + ("" if node.cpus >= 1 else ", runs no trials")
+        text = "; ".join([size, *(fault.what for fault in faults)])
+        remedy = "\n".join(fault.remedy for fault in faults)
+        findings.append(Finding("head" if node.head else f"node {number}", not faults, text, remedy))
+    return findings
+
+
+def _folder(what: str, folder: Path) -> Finding:
+    """Whether a folder, or the nearest one above it that exists, can be written to and has room."""
+    there = folder
+    while not there.exists():
+        there = there.parent
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        remedy = f"Choose another: ${'GCSEARCH_STORE' if what == 'store' else 'GCSEARCH_CACHE'}."
+        return Finding(what, False, f"{folder}: {error.strerror}", remedy)
+    free = shutil.disk_usage(there).free
+    text = f"{folder}, {free / 1024**3:.0f} GiB free"
+    return Finding(what, free > ENOUGH_DISK, text, "" if free > ENOUGH_DISK else "Free some disk space.")

@@ -1,0 +1,129 @@
+"""What is trained on: data set, frozen model, few-shot protocol."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+
+from gcsearch.config.base import Count, Model, Seeds, Text, plain_name
+from gcsearch.errors import InputError
+
+Precision = Literal["float32", "bfloat16", "float16"]
+
+
+def _distinct_names(datasets: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    if len(set(map(plain_name, datasets))) != len(datasets):
+        what = "targets" if info.field_name == "targets" else "data sets"
+        raise InputError(f"{what} must be distinct", received=list(datasets), remedy="Remove the repeated one.")
+    return datasets
+
+
+def _val_shots(known: dict[str, Any]) -> int:
+    return min(int(known.get("shots", 4)), 4)
+
+
+def _folds(known: dict[str, Any]) -> int:
+    return 1 if known.get("classes") == "all" else 3
+
+
+class Task(Model):
+    """What is trained on: data set, frozen model and few-shot protocol.
+
+    `also`: further data sets, on each of which a setting has prompts of its own: a search for one setting that suits
+    them all, see `gcsearch.results.multi_dataset`. `classes`: "base" trains the first half of the classes and measures
+    the second as new ones, "all" trains all. `targets`: data sets that the prompt is measured on in the stage `test`,
+    with all their classes and test images.
+    `views` augmented views of each training image are encoded once; epoch e uses view (e-1) mod views.
+    `val_shots` validation images per class score the search (`"all"`: every one that the data set has); unset, the
+    published min(shots, 4). `folds`: in the search stage the seed at index i trains on the base classes without fold
+    i mod `folds`, which plays "new"; 1 holds nothing out, and nothing else goes with all classes. `precision` is that
+    of the frozen text tower; what is trained is float32 always. `template` is that of zero-shot CLIP and of losses
+    that refer to it; in a pipeline's file "own" stands for the data set's.
+    `also_templates`: those of the data sets of `also`, in order, where they differ from `template`; "own" there fills
+    them in. `exif`: images are turned as their EXIF orientation says; the reference code does not.
+    `other_names`: a text file with one name per line for NFL, in place of the embedded list. `repeats`:
+    "refuse" a data set whose test images are also in its other lists, told by content, or "keep" them, with a warning.
+    """
+
+    dataset: Text = "shapes-sketch"
+    root: Text | None = None
+    backbone: Text = "mini"
+    pretrained: Text | None = None
+    template: str = "a photo of a {}."
+    also: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
+    classes: Literal["base", "all"] = "base"
+    targets: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
+    shots: Count = 16
+    val_shots: Count | Literal["all"] = Field(default_factory=_val_shots)
+    folds: Count = Field(default_factory=_folds)
+    views: Annotated[int, Field(ge=1, le=10**4)] = 8
+    seeds: Seeds = (1, 2, 3)
+    precision: Precision = "float32"
+    exif: bool = False
+    other_names: Text | None = None
+    repeats: Literal["refuse", "keep"] = "refuse"
+    also_templates: tuple[str, ...] = ()
+
+    @property
+    def each(self) -> tuple[Task, ...]:
+        """The tasks of one data set each that this one is made of; itself where there is but one."""
+        if not self.also:
+            return (self,)
+        templates = (self.template, *(self.also_templates or [self.template] * len(self.also)))
+        return tuple(
+            self.model_copy(update={"dataset": name, "template": template, "also": (), "also_templates": ()})
+            for name, template in zip((self.dataset, *self.also), templates, strict=True)
+        )
+
+    @property
+    def title(self) -> str:
+        """The data sets for people: `shapes-night + shapes-neon`."""
+        return " + ".join(task.dataset for task in self.each)
+
+    @field_validator("also")
+    @classmethod
+    def _not_the_first(cls, also: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        first = info.data.get("dataset", "")
+        if plain_name(first) in map(plain_name, also):
+            remedy = "Leave it out: `dataset` is one of them already."
+            raise InputError("the further data sets must be others than `dataset`", received=first, remedy=remedy)
+        return also
+
+    @field_validator("targets")
+    @classmethod
+    def _targets_of_one_source(cls, targets: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if targets and info.data.get("also"):
+            rule, remedy = "a prompt is carried to targets from one data set", "Leave `also` out, or `targets`."
+            raise InputError(rule, received=list(targets), remedy=remedy)
+        return targets
+
+    @field_validator("template")
+    @classmethod
+    def _one_slot(cls, template: str) -> str:
+        if template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
+            raise InputError(
+                "a template must contain {} exactly once, and no other braces",
+                received=template,
+                remedy='Write for example "a photo of a {}.".',
+            )
+        return template
+
+    @field_validator("also_templates")
+    @classmethod
+    def _one_for_each(cls, templates: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if templates and len(templates) != len(info.data.get("also", ())):
+            rule, remedy = "each data set of `also` needs one template", "Leave it out where `template` suits them all."
+            raise InputError(rule, received=list(templates), remedy=remedy)
+        return tuple(map(cls._one_slot, templates))
+
+    @field_validator("folds")
+    @classmethod
+    def _nothing_held_out_of_all_classes(cls, folds: int, info: ValidationInfo) -> int:
+        if folds > 1 and info.data.get("classes") == "all":
+            raise InputError(
+                "where all classes are trained, none is held out",
+                received=folds,
+                remedy='Leave `folds` out, or set `folds = 1`; folds go with `classes = "base"`.',
+            )
+        return folds

@@ -1,0 +1,1 @@
+"""Lists of images: read from folders, divided, drawn from, checked."""

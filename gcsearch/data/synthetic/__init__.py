@@ -1,0 +1,1 @@
+"""The embedded worlds: images drawn in several styles, written as ordinary data sets."""

@@ -1,0 +1,1 @@
+"""One process's work on a sweep: run, resume, extend, confirm, plan."""

@@ -1,0 +1,125 @@
+"""What is done with a finished sweep's export: registered in MLflow, its prompts measured and drawn."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch.config.addresses import is_server
+from gcsearch.errors import InputError
+from gcsearch.files import absolute, write_whole
+from gcsearch.results.documents import Sharpnesses
+from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.sweep import Sweep, open_sweep
+
+if TYPE_CHECKING:
+    from gcsearch.tracking.registry import Version
+
+
+@dataclass(frozen=True)
+class Handed:
+    """Where a sweep went: a folder, a version of a registered model, or both."""
+
+    folder: Path | None
+    version: Version | None
+
+
+def hand_over(
+    name: str,
+    store: Path | None = None,
+    *,
+    out: Path | None = None,
+    classes: Path | None = None,
+    register: bool = False,
+    model: str | None = None,
+    force: bool = False,
+) -> Handed:
+    """Export the sweep `name` to `out`, and with `register` to the registry as `model` (by default its own name).
+
+    Raises:
+        InputError: nowhere to export to; and whatever `open_sweep`, `Sweep.export` and `registry.register` raise.
+    """
+    from gcsearch.export.classifier import read_names
+
+    if out is None and not register:
+        raise InputError(
+            "an export goes to a folder, or to the registry", key="--out", remedy="Add --out or --register."
+        )
+    if model and not register:
+        raise InputError("only a registered model has a name", key="--name", received=model, remedy="Add --register.")
+    sweep = open_sweep(name, store)
+    if register and sweep.pipeline.task.also:
+        raise InputError(
+            "a registered model classifies one data set, and this sweep has prompts for several",
+            key="--register",
+            received=sweep.pipeline.task.title,
+            remedy="Export it with --out, and register what you serve with mlflow's own commands.",
+        )
+    given = read_names(classes) if classes else []
+    if out is not None:
+        folder = sweep.export(out, classes=given, force=force)
+        return Handed(folder, _register(sweep, folder, model) if register else None)
+    with tempfile.TemporaryDirectory() as aside:
+        return Handed(None, _register(sweep, sweep.export(Path(aside, "export"), classes=given), model))
+
+
+def _register(sweep: Sweep, folder: Path, model: str | None) -> Version:
+    from gcsearch.tracking import registry, relocation
+
+    uri, store = sweep.mlflow_uri, sweep.store
+    if uri == store.mlflow_uri:
+        relocation.follow(store)
+    artifacts = None if is_server(uri) else store.artifacts
+    return registry.register(folder, uri, model or sweep.name, artifacts)
+
+
+_KINDS = (".html", ".png")
+
+
+def check_picture(out: Path) -> None:
+    """InputError where `out` is no place for a picture."""
+    if out.suffix.lower() not in _KINDS or absolute(out, key="--out").is_dir():
+        remedy = "For example --out landscape.html."
+        raise InputError("a picture is a .html or a .png file", key="--out", received=str(out), remedy=remedy)
+
+
+def explore(
+    folder: Path,
+    out: Path | None = None,
+    *,
+    seed: int | None = None,
+    rho: float | None = None,
+    random: bool = False,
+    draw: int = 0,
+    watcher: Watcher | None = None,
+) -> Sharpnesses:
+    """Measure the prompts of the export in `folder`; with `out`, draw the loss around them there.
+
+    Raises:
+        InputError: no export, nothing trained in it, no prompt of `seed`, a radius of 0 or below.
+    """
+    from gcsearch.export import terrain
+    from gcsearch.export.classifier import open_export
+
+    listener = watcher or Watcher()
+    export = open_export(folder)
+    radius = terrain.radius(export, rho)
+    listener.stage("features")
+    found = terrain.terrains(export, None if seed is None else [seed], draw=draw)
+    listener.stage("sharpness", len(found))
+    numbers = terrain.survey(export, found, radius, listener.progress)
+    if out is not None:
+        from gcsearch.results.report.basin import basin_page, basin_png
+
+        listener.stage("surface", len(found))
+        grounds = []
+        for one in found:
+            grounds.append(one.ground(radius, "random" if random else "hessian"))
+            listener.progress(len(grounds), len(found))
+        task = export.trial.task
+        title = f"{export.facts.champion.name} on {task.dataset}, {task.backbone}"
+        drawn = basin_png if out.suffix.lower() == ".png" else basin_page
+        write_whole(out, drawn(title, numbers, grounds))
+    return numbers

@@ -1,0 +1,502 @@
+"""What a caller can ask for: run, resume, extend, confirm, cancel, sync, cache a sweep; train one configuration."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch import files
+from gcsearch.config import search_space
+from gcsearch.config.pipeline import Confirm, Pipeline, Resources, SearchSettings, Tracking
+from gcsearch.config.provenance import cores, process_name
+from gcsearch.config.search_space import SearchSpace
+from gcsearch.config.trials import Proposal, TrialFile, TrialRecord
+from gcsearch.driver import session
+from gcsearch.driver.checks import check, test_bed_remarks
+from gcsearch.driver.load import flat, load, load_trial, with_paths_of_the_command
+from gcsearch.driver.prepare import check_data, prepare
+from gcsearch.driver.session import Session, guarded, judge, over
+from gcsearch.errors import InputError
+from gcsearch.execution import cluster
+from gcsearch.execution.local_ray import daemons
+from gcsearch.execution.placement import check_threads
+from gcsearch.methods import registry
+from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.lease import Driver, Seen, Wish, ask, driving
+from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store, cache_in_words
+from gcsearch.sweep.sweep import Sweep, open_form, open_sweep
+
+if TYPE_CHECKING:
+    pass
+
+# --- Running ------------------------------------------------------------------------------------------
+
+
+def run(
+    pipeline: Pipeline | str | Path,
+    *,
+    store: str | Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    quick: bool = False,
+    fresh: bool = False,
+    watcher: Watcher | None = None,
+) -> Sweep:
+    """Search, choose, confirm, report. A sweep that was interrupted goes on; one that is over is returned.
+
+    Args:
+        pipeline: a shipped name, a path, or a `Pipeline`.
+        store: folder of sweeps and the embedded MLflow store, see `gcsearch.sweep.store`.
+        overrides: dotted keys with TOML values, as `--set` gives them.
+        quick: with the file's table [quick] and under a name that says so.
+        fresh: begin anew; the former sweep of this name is kept beside it as NAME.1, NAME.2, ...
+        watcher: told of progress.
+
+    Raises:
+        InputError: something in the pipeline is wrong, or a sweep of this name was made from another one.
+        RunError: no trial completed. TooManyFailures: more failed than `search.max_failed`; results are kept.
+    """
+    pipeline = _given(pipeline, overrides, quick=quick)
+    space, uri = check(pipeline), pipeline.tracking.uri
+    pipeline = open_form(pipeline)
+    located, listener = Store.locate(store), watcher or Watcher()
+    with _driving(located, pipeline.name, listener) as driver:
+        texts = _texts(pipeline)
+        if not fresh:
+            _check_same(pipeline, located, texts)
+            _check_not_cancelled(pipeline.name, located)
+            if is_finished(pipeline, store):
+                return _judged(Sweep(pipeline.name, located, located.sweep(pipeline.name)), pipeline)
+        known = Sweep(pipeline.name, located, located.sweep(pipeline.name))
+        added = () if fresh else _added_seeds(known)
+        begin = partial(_open_or_begin, pipeline, located, texts, fresh, uri)
+        _drive(driver, pipeline, space, located, begin, listener, added, None if fresh else known)
+    return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+
+
+def _driving(store: Store, name: str, watcher: Watcher) -> AbstractContextManager[Driver]:
+    """Drive the sweep `name` for the time of a block, see `lease.driving`; InputError where nothing can be written."""
+    store.check_writable()
+    return driving(store.lease(name), f"the sweep {name}", watcher.warn)
+
+
+def _given(pipeline: Pipeline | str | Path, overrides: Mapping[str, str] | None, *, quick: bool = False) -> Pipeline:
+    if isinstance(pipeline, Pipeline):
+        return with_paths_of_the_command(pipeline)
+    return load(pipeline, overrides, quick=quick)
+
+
+def _judged(sweep: Sweep, pipeline: Pipeline) -> Sweep:
+    """The finished sweep. It ends as it did before: whoever repeats a failed job must not take it for a success."""
+    judge(sweep, pipeline.search.max_failed)
+    return sweep
+
+
+def _drive(
+    driver: Driver,
+    pipeline: Pipeline,
+    space: SearchSpace,
+    store: Store,
+    begin: Callable[[], Sweep],
+    watcher: Watcher,
+    added: tuple[int, ...],
+    known: Sweep | None,
+) -> None:
+    """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages.
+
+    `known` is that sweep as it was begun earlier, None for a fresh one. `added` are the seeds of the confirmation
+    beside those of the pipeline.
+    """
+    for remark in test_bed_remarks(pipeline.task):
+        watcher.warn(remark)
+    if pipeline.search.warm_start and not (known and known.journal.events("before")):
+        session.gather(pipeline, space, store)  # what it refuses is refused before anything is encoded
+    where = cluster.find_machines(pipeline)
+    cluster.check_here(where)
+    seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
+    with daemons.told("The same command goes on"), cluster.joined(where):
+        # Before anything is written: what is refused here leaves nothing behind.
+        with cache_in_words():
+            data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
+        sweep = begin()
+        sweep.hide_address()
+        Session(sweep, pipeline, space, where, watcher, driver, data).run()
+
+
+def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+    """Go on with the sweep `name`, from what its folder states alone; one that is over is returned.
+
+    Also a cancelled one: who names it here wants it after all.
+
+    Raises:
+        InputError: there is no such sweep, somebody drives it, or what it was begun from does not hold here.
+        RunError, TooManyFailures: as `run`.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    if over(found.journal):
+        return _judged(found, found.pipeline)
+    pipeline, space = _as_begun(found)
+    with _driving(found.store, name, listener) as driver:
+        begin, added = (lambda: Sweep(name, found.store, found.folder)), _added_seeds(found)
+        _drive(driver, pipeline, space, found.store, begin, listener, added, found)
+    return Sweep(name, found.store, found.folder)
+
+
+def _as_begun(sweep: Sweep) -> tuple[Pipeline, SearchSpace]:
+    """What the sweep was begun from, checked anew."""
+    pipeline, file = sweep.as_begun, sweep.folder / PIPELINE_FILE
+    for key in ("root", "other_names"):
+        path = getattr(pipeline.task, key)
+        if path and not Path(path).is_absolute() and not path.startswith("~"):
+            raise InputError(
+                "a former version kept this path relative to a folder that is not known any more",
+                file=file,
+                key=f"task.{key}",
+                received=path,
+                remedy="Write the whole path in this file.",
+            )
+    try:
+        return with_paths_of_the_command(pipeline), check(pipeline)
+    except InputError as error:
+        raise error.at(file=file) from None
+
+
+def _reopened(sweep: Sweep, driver: Driver, kind: str, **asked: object) -> Sweep:
+    """The finished sweep with a line in its journal that gives it something to do again."""
+    guarded(sweep, driver).append(kind, **asked)
+    return Sweep(sweep.name, sweep.store, sweep.folder)
+
+
+def _added_seeds(sweep: Sweep) -> tuple[int, ...]:
+    """The seeds of the confirmation that were asked for since the sweep began."""
+    return tuple(seed for event in sweep.journal.events("seeds") for seed in event["seeds"])
+
+
+def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
+    """Whether the sweep of this name has been through all stages."""
+    return over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
+
+
+def _check_not_cancelled(name: str, store: Store) -> None:
+    """A job that is submitted again must not undo what a person has decided."""
+    if Journal(store.sweep(name) / "journal.jsonl").ended() == "CANCELLED":
+        raise InputError(
+            "a cancelled sweep goes on only where that is asked for",
+            file=store.sweep(name),
+            key="name",
+            received=name,
+            remedy=f"It goes on with `gcsearch resume {name}`, or begins anew with --fresh.",
+        )
+
+
+def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+    """Try `trials` more settings in the finished sweep `name`, then choose and confirm again.
+
+    They are proposed from all that the sweep knows. What was confirmed already is not confirmed again. A killed
+    extension goes on as any sweep does.
+
+    Raises:
+        InputError: there is no such sweep, it is not finished, or what it was begun from does not hold here.
+        RunError, TooManyFailures: as `run`.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    pipeline, space = _as_begun(found)
+    with _driving(found.store, name, listener) as driver:
+        _check_extensible(found, space, trials)
+        there = len(found.records)
+        begin = partial(_reopened, found, driver, "extend", trials=there + trials, there=there)
+        _drive(driver, pipeline, space, found.store, begin, listener, _added_seeds(found), found)
+    return Sweep(name, found.store, found.folder)
+
+
+def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
+    if not over(sweep.journal):
+        raise InputError(
+            "only a finished sweep can be extended",
+            file=sweep.folder,
+            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
+        )
+    for count in (trials, sweep.trials + trials):
+        SearchSettings.from_dict({"trials": count}, file="--trials")
+    if not space.searched:
+        raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")
+
+
+def confirm(
+    name: str, seeds: Sequence[int], *, store: str | Path | None = None, watcher: Watcher | None = None
+) -> Sweep:
+    """Measure the confirmed settings of a finished sweep with more seeds, and choose and judge anew by all of them.
+
+    What was measured before stays and counts.
+
+    Raises:
+        InputError: the sweep is not finished, or a seed was used already.
+        RunError: a setting could not be measured.
+    """
+    found, listener = open_sweep(name, store), watcher or Watcher()
+    added = tuple(seeds)
+    pipeline, space = _as_begun(found)
+    with _driving(found.store, name, listener) as driver:
+        _check_added(found, added)
+        begin = partial(_reopened, found, driver, "seeds", seeds=list(added))
+        _drive(driver, pipeline, space, found.store, begin, listener, (*_added_seeds(found), *added), found)
+    return Sweep(name, found.store, found.folder)
+
+
+def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
+    if not over(sweep.journal):
+        remedy = f"Finish it first: `gcsearch resume {sweep.name}`."
+        raise InputError("seeds are added to a finished sweep", file=sweep.folder, remedy=remedy)
+    # As of a pipeline: what is written to the journal now is what every later command goes on from.
+    Confirm.from_dict({"seeds": list(seeds)}, file="--seeds")
+    used = {*sweep.pipeline.task.seeds, *(seed for batch in sweep.confirmed_seeds for seed in batch)}
+    if used & set(seeds):
+        raise InputError(
+            "added seeds are new to the sweep",
+            key="--seeds",
+            received=list(seeds),
+            remedy=f"Used already: {', '.join(map(str, sorted(used)))}.",
+        )
+
+
+def _texts(pipeline: Pipeline) -> dict[str, str]:
+    """The two files that say what a sweep was made from."""
+    comment, content = f"Sweep {pipeline.name}: the pipeline as it was run.", pipeline.to_dict()
+    if files.is_file_name(pipeline.search.space):
+        comment += f"\nIts search space was {pipeline.search.space}; the copy lies beside this file."
+        content["search"]["space"] = SPACE_FILE
+    return {
+        SPACE_FILE: files.read_text(search_space.find(pipeline.search.space)),
+        PIPELINE_FILE: files.to_toml(content, comment),
+    }
+
+
+def _check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
+    """InputError where a sweep of this name was begun from other files."""
+    from gcsearch.sweep import measured
+
+    folder = store.sweep(pipeline.name)
+    if not (folder / PIPELINE_FILE).exists():
+        return
+    sweep = Sweep(pipeline.name, store, folder)
+    place = _whatever_place if measured.recorded(sweep.journal) else _anywhere
+    before, now = (dict(flat(place(one).to_dict())) for one in (sweep.pipeline, pipeline))
+    before |= {f"space: {key}": value for key, value in flat(files.read_toml(folder / SPACE_FILE))}
+    now |= {f"space: {key}": value for key, value in flat(files.parse_toml(texts[SPACE_FILE]))}
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        began, wanted = (_told({key: one.get(key) for key in differing}) for one in (before, now))
+        anew = "For another sweep: `--set name=OTHER`; for this one anew, the old one kept beside it: `--fresh`."
+        raise InputError(
+            f"a sweep goes on with the pipeline and space that it began with: {began}",
+            file=folder / PIPELINE_FILE,
+            received=wanted,
+            remedy="\n".join([*_commands(sweep, pipeline, differing), anew]),
+        )
+
+
+def _told(values: Mapping[str, object]) -> str:
+    """Keys with their values; of many the first."""
+    some = [
+        f"{key} = {_cut(json.dumps(value, default=str)) if value is not None else 'not set'}"
+        for key, value in values.items()
+    ]
+    more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+    return ", ".join(some[:_NAMED]) + more
+
+
+_NAMED = 6
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _commands(sweep: Sweep, pipeline: Pipeline, differing: Sequence[str]) -> list[str]:
+    """What gives the sweep what is asked of it more, where nothing else differs: trials, seeds of the confirmation."""
+    if not set(differing) <= {"search.trials", "confirm.seeds"}:
+        return []
+    elsewhere = "" if sweep.store == Store.locate() else f" --store {shlex.quote(str(sweep.store.root))}"
+    added = pipeline.search.trials - sweep.trials
+    known = {seed for batch in sweep.confirmed_seeds for seed in batch}
+    seeds = [str(seed) for seed in pipeline.confirm.seeds if seed not in known]
+    commands = []
+    if "search.trials" in differing and added > 0:
+        commands.append(f"For more trials: `gcsearch extend {sweep.name} --trials {added}{elsewhere}`.")
+    elif "search.trials" in differing:
+        commands.append(f"The sweep has {sweep.trials} trials, and none is taken away.")
+    if "confirm.seeds" in differing and seeds:
+        commands.append(f"For more seeds: `gcsearch confirm {sweep.name} --seeds {','.join(seeds)}{elsewhere}`.")
+    if not over(sweep.journal):
+        commands.insert(0, f"Finish it first: `gcsearch resume {sweep.name}{elsewhere}`.")
+    return commands
+
+
+def check_goes_on(pipeline: Pipeline, store: Store) -> None:
+    """InputError where `run` would refuse to go on with the sweep of this name that is in the store."""
+    _check_same(pipeline, store, _texts(pipeline))
+    _check_not_cancelled(pipeline.name, store)
+
+
+def _anywhere(pipeline: Pipeline) -> Pipeline:
+    """The pipeline without what changes no number: a sweep may go on elsewhere, with other room and other failures.
+
+    The threads of a worker stay, because the last digits depend on them. The space is compared by its content.
+    """
+    search = pipeline.search.model_copy(update={"max_failed": 0, "space": ""})
+    resources = Resources(threads=pipeline.resources.threads)
+    task = pipeline.task.model_copy(update={"repeats": "refuse"})
+    return pipeline.model_copy(update={"task": task, "search": search, "resources": resources, "tracking": Tracking()})
+
+
+def _whatever_place(pipeline: Pipeline) -> Pipeline:
+    """As `_anywhere`, without the paths of what the journal has digests of: it may lie somewhere else now."""
+    task = pipeline.task
+    weights = "" if task.pretrained and files.is_path(task.pretrained) else task.pretrained
+    update = {"root": None, "pretrained": weights, "other_names": "" if task.other_names else None}
+    return _anywhere(pipeline.model_copy(update={"task": task.model_copy(update=update)}))
+
+
+def cache(
+    pipeline: Pipeline | str | Path,
+    *,
+    store: str | Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    watcher: Watcher | None = None,
+) -> None:
+    """Compute the features that the pipeline's search and confirmation read, and do no more.
+
+    `store` is where the sweep will be: all nodes of a cluster must share it.
+
+    Raises:
+        InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
+    """
+    pipeline = open_form(_given(pipeline, overrides))
+    space, where = check(pipeline), cluster.find_machines(pipeline)
+    with cluster.joined(where), cache_in_words():
+        prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
+
+
+def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], fresh: bool, uri: str | None) -> Sweep:
+    folder = store.sweep(pipeline.name)
+    if folder.exists() and fresh:
+        folder.rename(_free_name(folder))
+    for name, text in texts.items():
+        if not (folder / name).exists() or files.read_text(folder / name) != text:  # it may go on elsewhere
+            files.write_whole(folder / name, text)
+    sweep = Sweep(pipeline.name, store, folder)
+    sweep.keep_address(uri)
+    return sweep
+
+
+def _free_name(folder: Path) -> Path:
+    number = 1
+    while (other := folder.with_name(f"{folder.name}.{number}")).exists():
+        number += 1
+    return other
+
+
+def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
+    """End the sweep `name` now; `run` does not go on with it any more, `resume` does.
+
+    Returns the driver that was asked to do so; None where nobody drives the sweep and it is marked at once.
+
+    Raises:
+        InputError: there is no such sweep, or it is finished.
+    """
+    sweep = open_sweep(name, store)
+    lease = sweep.store.lease(name)
+    if asked := ask(lease, Wish.CANCEL):
+        return asked
+    if over(sweep.journal):
+        raise InputError("a finished sweep cannot be cancelled", file=sweep.folder, received=name)
+    with driving(lease, f"the sweep {name}") as driver:
+        journal = guarded(sweep, driver)
+        if journal.ended() != "CANCELLED":
+            journal.append("close", why="CANCELLED")
+    return None
+
+
+def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> int:
+    """Write to MLflow what it lacks of the sweep `name`; returns how many runs were written.
+
+    Raises:
+        InputError: there is no such sweep, or it is running: its driver does this itself.
+        RunError: MLflow does not answer.
+    """
+    from gcsearch.tracking.sync import Mirror
+
+    sweep, listener = open_sweep(name, store), watcher or Watcher()
+    with _driving(sweep.store, name, listener) as driver:
+        return Mirror(sweep, guarded(sweep, driver), listener.warn, listener.mended).sync()
+
+
+# --- One configuration, no search -----------------------------------------------------------------------
+
+
+@cache_in_words()
+def train(
+    trial: TrialFile | str | Path,
+    watcher: Watcher | None = None,
+    limit: int | None = None,
+) -> TrialRecord:
+    """Train and measure one configuration in this process, with the threads that it states.
+
+    `trial` may be the path of a file, or of an export: then on the data and the model that this was measured on alone.
+    `limit` is what this process may take, in bytes; None: what is free.
+
+    Raises:
+        InputError: the file is wrong, or the data or weights of an export are others than they were.
+    """
+    import torch
+
+    from gcsearch.export import classifier
+    from gcsearch.sweep import measured
+    from gcsearch.training import task_data
+    from gcsearch.training.trial import run_pack
+
+    export = None if isinstance(trial, TrialFile) else _export_of(Path(trial))
+    trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
+    method, watcher = registry.build(trial.trial), watcher or Watcher()
+    check_threads(trial.threads, cores(), key="threads")
+    for remark in test_bed_remarks(trial.task):
+        watcher.warn(remark)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(trial.threads)
+    try:
+        watcher.stage("data")
+        task_data.forget()
+        task_data.data_root(trial.task, watcher.progress)
+        lab = task_data.of(trial.task)
+        lab.check_names()
+        lab.check_lists(trial.stage)
+        check_data(lab, [(trial.stage, trial.seeds)], watcher)
+        lab.check_template(ensemble=getattr(method, "ensemble", False))
+        if export:
+            measured.check_attested(classifier.read_facts(export), lab, trial.seeds, export)
+        watcher.stage("features")
+        episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
+        watcher.stage("train", getattr(method, "epochs", None))
+        (done,) = run_pack(
+            lab,
+            episodes,
+            [Proposal(number=0, config=registry.complete(trial.trial))],
+            evaluate_every=trial.evaluate_every,
+            on_reports=watcher.reports,
+            worker=process_name(),
+            limit=limit,
+        )
+    finally:
+        torch.set_num_threads(threads)
+    return done.record
+
+
+def _export_of(path: Path) -> Path | None:
+    """The folder of the export that `path` is, or is the configuration of; None where it is a file of its own."""
+    folder = path if path.is_dir() else path.parent
+    return folder if (folder / "metrics.json").exists() else None

@@ -1,0 +1,417 @@
+"""The composition root: one driver's work on a sweep, mended, searched, confirmed, reported, ended in its journal.
+
+The only module that introduces the stages to one another.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch import files
+from gcsearch.config.metrics import Stage
+from gcsearch.config.pipeline import Pipeline, SearchSettings, bytes_of
+from gcsearch.config.provenance import environment
+from gcsearch.config.search_space import SearchSpace
+from gcsearch.config.trials import CHAMPION, SHORTLISTED, EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.driver.confirm import Confirmation, OnRecord
+from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
+from gcsearch.execution.cluster import Where
+from gcsearch.execution.local_ray import daemons, scratch
+from gcsearch.execution.placement import Placement
+from gcsearch.files import cache_place
+from gcsearch.search import warm_start
+from gcsearch.search.budget import Meter, seconds_of
+from gcsearch.sweep import interrupts, measured
+from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.journal import REOPENING, Journal
+from gcsearch.sweep.lease import Driver, Wish
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from gcsearch.execution.worker import PackRunner
+    from gcsearch.sweep.measured import Snapshot
+    from gcsearch.tracking.sync import Mirror
+
+
+def over(journal: Journal) -> bool:
+    """Whether the journal's sweep has been through all stages."""
+    return journal.ended() == "FINISHED"
+
+
+def _confirmed(journal: Journal) -> bool:
+    """Whether the confirm stage is over, nothing has been asked for since, and no setting of it failed."""
+    kinds = [event["kind"] for _, _, event in journal.since() if event["kind"] in ("final", *REOPENING)]
+    return bool(kinds) and kinds[-1] == "final" and not any(map(_failed, journal.final()))
+
+
+def guarded(sweep: Sweep, driver: Driver) -> Journal:
+    """The sweep's journal, which takes no line once another driver has the sweep."""
+    return Journal(sweep.journal.path, before=driver.lease.check)
+
+
+class Session:
+    """One driver's work on a sweep."""
+
+    def __init__(
+        self,
+        sweep: Sweep,
+        pipeline: Pipeline,
+        space: SearchSpace,
+        where: Where,
+        watcher: Watcher,
+        driver: Driver,
+        data: Snapshot | None = None,
+    ) -> None:
+        """`data`: what the sweep measures, as it lies there now; the journal keeps digests of it."""
+        self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
+        self.watcher, self.driver, self.data = watcher, driver, data
+        self.journal = guarded(sweep, driver)
+        self.checkpoints = sweep.folder.absolute() / "packs"
+
+    def run(self) -> None:
+        """All stages; those that the journal shows as done are skipped."""
+        from gcsearch.execution.session import session
+        from gcsearch.search.samplers import total
+
+        if over(self.journal):
+            return
+        self._mend()
+        trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
+        placement = self.where.placement
+        mirror: Mirror | None = None
+        why = "KILLED"
+        goes_on = f"`gcsearch resume {self.sweep.name}` goes on where it stopped"
+        try:
+            with interrupts.held():  # whatever has the line `open` gets its line `close`
+                self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
+                if self.data:
+                    measured.record(self.journal, self.sweep.folder, self.data)
+                mirror = self._mirror()
+            self._check_wishes()
+            with daemons.told(goes_on), daemons.last_words(partial(self._abandon, mirror, goes_on)):
+                if not _confirmed(self.journal):
+                    with session(placement):
+                        self._search(placement)
+                        self._confirm(placement)
+                self._report()
+            shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self._check_confirmed()
+            why = "FINISHED"
+        except (Interrupted, KeyboardInterrupt) as error:
+            asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
+            why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
+            interrupts.advice = goes_on
+            raise
+        except Exception as error:
+            why = "FAILED"
+            if isinstance(error, OSError) and files.is_full(error):
+                place, remedy = self.sweep.folder, "Make room on this disk"
+                if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(scratch.folder()):
+                    place, remedy = scratch.folder(), f"Make room there, or name another folder ({scratch.variable()})"
+                what = f"{place}: no room is left: {error.strerror or error}."
+                raise RunError(f"{what}\n{self.journal.goes_on(remedy)}") from error
+            raise
+        finally:
+            # Reached by signals too: what is over is written before the process ends, and no second one hinders that.
+            with interrupts.held():
+                self._close(why, mirror)
+        judge(self.sweep, self.pipeline.search.max_failed)
+
+    def _report(self) -> None:
+        """Write the report. A fault in the drawing is said, and costs nothing that was measured."""
+        try:
+            path = self.sweep.report(warn=self.watcher.warn)
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:  # whatever the drawing dies of
+            first = next(iter(str(error).splitlines()), "")
+            why = f"{type(error).__name__}: {first}" if first else type(error).__name__
+            self.watcher.warn(
+                f"the report could not be written ({why}); `gcsearch report {self.sweep.name}` tries it again"
+            )
+        else:
+            self.journal.append("artifact", file=path.name)
+
+    def _check_confirmed(self) -> None:
+        """RunError where a setting failed in the confirm stage: whoever goes on measures it again."""
+        if failed := next(filter(_failed, self.journal.final()), None):
+            raise RunError(
+                f"{failed.label} could not be confirmed: {failed.reason}\n"
+                f"All other results are kept. `gcsearch resume {self.sweep.name}` tries it again."
+            )
+
+    def _check_wishes(self) -> None:
+        """Interrupted, or RunError, where somebody asked for the end or has taken over."""
+        self.driver.check()
+        if self.driver.stopping():
+            raise Interrupted(
+                f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
+                f"`gcsearch resume {self.sweep.name}` goes on."
+            )
+
+    def _mend(self) -> None:
+        """Put right what the last session left, and say so. All else follows from the journal as it is."""
+        former = self.driver.lease.former
+        if former:
+            self.watcher.mended(f"{former.gone}; this process drives the sweep from now on")
+        daemons.sweep_up(scratch.folder() / "ray")  # also where no Ray is started any more
+        if torn := self.journal.mend():
+            self.watcher.mended(
+                f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
+            )
+        if unfinished := self.journal.unfinished():
+            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, unfinished))}")
+
+    def _close(self, why: str, mirror: Mirror | None) -> None:
+        try:
+            self.journal.append("close", why=why)
+        except RunError as error:
+            if why == "FINISHED":
+                raise
+            if not self.driver.lost:  # then this is what ended the session, and is on its way
+                self.watcher.warn(str(error))
+        # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
+        if mirror and (trouble := mirror.close(60 if why == "FINISHED" else 15)):
+            self.watcher.warn(trouble)
+
+    def _abandon(self, mirror: Mirror, goes_on: str, why: str) -> None:
+        """End the session from another thread, because this one's hangs in a Ray that is dead."""
+        self._close("FAILED", mirror)
+        self.watcher.warn(f"{why}\n{goes_on}.")
+        self.driver.end()
+
+    def _mirror(self) -> Mirror:
+        from gcsearch.tracking.sync import Mirror
+
+        mirror = Mirror(self.sweep, self.journal, self.watcher.warn, self.watcher.mended)
+        mirror.start()
+        return mirror
+
+    def _search(self, placement: Placement) -> None:
+        from gcsearch.execution import executor
+        from gcsearch.search.samplers import total
+
+        task = self.pipeline.task
+        settings = self._settings(placement)
+        wanted = total(settings, self.space)
+        self.watcher.stage("search", wanted)
+        known, meter = self.journal.records(), self._meter(settings, placement)
+        for record in {record.number: record for record in known}.values():
+            meter.note(record)
+            self.watcher.record(record)
+
+        def on_proposal(proposal: Proposal, label: str) -> None:
+            self.journal.append("proposal", number=proposal.number, config=proposal.config, label=label)
+            self.watcher.proposal(proposal)
+
+        def on_record(record: TrialRecord) -> None:
+            self.journal.append("record", record=record)
+            meter.note(record)
+            self.watcher.record(record)
+
+        def on_reports(reports: list[EpochReport]) -> None:
+            self.driver.check()
+            self.watcher.reports(reports)
+
+        runner = self._runner(self.pipeline.search.stage, task.seeds, placement)
+        executor.run_search(
+            self.space,
+            settings,
+            placement,
+            runner,
+            folder=self.sweep.folder,
+            known=known,
+            before=self._before(),
+            on_proposal=on_proposal,
+            on_reports=on_reports,
+            on_record=on_record,
+            on_pack=runner.forget,
+            on_lost=self._lost,
+            stopping=lambda: self.driver.stopping() or bool(meter.why()),
+        )
+        self._check_wishes()
+        if len(meter.records) < wanted and (why := meter.why()):
+            self.journal.append("budget", why=why)
+            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+
+    def _lost(self, who: str, text: str) -> None:
+        """A worker process, or a node with all of its, is gone: `status` counts it no more."""
+        if who:
+            self.journal.append("lost", who=who)
+        self.watcher.warn(text)
+
+    def _before(self) -> list[TrialRecord]:
+        """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
+        if not self.pipeline.search.warm_start:
+            return []
+        kept = self.journal.events("before")
+        if not kept:
+            fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
+            self.journal.append("before", records=fit, skipped=skipped)
+            self.watcher.warn(f"the search starts from {len(fit)} earlier settings; {skipped} did not fit its space")
+            return fit
+        return [TrialRecord.from_dict(record, file=self.journal.path) for record in kept[0]["records"]]
+
+    def _settings(self, placement: Placement) -> SearchSettings:
+        """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
+        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        if settings.pack != "auto":
+            return settings
+        chosen = [int(event["size"]) for event in self.journal.events("pack")]
+        if not chosen:
+            from gcsearch.execution.sizing import pack_size
+            from gcsearch.training import task_data
+
+            labs = [task_data.of(task) for task in self.pipeline.task.each]
+            chosen = [pack_size(settings, self.space, labs, placement, _limit(self.pipeline, self.where))]
+            self.journal.append("pack", size=chosen[0])
+        return settings.model_copy(update={"pack": chosen[0]})
+
+    def _meter(self, settings: SearchSettings, placement: Placement) -> Meter:
+        """Measures from where the sweep began, or was extended last."""
+        events = self.journal.events()
+        turns = [index for index, event in enumerate(events) if event["kind"] == "extend"]
+        first = events[turns[-1]]["there"] if turns else 0
+        devices = placement.gpus_per_worker or float(placement.threads)
+        return Meter(settings, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
+
+    def _runner(
+        self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None
+    ) -> PackRunner:
+        from gcsearch.execution.worker import PackRunner
+
+        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
+        return PackRunner(
+            self.pipeline.task,
+            stage,
+            seeds,
+            every,
+            cache_place(),
+            kept,
+            limit,
+            share=self.where.share if self.where.cluster else None,
+            decoders=self.pipeline.resources.decoders,
+            checkpoints=self.checkpoints,
+            checkpoint_every=self.pipeline.search.checkpoint_every,
+            data=measured.expected(self.data, stage, seeds) if self.data else "",
+        )
+
+    def _confirm(self, placement: Placement) -> None:
+        """Choose among the best of the search and measure the choice beside the references, see `confirmation`.
+
+        Each setting runs by itself, as `gcsearch train` runs it, so that both give the same digits.
+        """
+        from gcsearch.execution import executor
+
+        def measure(stage: Stage, seeds: tuple[int, ...], settings: Sequence[Proposal], keep: OnRecord) -> None:
+            runner = self._runner(stage, seeds, placement, self.sweep.kept if stage == "test" else None)
+
+            def on_record(record: TrialRecord) -> None:
+                keep(record)
+                runner.forget([Proposal(number=record.number, config=record.config)])
+
+            executor.run_settings(
+                settings,
+                placement,
+                runner,
+                stage=stage,
+                on_record=on_record,
+                stopping=self.driver.stopping,
+                on_lost=self._lost,
+            )
+            self._check_wishes()
+
+        finals, _ = Confirmation(
+            self.sweep, self.journal, self.pipeline, self.space, measure, self.watcher.stage, self.watcher.record
+        ).run()
+        self.journal.append("final", records=finals, threads=placement.threads)
+
+
+def _limit(pipeline: Pipeline, where: Where) -> int | None:
+    """Bytes that one worker process may take; on a cluster each worker looks what its node has."""
+    import torch
+
+    from gcsearch.training import memory
+
+    if pipeline.resources.memory != "auto":
+        return bytes_of(pipeline.resources.memory)
+    if where.cluster:
+        return None
+    device = torch.device("cuda" if where.placement.gpus_per_worker else "cpu")
+    return memory.share_of_free(where.share, device)
+
+
+def judge(sweep: Sweep, allowed: int) -> None:
+    """Raise what a finished sweep has to be blamed for; its results are kept all the same.
+
+    Raises:
+        RunError: the champion or a reference could not be confirmed.
+        TooManyFailures: more trials failed than the `allowed` of `search.max_failed`.
+    """
+    broken = [record for record in sweep.finals if record.outcome is not Outcome.COMPLETE]
+    if broken:
+        raise RunError(f"{broken[0].label} could not be confirmed: {broken[0].reason}")
+    failed = list(filter(_failed, sweep.records))
+    if len(failed) > allowed:
+        raise TooManyFailures(
+            f"{len(failed)} of {len(sweep.records)} trials failed, {allowed} are allowed (search.max_failed). "
+            f"All other results are kept. The first reason: {failed[0].reason}"
+        )
+
+
+def _failed(record: TrialRecord) -> bool:
+    return record.outcome is Outcome.FAILED
+
+
+# --- Warm start ------------------------------------------------------------------------------------------
+
+
+def gather(pipeline: Pipeline, space: SearchSpace, store: Store) -> tuple[list[TrialRecord], int]:
+    """The records of the sweeps that `search.warm_start` names, and how many of theirs do not fit the space.
+
+    Read from the journals of the store, and from MLflow, by its id, where a sweep is only there. Curves are left
+    out, which nobody needs.
+
+    Raises:
+        InputError: a sweep is in neither, or its journal is one of another task.
+    """
+    found: list[TrialRecord] = []
+    for index, name in enumerate(pipeline.search.warm_start):
+        found += _records(name, pipeline, store, f"search.warm_start.{index}")
+    fit = warm_start.fitting(space, found, pipeline.search.objectives)
+    return [record.model_copy(update={"curve": ()}) for record in fit], len(found) - len(fit)
+
+
+def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[TrialRecord]:
+    if (store.sweep(name) / "journal.jsonl").exists():
+        sweep = Sweep(name, store, store.sweep(name))
+        if sweep.pipeline.task != pipeline.task:
+            raise InputError(
+                "a search starts warm from sweeps of the same task only: other data, other numbers",
+                key=key,
+                received=name,
+                remedy=f"Compare [task] with that of {store.sweep(name) / 'pipeline.toml'}, or leave it out.",
+            )
+        return sweep.records
+    from gcsearch.tracking import relocation
+    from gcsearch.tracking.tracker import read_records
+
+    if not pipeline.tracking.uri:
+        relocation.follow(store)
+    try:
+        if not pipeline.tracking.uri and not (store.root / "mlflow.db").exists():
+            store.existing_sweep(name)  # none is: to look into MLflow would make its database
+        own = Sweep(pipeline.name, store, store.sweep(pipeline.name))
+        uri = own.mlflow_uri if own.address.exists() else pipeline.tracking.uri or store.mlflow_uri
+        every = read_records(uri, name)
+    except InputError as error:
+        raise InputError(error.rule, key=key, received=name, remedy=error.remedy) from None
+    # Not by the stage: an oracle searches in that of the confirmation.
+    confirmed = (CHAMPION, SHORTLISTED)
+    return [record for record in every if record.number >= 0 and not record.label.startswith(confirmed)]

@@ -1,0 +1,1 @@
+"""Where trials run: workers, Ray, placement on the nodes of a cluster."""

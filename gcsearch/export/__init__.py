@@ -1,0 +1,1 @@
+"""A champion that stands alone: its files, its card, its classifier, the loss around it."""

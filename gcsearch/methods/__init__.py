@@ -1,0 +1,1 @@
+"""What is trained: methods, prompts, losses, gradient rules."""

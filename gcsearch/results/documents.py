@@ -1,0 +1,319 @@
+"""The JSON that gcsearch prints and writes, as one schema: `best --json`, `compare --json`, `predict --json`,
+`landscape --json` and the `metrics.json` of an export.
+
+All say the same thing the same way: a setting is a `Measured`, numbers over seeds are `Numbers`.  The documents are
+made through these classes, so what is printed is what docs/schema.json says.  A number that does not exist is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+from pydantic import ConfigDict, TypeAdapter
+
+from gcsearch.config.base import Model
+from gcsearch.config.metrics import Stage
+from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.methods.registry import title_and_tags
+from gcsearch.stats import finite, interval, spread
+
+
+class Document(Model):
+    """Base of all documents: every key is there, those without a value as null."""
+
+    bounded: ClassVar[bool] = False
+
+    def dump(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return self.model_dump(mode="json")
+
+
+class Numbers(Document):
+    """One quantity over seeds: sample deviation (n - 1) and 95 % interval of the mean are null for a single seed."""
+
+    mean: float | None
+    deviation: float | None
+    interval: tuple[float, float] | None
+    per_seed: dict[str, float | None]
+
+    @classmethod
+    def of(cls, seeds: Sequence[int], values: Sequence[float]) -> Self:
+        """The numbers of `values`, one for each of `seeds`; of nothing where there are no values."""
+        mean, deviation, _ = spread(values)
+        return cls(
+            mean=finite(mean),
+            deviation=finite(deviation),
+            interval=interval(values),
+            per_seed={str(seed): finite(value) for seed, value in zip(seeds, values, strict=False)},
+        )
+
+
+class Measured(Document):
+    """One setting and its numbers. `stage` says on which images: validation (`search`) or test (`test`)."""
+
+    name: str
+    """The title of the method."""
+    tags: tuple[str, ...]
+    """What a reader of its numbers must know."""
+    config: TrialConfig
+    number: int
+    label: str
+    stage: Stage
+    outcome: Outcome
+    reason: str
+    seeds: tuple[int, ...]
+    epochs: int
+    seconds: float
+    metrics: dict[str, Numbers]
+    run_id: str
+    """The run in MLflow; empty where there is none."""
+
+
+def facts(record: TrialRecord) -> dict[str, Any]:
+    """What every document says of a record: the fields of `Measured`."""
+    title, tags = title_and_tags(record.config)
+    kept = ("config", "number", "label", "stage", "outcome", "reason", "seeds", "epochs", "seconds", "run_id")
+    return {
+        "name": title,
+        "tags": tags,
+        "metrics": {name: Numbers.of(record.seeds, values) for name, values in record.metrics.items()},
+        **{key: getattr(record, key) for key in kept},
+    }
+
+
+class Objective(Numbers):
+    """The numbers that a sweep was ranked by, with their metric's name; `oracle` where they are from test images."""
+
+    name: str
+    oracle: bool
+
+
+class Ranked(Measured):
+    """A row of `best --json`. `rank` is null for a trial that did not complete or has no objective.
+
+    Of a search by several objectives `objective` is H, and `front` says whether no other setting is as good in all of
+    them and better in one; of a search by one it is null. Of a search on several data sets `worst_regret` says how far
+    the setting is behind the best one where it is worst, in the unit of the objective.
+    """
+
+    rank: int | None
+    objective: Objective
+    front: bool | None = None
+    worst_regret: float | None = None
+
+
+class Compared(Measured):
+    """A row of `compare --json`; `name` is the title in tables, `sweeps` those that chose the setting.
+
+    `oracle` says that they looked at test images to choose it; it is then one of the `tags` too.
+    Each column of the table (`base`, `new`, `h`) is a key of its own with its `Numbers`; `best` names those in which no
+    row is better.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Numbers]
+
+    sweeps: tuple[str, ...]
+    best: tuple[str, ...]
+    oracle: bool = False
+    against: Against | None = None
+
+
+class Against(Document):
+    """A paired difference: the row minus the setting `name` over their common seeds, in points of `metric`.
+
+    `low` and `high` are its 95 % interval, `p` is Wilcoxon's, `error` the standard error; null for one seed.
+    """
+
+    name: str
+    metric: str
+    mean: float | None
+    error: float | None
+    low: float | None
+    high: float | None
+    n: int
+    p: float | None
+    verdict: str
+
+
+class Average(Document):
+    """A method over all data sets of a table; each column is a key with its `Numbers`.
+
+    `oracle` and `against` are as in `Compared`; the differences are those of the averages, seed by seed.
+    """
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Numbers]
+
+    name: str
+    oracle: bool = False
+    against: Against | None = None
+
+
+class Averages(Document):
+    """A last entry of `compare --json`, where the tasks before it differ in the data set alone.
+
+    `h` is the mean of the data sets' harmonic means, `h_of_means` the harmonic mean of the mean accuracies.
+    """
+
+    average_over: tuple[str, ...]
+    rows: tuple[Average, ...]
+
+
+class Group(Document):
+    """An entry of `compare --json`: all rows of one task; `published` what others have, with --published."""
+
+    task: dict[str, Any]
+    rows: tuple[Compared, ...]
+    published: dict[str, Any] | None = None
+
+
+class Classes(Document):
+    """Class names of an export, in the order of the rows of its text features."""
+
+    all: tuple[str, ...]
+    """Where all classes were trained; then there is no base and no new one."""
+    base: tuple[str, ...]
+    new: tuple[str, ...]
+    given: tuple[str, ...]
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Those that images were trained on."""
+        return self.all or self.base
+
+    @property
+    def known(self) -> tuple[str, ...]:
+        """Those of the data set."""
+        return (*self.all, *self.base, *self.new)
+
+
+class Data(Document):
+    """What was trained and measured on: digests of paths, labels and contents of the images."""
+
+    dataset: str
+    digests: Literal["sizes", "contents"] = "sizes"
+    """Of what the digests are; former versions took sizes in place of contents."""
+    draws: dict[str, str]
+    """Per seed, the few-shot images that it trained on."""
+    test: str
+    test_images: int
+
+
+class Frozen(Document):
+    """The frozen model. `weights` is the fingerprint that loaded weights must have."""
+
+    backbone: str
+    pretrained: str | None
+    weights: str
+    width: int
+    embedding: int
+    logit_scale: float
+
+
+class Chosen(Document):
+    """How the setting was chosen; `oracle` where that looked at test images."""
+
+    sweep: str
+    objective: str
+    oracle: bool
+    trials: int
+    row: Ranked
+
+
+class Origin(Document):
+    """Where the numbers come from: MLflow's store and run, versions, git commit."""
+
+    tracking: str
+    run_id: str
+    environment: dict[str, str]
+
+
+class Exported(Document):
+    """The `metrics.json` of an export."""
+
+    version: Literal[1]
+    digest: str
+    """Of what classifies: configuration, prompts, names and weights."""
+    champion: Measured
+    references: tuple[Measured, ...]
+    chosen: Chosen
+    verdict: tuple[str, ...] = ()
+    """What the numbers allow to say of the champion beside the references, in sentences."""
+    leads: tuple[Against, ...] = ()
+    """The champion minus each reference, paired by seed; those that have no seed in common are left out."""
+    classes: Classes
+    data: Data
+    model: Frozen
+    origin: Origin
+
+
+class Guess(Document):
+    """A class with its probability, the softmax of the mean logits over the classes in question."""
+
+    name: str
+    probability: float
+    logit: float
+
+
+class Classified(Document):
+    """An image with its likeliest classes, best first."""
+
+    image: str
+    top: tuple[Guess, ...]
+
+
+class Predictions(Document):
+    """What `predict --json` prints. The logits are the mean over `seeds`."""
+
+    export: str
+    method: str
+    seeds: tuple[int, ...]
+    classes: tuple[str, ...]
+    images: tuple[Classified, ...]
+
+
+class Sharp(Document):
+    """Loss and sharpness of one seed's prompt."""
+
+    seed: int
+    images: int
+    loss: float
+    gradient_norm: float
+    sharpness: float
+    """The largest rise of the loss found within `rho`."""
+    eigenvalue: float
+    """The largest of the Hessian."""
+
+
+class Sharpnesses(Document):
+    """What `landscape --json` prints."""
+
+    export: str
+    method: str
+    rho: float
+    seeds: tuple[Sharp, ...]
+
+
+DOCUMENTS: dict[str, Any] = {
+    "gcsearch best --json": list[Ranked],
+    "gcsearch compare --json": list[Group | Averages],
+    "metrics.json": Exported,
+    "gcsearch predict --json": Predictions,
+    "gcsearch landscape --json": Sharpnesses,
+}
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of all documents; `$defs` holds what they share."""
+    adapters = [(name, "serialization", TypeAdapter(kind)) for name, kind in DOCUMENTS.items()]
+    found, definitions = TypeAdapter.json_schemas(adapters)  # type: ignore[arg-type]
+    parts = [found[name, "serialization"] | {"title": name} for name in DOCUMENTS]
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "anyOf": parts, **definitions}
+
+
+if __name__ == "__main__":
+    import json
+
+    print(json.dumps(json_schema(), indent=2))

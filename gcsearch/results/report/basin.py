@@ -1,0 +1,143 @@
+"""The loss around a trained prompt, as a page for browsers or a PNG for papers.
+
+Not to be confused with `landscape`, which is about hyper-parameters: this is about the prompt's own numbers.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import plotly.graph_objects as go
+
+from gcsearch.results.documents import Sharpnesses
+from gcsearch.results.report.page import Picture, Section, block, document
+from gcsearch.results.report.theme import ACCENT, BAR, INK, SURFACE, colour_scale, empty_figure
+
+_STEPS = "distance along the {}"
+_READING = (
+    "The loss that training minimised, without weight decay, on a plane through the prompt (the star), {} times rho to "
+    "each side. Distances in the plane are true, so the circle is the edge of the ball that a sharpness-aware step of "
+    "radius rho looks at. One colour scale for all seeds."
+)
+
+
+def limits(grounds: Sequence[Ground]) -> tuple[float, float]:
+    """The lowest and the highest loss of all, so that one scale fits them."""
+    every = np.array([ground.heights for ground in grounds])
+    return float(np.nanmin(every)), float(np.nanmax(every))
+
+
+def draw_basin(ground: Ground, low: float, high: float) -> go.Figure:
+    """Filled contours of the loss, the prompt, and the ball of radius rho."""
+    size = (high - low) / 16 or 1.0
+    contour = go.Contour(
+        x=ground.steps,
+        y=ground.steps,
+        z=ground.heights,
+        colorscale=colour_scale(),
+        contours={"start": low, "end": high, "size": size},
+        line={"width": 0.4, "color": SURFACE},
+        colorbar={**BAR, "title": {"text": "loss"}},
+        hovertemplate="%{x:.3f}, %{y:.3f}: loss %{z:.4f}<extra></extra>",
+    )
+    figure = empty_figure(460, [contour, _ball(ground.rho), _prompt()])
+    figure.update_layout(showlegend=False)
+    figure.add_annotation(text=ground.title, x=0, y=1.03, xref="paper", yref="paper", showarrow=False, yanchor="bottom")
+    figure.update_layout(margin={"t": 34})
+    figure.update_xaxes(title_text=_STEPS.format(ground.axes[0]), constrain="domain")
+    figure.update_yaxes(title_text=_STEPS.format(ground.axes[1]), scaleanchor="x", constrain="domain")
+    return figure
+
+
+def _ball(rho: float) -> go.Scatter:
+    angle = np.linspace(0, 2 * np.pi, 121)
+    line = {"color": SURFACE, "width": 2, "dash": "dash"}
+    x, y = (rho * np.cos(angle)).tolist(), (rho * np.sin(angle)).tolist()
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hovertemplate=f"rho {rho:.4g}<extra></extra>")
+
+
+def _prompt() -> go.Scatter:
+    mark = {"symbol": "star", "size": 16, "color": ACCENT, "line": {"width": 1.2, "color": SURFACE}}
+    return go.Scatter(x=[0], y=[0], mode="markers", marker=mark, hovertemplate="the prompt<extra></extra>")
+
+
+def basin_page(title: str, numbers: Sharpnesses, grounds: Sequence[Ground]) -> str:
+    """One HTML file, readable without a network: the numbers of every seed, and a picture for each of `grounds`."""
+    low, high = limits(grounds)
+    figures: list[str] = []
+    lead = (
+        "Sharpness is the largest rise of the loss that was found within rho; the eigenvalue is the Hessian's largest."
+    )
+    reading = _READING.format(round(grounds[0].steps[-1] / numbers.rho))
+    pictures = [Picture(ground.title, partial(draw_basin, ground, low, high)) for ground in grounds]
+    sections = [
+        Section("Numbers", lead, body=_table(numbers)),
+        Section("The loss around the prompts", reading, pictures),
+    ]
+    about = f"{numbers.method} · rho {numbers.rho:.4g}"
+    return document("gcsearch landscape", title, about, [block(one, figures) for one in sections], figures, "")
+
+
+def _table(numbers: Sharpnesses) -> str:
+    head = ("seed", "images", "loss", "gradient norm", "sharpness", "eigenvalue")
+    rows = "".join(
+        f"<tr>{''.join(f'<td class=n>{cell}</td>' for cell in cells)}</tr>"
+        for one in numbers.seeds
+        if (cells := (one.seed, one.images, *(f"{value:.5g}" for value in _numbers(one))))
+    )
+    titles = "".join(f"<th class=n>{html.escape(one)}</th>" for one in head)
+    return f"<div class=scroll><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>"
+
+
+def _numbers(one: object) -> list[float]:
+    return [getattr(one, name) for name in ("loss", "gradient_norm", "sharpness", "eigenvalue")]
+
+
+def basin_png(title: str, numbers: Sharpnesses, grounds: Sequence[Ground]) -> bytes:
+    """The same pictures side by side as a PNG, 150 pixels an inch."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+
+    low, high = limits(grounds)
+    scale = LinearSegmentedColormap.from_list("gcsearch", [colour for _, colour in colour_scale()])
+    figure = Figure(figsize=(1.2 + 4.4 * len(grounds), 4.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    places = figure.subplots(1, len(grounds), squeeze=False)[0]
+    for place, ground in zip(places, grounds, strict=True):
+        levels = np.linspace(low, high, 17) if high > low else 17
+        drawn = place.contourf(ground.steps, ground.steps, ground.heights, levels=levels, cmap=scale)
+        angle = np.linspace(0, 2 * np.pi, 121)
+        place.plot(ground.rho * np.cos(angle), ground.rho * np.sin(angle), "--", color=SURFACE, linewidth=1.5)
+        place.plot(0, 0, "*", color=ACCENT, markeredgecolor=SURFACE, markersize=14)
+        place.set_title(ground.title, fontsize=11, color=INK)
+        place.set_xlabel(_STEPS.format(ground.axes[0]), fontsize=9)
+        place.set_ylabel(_STEPS.format(ground.axes[1]), fontsize=9)
+        place.set_aspect("equal")
+        place.tick_params(labelsize=8)
+    figure.colorbar(drawn, ax=list(places), label="loss", shrink=0.8, format="%.3g")
+    figure.suptitle(
+        f"{title}: loss around the prompt, circle of radius rho = {numbers.rho:.4g}", fontsize=12, color=INK
+    )
+    target = io.BytesIO()
+    figure.savefig(target, format="png", dpi=150)
+    return target.getvalue()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """The loss on a plane through a point.
+
+    `heights[i][j]` is the one at the distances steps[j] along the first direction and steps[i] along the second.
+    """
+
+    title: str
+    axes: tuple[str, str]
+    steps: list[float]
+    heights: list[list[float]]
+    rho: float

@@ -1,0 +1,69 @@
+"""Numbers, settings and outcomes in words."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from gcsearch.config.base import Value
+from gcsearch.config.metrics import METRICS, PERCENT
+from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord, written
+from gcsearch.methods.registry import title_and_tags, with_tags
+from gcsearch.stats import plus_minus, spread
+
+
+def typeset(text: str) -> str:
+    """Words or numbers as HTML: escaped, with a true minus sign; a dash for a number that is missing."""
+    if text == "-":
+        return "–"
+    return html.escape(re.sub(r"(?<![\w.)-])-(?=\d)", "−", text))
+
+
+def value_text(value: Value) -> str:
+    """A hyper-parameter's value; words in quotation marks."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = written(value)
+    return f"“{text}”" if isinstance(value, str) and " " in value else text
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 seed`, `2 seeds`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def joined(names: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def named(record: TrialRecord) -> str:
+    """A confirmed setting by its label, with the tags of its method."""
+    return with_tags(record.label or f"trial {record.number}", title_and_tags(record.config)[1])
+
+
+def describe(config: TrialConfig, names: Sequence[str]) -> str:
+    """A setting in words: `GCSCoOp (rho 0.12, beta1 off, beta2 0.8)`; `names` are the keys shown."""
+    title = with_tags(*title_and_tags(config))
+    shown = ", ".join(f"{n} {value_text(config.hyperparameters[n])}" for n in names if n in config.hyperparameters)
+    return f"{title} ({shown})" if shown else title
+
+
+def outcome_counts(records: Iterable[TrialRecord]) -> str:
+    """`8 complete, 1 failed`."""
+    counts = Counter(record.outcome for record in records)
+    return ", ".join(f"{counts[one]} {one.value}" for one in Outcome if counts[one]) or "no trial has ended"
+
+
+def hover(record: TrialRecord, names: Sequence[str]) -> str:
+    """The text of a point: trial, outcome, numbers, setting, a line each."""
+    label = f", {record.label}" if record.label else ""
+    lines = [f"<b>trial {record.number}{html.escape(label)}</b> ({record.outcome.value})"]
+    for metric in METRICS.values():
+        if values := record.metrics.get(metric.key):
+            unit = f" {metric.unit.sign}" if metric.unit is PERCENT else ""
+            lines.append(f"{metric.title} {typeset(plus_minus(spread(values)))}{unit}")
+    lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.values.items() if n in names]
+    return "<br>".join(lines)

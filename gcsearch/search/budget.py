@@ -1,0 +1,99 @@
+"""When a search has had enough: time, device time, failures, or too long without a better setting."""
+
+from __future__ import annotations
+
+import math
+import operator
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from typing import Any
+
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.trials import Outcome, TrialRecord
+
+
+class Meter:
+    """What a search has spent of its budget.
+
+    What has begun is finished always: the meter says only whether anything more should begin.
+
+    Args:
+        settings: the search's, with its budget.
+        devices: what one worker process takes of a machine: GPUs, or cores where it has none.
+        first: number of the first setting that counts; better ones before it are known.
+        spent: seconds that earlier sessions took.
+        clock: seconds of this session.
+    """
+
+    def __init__(
+        self,
+        settings: SearchSettings,
+        devices: float,
+        first: int = 0,
+        spent: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.settings, self.devices, self.first, self.clock = settings, devices, first, clock
+        self.began = clock() - spent
+        self.records: dict[int, TrialRecord] = {}
+
+    def note(self, record: TrialRecord) -> None:
+        """A setting has ended; of equal numbers the last record holds."""
+        self.records[record.number] = record
+
+    def why(self) -> str:
+        """Why nothing more should begin; empty while there is no reason."""
+        budget = self.settings.budget
+        minutes = (self.clock() - self.began) / 60
+        if budget.minutes is not None and minutes >= budget.minutes:
+            return f"the budget of {budget.minutes:g} minutes is spent"
+        if budget.device_seconds is not None and self.device_seconds >= budget.device_seconds:
+            return f"the budget of {budget.device_seconds:g} device-seconds is spent"
+        failed = sum(record.outcome is Outcome.FAILED for record in self._counting)
+        if budget.failed is not None and failed >= budget.failed:
+            return f"{failed} settings failed, which is as many as the budget allows"
+        if budget.no_gain is not None and self.without_gain >= budget.no_gain:
+            return f"{self.without_gain} settings brought no better {' or '.join(self.settings.objectives)}"
+        return ""
+
+    @property
+    def _counting(self) -> list[TrialRecord]:
+        return [record for number, record in self.records.items() if number >= self.first]
+
+    @property
+    def device_seconds(self) -> float:
+        """Seconds of worker processes times what each takes; the settings of a pack took theirs together."""
+        packs = {(record.number // self.settings.size, record.seconds, record.worker) for record in self._counting}
+        return self.devices * sum(seconds for _, seconds, _ in packs)
+
+    @property
+    def without_gain(self) -> int:
+        """How many settings ended since, by number, the last that none before it matched in every objective."""
+        gains: list[list[float]] = []
+        since = 0
+        for number in sorted(self.records):
+            record = self.records[number]
+            values = [record.mean(objective) for objective in self.settings.objectives]
+            known = record.outcome is Outcome.COMPLETE and all(map(math.isfinite, values))
+            if known and not any(all(map(operator.ge, before, values)) for before in gains):
+                gains.append(values)
+                since = 0
+            else:
+                since += number >= self.first
+        return since
+
+
+def seconds_of(events: Iterable[Mapping[str, Any]]) -> float:
+    """Seconds that the sessions of a journal took, each from its first line to its last."""
+    total, first, last = 0.0, "", ""
+    for event in events:
+        if event["kind"] == "open":
+            total += _between(first, last)
+            first = event["time"]
+        last = event["time"]
+    return total + _between(first, last)
+
+
+def _between(first: str, last: str) -> float:
+    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds() if first else 0.0

@@ -1,0 +1,110 @@
+"""Which settings of a pack go on: rungs on the way, and who stays there. Pure functions.
+
+A *rung* lies at a share of a setting's own epochs, not at a number of them.  The learning rate falls over a
+setting's own schedule, so settings compare at equal shares: at equal epochs a short schedule is nearly over,
+and looks better than it is beside a long one that still takes large steps.  Settings that come to a rung wait
+there for the others of their pack; only the better part goes on.
+
+    halving     R rungs from the share `first_rung` on, by default eta^-R, at even ratios; at each stays 1/eta
+                of those of the pack that came there
+    hyperband   the same, with fewer rungs from pack to pack: R, R-1, ..., 0, and R again
+    asha        as halving, and the settings of earlier generations that came to a rung count there too
+    median      R rungs at even distances; stays who is not below the median of those that came there
+                and of the settings of earlier generations that did
+
+A pack needs no word from any other while it runs: what must be known of earlier generations goes with it.
+So the decisions are those of the seed and the results, and a sweep that goes on decides as it did before.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.trials import Outcome, Proposal, Rung, TrialRecord
+
+ACROSS = ("asha", "median")
+"""The pruners that look at earlier generations."""
+
+
+def rungs(settings: SearchSettings, pack: int) -> tuple[Rung, ...]:
+    """The rungs of the pack with this index (its first number divided by the size of packs), rivals left open."""
+    count, eta, metric = settings.rungs, settings.eta, settings.ranking_metric
+    if settings.pruner == "none":
+        return ()
+    if settings.pruner == "median":
+        return tuple(Rung(share=(k + 1) / (count + 1), keep=0.5, metric=metric) for k in range(count))
+    first = eta**-count if settings.first_rung is None else settings.first_rung
+    shares = [first ** (1 - k / count) for k in range(count)]
+    if settings.pruner == "hyperband":
+        shares = shares[pack % (count + 1) :]
+    return tuple(Rung(share=share, keep=1 / eta, metric=metric) for share in shares)
+
+
+def finishing(settings: SearchSettings) -> float:
+    """The share of settings that is left to train to its end; 1 where none has to leave."""
+    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
+    kept = [math.prod(rung.keep for rung in rungs(settings, pack)) for pack in range(packs)]
+    return sum(kept) / packs
+
+
+def trained(settings: SearchSettings) -> float:
+    """The share of their epochs that settings train on average; 1 where none has to leave."""
+    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
+    return sum(_trained(rungs(settings, pack)) for pack in range(packs)) / packs
+
+
+def _trained(rungs: Sequence[Rung]) -> float:
+    left, at, total = 1.0, 0.0, 0.0
+    for rung in rungs:
+        total += left * (rung.share - at)
+        left, at = left * rung.keep, rung.share
+    return total + left * (1 - at)
+
+
+def epoch_of(rung: Rung, epochs: int) -> int:
+    """The epoch after which a setting of so many `epochs` stands at a rung."""
+    return max(1, math.ceil(rung.share * epochs - 1e-9))
+
+
+def percent_done(settings: SearchSettings, ran: int, epochs: int) -> int:
+    """How far a setting came that ran so many of its `epochs`: the percentage that its last rung lies at.
+
+    The rung's, because epochs are whole: 3 of 10 and 13 of 50 both stand for a quarter.
+    """
+    shares = [rung.share for rung in rungs(settings, 0) if epoch_of(rung, epochs) <= ran]
+    return round(100 * (shares[-1] if shares else ran / epochs))
+
+
+def value_at(rung: Rung, record: TrialRecord, epochs: int) -> float | None:
+    """What a setting of so many `epochs` had at a rung; None where it never came there.
+
+    One that diverged or failed did not, wherever that happened: it has nothing to say about others.
+    """
+    at = epoch_of(rung, epochs)
+    values = [report.mean(rung.metric) for report in record.curve if report.epoch == at]
+    ended_well = record.outcome in (Outcome.COMPLETE, Outcome.PRUNED)
+    return values[0] if ended_well and values and math.isfinite(values[0]) else None
+
+
+def staying(rung: Rung, values: Mapping[int, float]) -> set[int]:
+    """Those of `values` (by place in the pack) that go on from a rung.
+
+    Of all that ever came there, ceil(keep * count) may stay: as many as are better decide against a setting;
+    of equals in the pack the earlier one is better. A value that is not a number is below all others.
+    """
+    count = len(values) + len(rung.rivals)
+    places = math.ceil(rung.keep * count - 1e-9)
+    worth = {place: value if math.isfinite(value) else -math.inf for place, value in values.items()}
+
+    def better(place: int) -> int:
+        own = sum((-other, at) < (-worth[place], place) for at, other in worth.items())
+        return own + sum(rival > worth[place] for rival in rung.rivals)
+
+    return {place for place in worth if better(place) < places}
+
+
+def agreed(proposals: Sequence[Proposal]) -> tuple[Rung, ...]:
+    """The rungs of a pack: those of its settings, which all have the same."""
+    return proposals[0].rungs if proposals else ()

@@ -1,0 +1,191 @@
+"""Who proposes: Optuna's samplers by the names that a pipeline gives them, and what each is told.
+
+All are asked and told by `gcsearch.execution.searcher` in one fixed order, and draw from a generator of their own with
+the sweep's seed.  So each of them repeats, and goes on by replay.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.search_space import SearchSpace
+from gcsearch.errors import InputError, unknown_name
+from gcsearch.search import pruning
+
+GRID_STEPS = 3
+"""Values of a parameter that `search.grid` does not name."""
+
+LARGEST_GRID = 100_000
+
+LEAST_POPULATION = 8
+
+
+def _tpe(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    # multivariate: rho, beta1 and beta2 are modelled together.  constant_liar: a setting of the same
+    # generation that still runs counts as a bad one, so that a generation does not ask one thing many times.
+    # gamma: where most leave early, the usual tenth would hold every setting that finished, whatever it is worth, for
+    # TPE counts those first. The good ones are a quarter of those that finish.
+    finishing = pruning.finishing(settings)
+    good: dict[str, Any] = (
+        {"gamma": lambda count: max(2, min(math.ceil(finishing * count / 4), 25))} if finishing < 1 else {}
+    )
+    return optuna.samplers.TPESampler(
+        seed=settings.seed,
+        **good,
+        n_startup_trials=settings.startup,
+        n_ei_candidates=24,
+        multivariate=True,
+        group=False,
+        constant_liar=True,
+    )
+
+
+def _gp(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.GPSampler(
+        seed=settings.seed, n_startup_trials=settings.startup, deterministic_objective=False
+    )
+
+
+def _cmaes(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    # Without the values of those that left early its population would hardly ever be full.
+    halved = settings.pruner in ("halving", "hyperband", "asha")
+    return optuna.samplers.CmaEsSampler(
+        seed=settings.seed, n_startup_trials=1, consider_pruned_trials=halved, warn_independent_sampling=False
+    )
+
+
+def _nsga2(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.NSGAIISampler(seed=settings.seed, population_size=_population(settings))
+
+
+def _nsga3(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.NSGAIIISampler(seed=settings.seed, population_size=_population(settings))
+
+
+def _population(settings: SearchSettings) -> int:
+    """A generation of ours is one of the sampler's: as many as are proposed from the same knowledge."""
+    return max(settings.size * settings.generation, LEAST_POPULATION)
+
+
+def _qmc(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    # Scrambled, or every seed would give the same sequence.
+    return optuna.samplers.QMCSampler(
+        seed=settings.seed, qmc_type="sobol", scramble=True, warn_asynchronous_seeding=False,
+        warn_independent_sampling=False,
+    )  # fmt: skip
+
+
+def _random(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    return optuna.samplers.RandomSampler(seed=settings.seed)
+
+
+SAMPLERS: dict[str, Callable[[SearchSettings], optuna.samplers.BaseSampler]] = {
+    "tpe": _tpe,
+    "gp": _gp,
+    "cmaes": _cmaes,
+    "nsga2": _nsga2,
+    "nsga3": _nsga3,
+    "qmc": _qmc,
+    "random": _random,
+    "grid": _random,  # its points are enqueued: nothing is left to be drawn
+}
+
+
+def make(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+    """The sampler that the settings name, with the sweep's seed."""
+    with warnings.catch_warnings():
+        # Some are marked as experimental: constraints.txt pins the version, and the tests hold them to what we need.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore", FutureWarning)  # gamma is to go with Optuna 6
+        return SAMPLERS[settings.sampler](settings)
+
+
+def check(settings: SearchSettings, space: SearchSpace) -> None:
+    """InputError for a sampler that cannot search the space."""
+    boxes = space.distributions()
+    if settings.sampler == "cmaes" and len(settings.objectives) > 1:
+        raise InputError(
+            "cmaes searches by one objective",
+            key="search.sampler",
+            received=f"cmaes with {' and '.join(settings.objectives)}",
+            remedy='Take `sampler = "nsga2"` or "tpe", or name one objective.',
+        )
+    chosen = [name for name, box in boxes.items() if isinstance(box, CategoricalDistribution)]
+    if settings.sampler == "cmaes" and chosen:
+        names = ", ".join(name.removesuffix("_switch") for name in chosen)
+        raise InputError(
+            "cmaes searches numbers only, and the space has choices",
+            key="search.sampler",
+            received=f"cmaes with {names}",
+            remedy='Fix the choices in the space and drop `off`, or take `sampler = "tpe"`.',
+        )
+    if settings.grid and settings.sampler != "grid":
+        raise InputError(
+            "`grid` says how many values each parameter has on a grid",
+            key="search.grid",
+            received=f"grid with sampler {settings.sampler}",
+            remedy='Set `sampler = "grid"`, or remove it.',
+        )
+    for name in settings.grid:
+        if name not in space.parameters:
+            raise unknown_name("parameter of the space", name, space.parameters, key=f"search.grid.{name}")
+    if settings.sampler == "grid":
+        count = math.prod(map(len, _axes(settings, space).values()))
+        if count > LARGEST_GRID:
+            rule, remedy = f"a grid has at most {LARGEST_GRID} points", "Name fewer values in `search.grid`."
+            raise InputError(rule, key="search.grid", received=count, remedy=remedy)
+
+
+def total(settings: SearchSettings, space: SearchSpace) -> int:
+    """How many settings a search proposes: `trials`, a grid no more than it has points, an empty space one."""
+    if not space.searched:
+        return 1
+    if settings.sampler == "grid":
+        return min(settings.trials, len(space.points) + len(grid(settings, space)))
+    return settings.trials
+
+
+def grid(settings: SearchSettings, space: SearchSpace) -> list[dict[str, Any]]:
+    """Places in the boxes that form a grid, without those that come to the same setting, in an order of the seed's.
+
+    A parameter has as many values as `settings.grid` says, evenly over its box with both ends (over the logarithm
+    where the box is logarithmic); a choice has all of its values.
+    """
+    values = _axes(settings, space)
+    distinct: dict[Any, dict[str, Any]] = {}
+    for place in itertools.product(*values.values()):
+        internal = dict(zip(values, place, strict=True))
+        distinct.setdefault(tuple(space.natural(internal).items()), internal)
+    listed = list(distinct.values())
+    random.Random(settings.seed).shuffle(listed)
+    return listed
+
+
+def _axes(settings: SearchSettings, space: SearchSpace) -> dict[str, list[Any]]:
+    """The values of each box of the space on the grid."""
+    return {
+        name: _values(box, settings.grid.get(parameter, GRID_STEPS))
+        for parameter in space.dimensions
+        for name, box in space.boxes(parameter).items()
+    }
+
+
+def _values(box: BaseDistribution, steps: int) -> list[Any]:
+    if isinstance(box, CategoricalDistribution):
+        return list(box.choices)
+    if not isinstance(box, FloatDistribution | IntDistribution):
+        raise TypeError(f"a space has no {type(box).__name__}")
+    low, high = (math.log(box.low), math.log(box.high)) if box.log else (box.low, box.high)
+    shares = [k / (steps - 1) for k in range(steps)] if steps > 1 else [0.5]
+    places = [low + share * (high - low) for share in shares]
+    numbers = [min(max(math.exp(place) if box.log else place, box.low), box.high) for place in places]
+    return list(dict.fromkeys(map(round, numbers))) if isinstance(box, IntDistribution) else numbers

@@ -1,0 +1,33 @@
+"""What a caller may listen to while a sweep runs."""
+
+from __future__ import annotations
+
+from gcsearch.config.trials import EpochReport, Proposal, TrialRecord
+
+
+class Watcher:
+    """What a caller may listen to; every method does nothing here. The command line draws bars with it."""
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        """A stage of `total` units begins."""
+
+    def progress(self, done: int, total: int) -> None:
+        """The present stage has come to `done` of `total`."""
+
+    def cluster(self, description: str) -> None:
+        """A Ray cluster has been joined, with this address and size."""
+
+    def proposal(self, proposal: Proposal) -> None:
+        """A setting is about to run."""
+
+    def reports(self, reports: list[EpochReport]) -> None:
+        """Running settings have finished epochs."""
+
+    def record(self, record: TrialRecord) -> None:
+        """A setting has ended."""
+
+    def warn(self, text: str) -> None:
+        """Something that the user should know, and that did not stop the work."""
+
+    def mended(self, text: str) -> None:
+        """Something that an earlier session left broken was put right."""

@@ -1,0 +1,79 @@
+"""What a name of the user's stands for: a sweep, or all sweeps of a matrix; which have begun, which are finished."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcsearch.errors import InputError
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep, open_sweep, seen_from_each
+
+if TYPE_CHECKING:
+    from gcsearch.results.comparison import Finished
+
+Say = Callable[[str], None]
+
+
+def parts(name: str, store: str | Path | None) -> list[str]:
+    """The sweeps of the matrix `name`, begun or not; where there is no such matrix, the name itself."""
+    return Store.locate(store).matrix(name) or [name]
+
+
+def journalled(name: str | None, store: str | Path | None) -> list[Sweep]:
+    """The sweeps that `name` stands for and that have a journal; without a name all of the store.
+
+    Raises:
+        InputError: there is neither a sweep nor a matrix of this name.
+    """
+    there = Store.locate(store).sweeps()
+    names = [one for one in parts(name, store) if one in there or one == name] if name else there
+    return [open_sweep(one, store) for one in names]
+
+
+def begun(names: list[str], store: str | Path | None, say: Say) -> list[Sweep]:
+    """Those of the sweeps that have a trial to show; `say` hears of the others."""
+    located = Store.locate(store)
+    sweeps = [Sweep(name, located, located.sweep(name)) for name in names]
+    idle = [sweep.name for sweep in sweeps if not sweep.journal.records()]
+    if idle:
+        say(f"no trial has ended yet, so left out: {', '.join(idle)}")
+    return [sweep for sweep in sweeps if sweep.name not in idle]
+
+
+def finished(name: str, store: str | Path | None, say: Say) -> list[Finished]:
+    """What the sweep `name`, or the finished ones of the matrix `name`, bring to a comparison, for each data set.
+
+    `say` hears why sweeps of a matrix are left out.
+
+    Raises:
+        InputError: the champion of the sweep is not confirmed yet, or that of no sweep of the matrix is.
+    """
+    names = parts(name, store)
+    if names == [name]:
+        return _finished(name, store)
+    found = []
+    for one in names:
+        try:
+            found += _finished(one, store)
+        except InputError as error:
+            say(f"left out: {str(error).splitlines()[0]}")
+    if not found:
+        rule = f"only finished sweeps can be compared, and none of the matrix {name} is"
+        raise InputError(rule, file=Store.locate(store).root, remedy="Run its pipeline file again; it goes on.")
+    return found
+
+
+def _finished(name: str, store: str | Path | None) -> list[Finished]:
+    sweep = open_sweep(name, store)
+    found = seen_from_each(sweep)
+    if not found:
+        command = ["gcsearch", "resume", name, "--store", str(sweep.store.root)]
+        raise InputError(
+            f"only finished sweeps can be compared, and {name} is not",
+            file=sweep.folder,
+            remedy=f"It goes on where it stopped: {shlex.join(command)}",
+        )
+    return found

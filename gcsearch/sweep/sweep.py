@@ -1,0 +1,355 @@
+"""A sweep on disk: what it was asked for, what came of it, and what can be made of that."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcsearch import files
+from gcsearch.config.addresses import has_secrets, without_secrets
+from gcsearch.config.base import plain_name
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.provenance import environment
+from gcsearch.config.task import Task
+from gcsearch.config.trials import Outcome, Role, TrialRecord
+from gcsearch.errors import InputError
+from gcsearch.results import ranking
+from gcsearch.results.differences import pooled
+from gcsearch.results.multi_dataset import seen_from
+from gcsearch.sweep.journal import Journal, run_key, run_of
+from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from gcsearch.results.comparison import Finished
+
+ADDRESS = "tracking-uri"
+
+RECHECK = "recheck"
+"""The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
+
+
+def open_form(pipeline: Pipeline) -> Pipeline:
+    """The pipeline as others may read it: its address without password and the like."""
+    tracking = pipeline.tracking
+    if tracking.uri is None or not has_secrets(tracking.uri):
+        return pipeline
+    uri = without_secrets(tracking.uri)
+    return pipeline.model_copy(update={"tracking": tracking.model_copy(update={"uri": uri})})
+
+
+def kept_of(folder: Path, whole: Task, task: Task) -> Path:
+    """Where in `folder` the files of `task` lie, which is `whole` or the part of it on one data set."""
+    return folder / plain_name(task.dataset) if whole.also else folder
+
+
+def save_parameters(folder: Path, record: TrialRecord, parameters: Sequence[Tensor]) -> None:
+    """Keep what a confirmed setting trained below `folder`; nothing for one that trains nothing."""
+    for seed, one in zip(record.seeds, parameters, strict=False):
+        files.write_tensors(_parameter_file(folder, record, seed), {"prompt": one}, {"config": record.config.digest})
+
+
+def load_parameters(folder: Path, record: TrialRecord) -> list[Tensor]:
+    """What `save_parameters` kept, in the order of the record's seeds."""
+    paths = [_parameter_file(folder, record, seed) for seed in record.seeds]
+    return [_trained(path) for path in paths if path.exists()]
+
+
+def _trained(path: Path) -> Tensor:
+    import safetensors
+    import safetensors.torch
+
+    try:
+        return safetensors.torch.load_file(path)["prompt"]
+    except (OSError, safetensors.SafetensorError, KeyError) as error:
+        rule = f"the file must hold what a confirmed setting trained: {error}"
+        remedy = "It was damaged: restore it. The sweep's numbers are in its journal and as they were."
+        raise InputError(rule, file=path, remedy=remedy) from None
+
+
+def _parameter_file(folder: Path, record: TrialRecord, seed: int) -> Path:
+    # A file for each seed: seeds that are added later leave the others as they are.
+    return folder / f"{record.number}.seed_{seed}.safetensors"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep on disk: what it was asked for and what came of it."""
+
+    name: str
+    store: Store
+    folder: Path
+
+    @property
+    def journal(self) -> Journal:
+        return Journal(self.folder / "journal.jsonl")
+
+    @cached_property
+    def id(self) -> str:
+        """Name and eight random digits: tells this sweep from a former one of the same name."""
+        opened = self.journal.events("open")
+        return str(opened[0]["id"]) if opened else f"{self.name}-{secrets.token_hex(4)}"
+
+    @cached_property
+    def _written(self) -> Pipeline:
+        """The content of the sweep's pipeline.toml, in which earlier versions kept secrets."""
+        path = self.folder / PIPELINE_FILE
+        pipeline = Pipeline.from_dict(files.read_toml(path), file=path)
+        return self._on_kept_space(pipeline) if files.is_file_name(pipeline.search.space) else pipeline
+
+    @cached_property
+    def pipeline(self) -> Pipeline:
+        """What the sweep was asked for, without the secrets of its address: those are in `mlflow_uri` only."""
+        return open_form(self._written)
+
+    @property
+    def as_begun(self) -> Pipeline:
+        """The pipeline on the space that the sweep began with, wherever the space's own file may be now."""
+        return self._on_kept_space(self.pipeline)
+
+    def _on_kept_space(self, pipeline: Pipeline) -> Pipeline:
+        search = pipeline.search.model_copy(update={"space": str(self.folder / SPACE_FILE)})
+        return pipeline.model_copy(update={"search": search})
+
+    @property
+    def trials(self) -> int:
+        """How many settings the sweep is to try: those of its pipeline, or as many as it was extended to."""
+        extended = self.journal.events("extend")
+        return int(extended[-1]["trials"]) if extended else self.pipeline.search.trials
+
+    @property
+    def kept(self) -> Path:
+        """The folder of what the confirmed settings trained."""
+        return self.folder / "final"
+
+    @cached_property
+    def records(self) -> list[TrialRecord]:
+        """The search's records by number, the last of each, with their MLflow runs."""
+        latest = {record.number: record for record in self.journal.records()}
+        return self._with_runs([record for _, record in sorted(latest.items())])
+
+    @cached_property
+    def finals(self) -> list[TrialRecord]:
+        """The confirmed settings (stage `test`): references first, the champion last. Empty before."""
+        return self._with_runs(self.journal.final())
+
+    def _with_runs(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """The records with the ids of their MLflow runs, as far as there are any."""
+        ids = {run_key(event): str(event["run_id"]) for event in self.journal.events("run")}
+        return [one.model_copy(update={"run_id": ids.get(run_key(run_of(one)), "")}) for one in records]
+
+    @property
+    def ranking(self) -> list[ranking.Ranked]:
+        """All settings of the search, best first."""
+        return ranking.ranking(self.pipeline, self.records)
+
+    @property
+    def worst_regrets(self) -> dict[int, float]:
+        """Of a search on several data sets: how far each completed setting is behind the best there, where it is worst.
+
+        By number; empty for a search on one data set.
+        """
+        return {row.record.number: row.worst_regret for row in self.ranking if row.worst_regret is not None}
+
+    @property
+    def confirmed_seeds(self) -> list[tuple[int, ...]]:
+        """The seeds of the confirmation in the batches in which they were asked for."""
+        return [self.pipeline.confirm.seeds, *(tuple(event["seeds"]) for event in self.journal.events("seeds"))]
+
+    @cached_property
+    def rechecked(self) -> list[TrialRecord]:
+        """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together.
+
+        Where the objective is an oracle these are the confirmed records themselves, see `gcsearch.driver.confirm`.
+        """
+        if self.pipeline.search.oracle:
+            again = [one for one in self.finals if one.role is not Role.REFERENCE and one.outcome is Outcome.COMPLETE]
+            return sorted(again, key=lambda record: record.number) if len(again) > 1 else []
+        parts: dict[int, dict[tuple[int, ...], TrialRecord]] = {}
+        chosen = {record.number: record.config for record in self.finals if record.role is not Role.REFERENCE}
+        for record in self.journal.records(RECHECK):
+            if chosen.get(record.number) == record.config and record.outcome is Outcome.COMPLETE:
+                parts.setdefault(record.number, {})[record.seeds] = record
+        return [pooled(batches.values()) for _, batches in sorted(parts.items())]
+
+    @property
+    def champion(self) -> TrialRecord:
+        """The search record of the setting that was chosen; of the first in the ranking before the confirmation.
+
+        RunError where no trial completed.
+        """
+        confirmed = self.confirmed
+        chosen = next((record for record in self.records if confirmed and record.number == confirmed.number), None)
+        return chosen or ranking.champion(self.ranking)
+
+    @property
+    def confirmed(self) -> TrialRecord | None:
+        """The champion's record on test images; None before the confirmation."""
+        return next((record for record in self.finals if record.role is Role.CHAMPION), None)
+
+    @property
+    def mlflow_uri(self) -> str:
+        """The MLflow store that keeps the sweep's runs."""
+        if self.address.exists():
+            return files.read_text(self.address).strip()
+        return self._written.tracking.uri or self.store.mlflow_uri
+
+    @property
+    def address(self) -> Path:
+        """The file of the address with its secrets, which only its owner can read. There where it has some."""
+        return self.folder / ADDRESS
+
+    def keep_address(self, uri: str | None) -> None:
+        """Keep `uri` so that who goes on finds its secrets; without any, those of the same address stay."""
+        if uri and has_secrets(uri):
+            files.write_whole(self.address, uri + "\n", mode=0o600)
+        elif self.address.exists() and uri != without_secrets(files.read_text(self.address).strip()):
+            self.address.unlink()
+
+    def hide_address(self) -> None:
+        """Take the secrets of its address out of a pipeline.toml that an earlier version wrote."""
+        if self._written != self.pipeline:
+            self.keep_address(self._written.tracking.uri)
+            content = files.read_toml(self.folder / PIPELINE_FILE)
+            content["tracking"]["uri"] = self.pipeline.tracking.uri
+            files.write_whole(self.folder / PIPELINE_FILE, files.to_toml(content))
+
+    def export(self, folder: str | Path, *, classes: Sequence[str] = (), force: bool = False) -> Path:
+        """Write the champion to `folder`, see `gcsearch.export.bundle`, and return the folder.
+
+        `classes`: further names to make text features of.
+        """
+        return export_sweep(self, files.absolute(folder, key="--out"), given=classes, force=force)
+
+    def report(self, path: str | Path | None = None, *, warn: Callable[[str], None] = lambda _: None) -> Path:
+        """Write the report (one HTML file) to `path`, by default into the sweep's folder.
+
+        `warn` is told of pictures that could not be drawn, a line each.
+        """
+        return write_report(self, Path(path) if path else self.folder / "report.html", warn)
+
+
+def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
+    """The sweep `name` of a store. InputError, listing the sweeps there are, when it is missing."""
+    located = Store.locate(store)
+    return Sweep(name, located, located.existing_sweep(name))
+
+
+def check_free(folder: Path, whole: Task, *, force: bool, key: str = "--out") -> None:
+    """InputError where the exports of a sweep may not be written to `folder`: of several data sets all or none."""
+    from gcsearch.export import bundle
+
+    for task in whole.each:
+        bundle.check_free(kept_of(folder, whole, task), force=force, key=key)
+
+
+def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:
+    """Write the confirmed champion of `sweep` to `folder`, with text features of the `given` names too."""
+    from gcsearch.config.addresses import shown
+    from gcsearch.export import bundle
+    from gcsearch.sweep import measured
+    from gcsearch.training import task_data
+
+    record = sweep.confirmed
+    if record is None:
+        raise InputError(
+            "only a finished sweep can be exported",
+            file=sweep.folder,
+            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
+        )
+    if record.outcome is not Outcome.COMPLETE:
+        raise InputError(
+            f"only a confirmed champion can be exported, and this one {record.outcome.value}: {record.reason}",
+            file=sweep.folder,
+            remedy=f"`gcsearch resume {sweep.name}` measures again what failed; where that does not help, try more "
+            f"settings with `gcsearch extend {sweep.name}`.",
+        )
+    whole = sweep.pipeline.task
+    references = [other for other in sweep.finals if other.role is not Role.CHAMPION]
+    row = next(row for row in sweep.ranking if row.record.number == record.number)
+    # The number beside it is the mean, which no data set has by itself.
+    over = ", ".join(part.dataset for part in whole.each)
+    criterion = f"{sweep.pipeline.search.criterion} (mean over {over})" if whole.also else ""
+
+    known = measured.recorded(sweep.journal)
+
+    def champion(task: Task) -> bundle.Champion:
+        seen = _view(whole, task)
+        return bundle.Champion(
+            sweep=sweep.name,
+            pipeline=sweep.pipeline.model_copy(update={"task": task}),
+            threads=sweep.journal.events("final")[-1]["threads"],
+            record=seen(record),
+            parameters=load_parameters(kept_of(sweep.kept, whole, task), record),
+            references=[seen(other) for other in references],
+            chosen=row.document(),
+            trials=len(sweep.records),
+            tracking=shown(sweep.mlflow_uri),
+            criterion=criterion,
+            draws=measured.draws_of(known, task_data.of(task).dataset, record.seeds),
+            **_findings(sweep, task, seen),
+        )
+
+    check_free(folder, whole, force=force)
+    for task in whole.each:
+        measured.check_model(sweep.journal, sweep.folder, task_data.of(task))
+    for task in whole.each:
+        bundle.write(kept_of(folder, whole, task), champion(task), task_data.of(task), given=given, force=force)
+    return folder.resolve()
+
+
+def _findings(sweep: Sweep, task: Task, seen: Callable[[TrialRecord], TrialRecord]) -> dict[str, Any]:
+    """What the confirmed numbers on one data set say of the champion: sentences, and differences to the references."""
+    from gcsearch.results.documents import Against
+    from gcsearch.results.report import findings
+
+    finals = [seen(record) for record in sweep.finals]
+    pipeline = sweep.pipeline.model_copy(update={"task": task})
+    metric = findings.deciding(finals, task)
+    rows = findings.render_table(finals, task)
+    return {
+        "verdict": findings.headline(pipeline, sweep.records, finals, sweep.champion.number),
+        "leads": [Against(name=row.name, metric=metric, **row.lead.to_dict()) for row in rows if row.lead],
+    }
+
+
+def seen_from_each(sweep: Sweep) -> list[Finished]:
+    """What a finished sweep brings to a comparison on each of its data sets; nothing before its confirmation."""
+    from gcsearch.results.comparison import Finished
+
+    champion, whole, oracle = sweep.confirmed, sweep.pipeline.task, sweep.pipeline.search.oracle
+    if champion is None:
+        return []
+    references = [record for record in sweep.finals if record.role is Role.REFERENCE]
+    views = [(task, _view(whole, task)) for task in whole.each]
+    return [Finished(sweep.name, task, seen(champion), list(map(seen, references)), oracle) for task, seen in views]
+
+
+def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
+    """What a record of the task `whole` is on the data set of `task`."""
+    if not whole.also:
+        return lambda record: record
+    names = [part.dataset for part in whole.each]
+    return lambda record: seen_from(record, task.dataset, names)
+
+
+def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
+    """Draw the sweep's report to `path`."""
+    from gcsearch.results import report
+
+    html = report.build_report(
+        sweep.pipeline,
+        sweep.records,
+        sweep.finals,
+        sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
+        environment(),
+        rechecked=sweep.rechecked,
+        warn=warn,
+    )
+    files.write_whole(path, html)
+    return path

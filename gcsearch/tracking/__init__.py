@@ -1,0 +1,1 @@
+"""MLflow: what is written there, and what is read back."""
