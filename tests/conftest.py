@@ -21,7 +21,7 @@ from gcsearch.config.task import Task
 from gcsearch.data import datasets
 from gcsearch.data.features import FeatureCache
 from gcsearch.training.task_data import Laboratory
-from tests.shell import AT_THE_START, cleaned
+from tests.support.shell import AT_THE_START, cleaned
 
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")
 

@@ -1,0 +1,87 @@
+"""The README and the docs cannot drift from the code."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gcsearch.cli.app import app
+from gcsearch.methods.registry import METHODS
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def tree():
+    """Paths of the file tree in the README."""
+    block = README[README.index("## The house") :].split("```")[1]
+    folder = ""
+    for line in block.strip().splitlines():
+        name = line.split()[0]
+        if line.startswith("  "):
+            yield folder + name
+        else:
+            folder = name
+            yield name
+
+
+def test_the_readmes_tree_is_the_one_on_disk():
+    listed = set(tree())
+    assert all((ROOT / path).exists() for path in listed), [p for p in listed if not (ROOT / p).exists()]
+    modules = {
+        f"gcsearch/{path.name}" + ("/" if path.is_dir() else "")
+        for path in (ROOT / "gcsearch").iterdir()
+        if path.name not in {"__init__.py", "__pycache__"}
+    }
+    assert modules <= listed, modules - listed
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    folders = {line.split("/")[0] + "/" for line in tracked.splitlines() if "/" in line and line[0] != "."}
+    assert folders <= listed, folders - listed
+
+
+def readme_commands():
+    for block in re.findall(r"```\n(.*?)```", README, re.DOTALL):
+        for line in block.splitlines():
+            if line.startswith("gcsearch ") and "." not in line.split()[0]:
+                words = line.split("#")[0].split()
+                yield pytest.param(words[1:], id=" ".join(words))
+
+
+@pytest.mark.parametrize("words", list(readme_commands()))
+def test_every_command_of_the_readme_exists_with_its_flags(words):
+    grouped = words[0] == "data" or words[:2] in (["cache", "ls"], ["cache", "verify"], ["cache", "prune"])
+    command = words[:2] if grouped else words[:1]
+    done = CliRunner().invoke(app, [*command, "--help"])
+    assert done.exit_code == 0
+    assert all(word in done.stdout for word in words if word.startswith("--"))
+
+
+def test_the_readmes_python_is_what_a_test_runs():
+    (lines,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert lines == 'import gcsearch\n\nsweep = gcsearch.run("demo")\nsweep.export("best")\n'
+    import gcsearch
+
+    for name in gcsearch.__all__:
+        assert getattr(gcsearch, name)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_has_its_section_and_its_space(method):
+    assert f"(`{method}`)" in (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert (ROOT / "search_spaces" / f"{method}.toml").exists()
+
+
+def test_links_of_the_docs_lead_somewhere():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), (page.name, target)
+
+
+def test_the_change_log_names_the_version():
+    from gcsearch import __version__
+
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

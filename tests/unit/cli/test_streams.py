@@ -1,0 +1,143 @@
+"""Whatever becomes of stdout and stderr, a command ends as it would have, in words."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import subprocess
+import sys
+
+import pytest
+
+from gcsearch.cli import progress
+from gcsearch.cli.render import _table
+
+PRINTS = "from gcsearch.cli import streams as streams; streams.steady(); print('76.7 ± 0.4 … große Küche 猫 \\udc80'); "
+
+
+def shell(line, **environment):
+    return subprocess.run(
+        ["bash", "-c", line.replace("gcsearch", f"{sys.executable} -m gcsearch")],
+        capture_output=True,
+        timeout=100,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("encoding", "text"),
+    [
+        ("ascii", "76.7 +/- 0.4 ... gro?e K?che ? ?"),
+        ("ascii:strict", "76.7 +/- 0.4 ... gro?e K?che ? ?"),
+        ("latin-1", "76.7 ± 0.4 ... große Küche ? ?"),
+        ("cp1252", "76.7 ± 0.4 … große Küche ? ?"),
+        ("utf-8", "76.7 ± 0.4 … große Küche 猫 ?"),
+    ],
+)
+def test_what_an_encoding_does_not_have_is_replaced(encoding, text):
+    code = PRINTS + "import sys; print('±', file=sys.stderr)"
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": os.curdir}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=environment, check=True)
+    codec = encoding.partition(":")[0]
+    assert done.stdout.decode(codec) == text + "\n"
+    assert done.stderr.decode(codec).strip() in ("±", "+/-")
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("gcsearch data list >&-", 0),
+        ("gcsearch data list 2>&-", 0),
+        ("gcsearch data list <&- >&- 2>&-", 0),
+        ("gcsearch data list 2>/dev/full", 0),
+        ("gcsearch best nothing --store /nowhere 2>&-", 2),
+        ("gcsearch best nothing --store /nowhere 2>/dev/full", 2),
+        ("gcsearch --no-such-flag 2>/dev/full", 2),
+        ("set -o pipefail; gcsearch data list | true", 0),
+        ("set -o pipefail; gcsearch data check /nowhere --dataset folder:x | true", 2),  # what it found, not the pipe
+    ],
+)
+def test_a_stream_that_takes_nothing_changes_no_exit_code(line, code):
+    done = shell(line)
+    assert (done.returncode, b"Traceback" in done.stderr, b"Exception" in done.stderr) == (code, False, False)
+
+
+def test_results_that_a_full_device_does_not_take_are_a_failure_in_one_line():
+    done = shell("gcsearch data list >/dev/full")
+    assert done.returncode == 1
+    assert done.stderr == (b"gcsearch: not all could be printed: No space left on device; what was computed is kept\n")
+
+
+def test_a_closed_stdout_is_no_place_for_the_next_file(tmp_path):
+    code = f"{PRINTS} file = open({str(tmp_path / 'journal')!r}, 'w'); print(file.fileno(), file=file)"
+    line = f'exec {sys.executable} -c "{code}" >&- 2>&- <&-'
+    assert (
+        subprocess.run(["bash", "-c", line], env={**os.environ, "PYTHONPATH": os.curdir}, check=False).returncode == 0
+    )
+    assert int((tmp_path / "journal").read_text()) > 2
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "80"])
+def test_no_terminal_is_too_narrow_for_a_number(columns, monkeypatch):
+    ours, theirs = pty.openpty()
+    monkeypatch.setenv("COLUMNS", columns)
+    with os.fdopen(theirs, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        _table("", ["", "base", "new", "H"], [["zero-shot CLIP", "76.67", "70.83", "73.63"]], lambda *_: False)
+        monkeypatch.undo()
+        terminal.flush()
+        shown = os.read(ours, 10_000).decode()
+    os.close(ours)
+    assert all(number in shown for number in ("76.67", "70.83", "73.63"))
+
+
+def test_quiet_hides_progress_and_no_warning(capsys):
+    with progress.ProgressWatcher(quiet=True) as watcher:
+        watcher.stage("search", 4)
+        watcher.cluster("127.0.0.1:6379")
+        watcher.mended("a line")
+        watcher.warn("MLflow at http://[::1]:9 does not answer")
+    assert capsys.readouterr().err == "gcsearch: MLflow at http://[::1]:9 does not answer\n"
+
+
+WARNS = """
+import logging, sys, warnings
+from gcsearch.cli import streams as streams
+streams.one_line_warnings()
+for _ in range(2):
+    warnings.warn_explicit("Palette images\\n  are odd", UserWarning, "/x/site-packages/PIL/Image.py", 3)
+    warnings.warn_explicit("overflow in exp", RuntimeWarning, "/x/site-packages/numpy/core.py", 3)
+    warnings.warn_explicit("will go", FutureWarning, "/x/site-packages/optuna/core.py", 3)
+    warnings.warn_explicit("pets: drawn anew", UserWarning, streams.__file__, 3)
+logger = logging.getLogger("ray")
+logger.addHandler(logging.StreamHandler())
+logger.propagate = False
+logging.getLogger("ray._private.services").warning("the object store uses /tmp\\nbecause ...")
+logging.getLogger("ray.tune").info("started")
+logging.getLogger("gcsearch.execution.searcher").warning("a worker died")
+"""
+
+
+def test_a_warning_is_one_line_and_said_once():
+    environment = {**os.environ, "PYTHONPATH": os.curdir}
+    done = subprocess.run([sys.executable, "-c", WARNS], capture_output=True, text=True, env=environment, check=True)
+    assert done.stderr.splitlines() == [
+        "gcsearch: PIL warns: Palette images are odd",
+        "gcsearch: numpy warns: overflow in exp",
+        "gcsearch: pets: drawn anew",
+        "gcsearch: ray: the object store uses /tmp",
+        "gcsearch: a worker died",
+    ]
+
+
+def test_a_split_that_is_drawn_anew_is_named_without_a_path_of_ours(tmp_path):
+    from tests.support.trees import put
+
+    for name in ("red", "blue"):
+        for index in range(20):
+            put(tmp_path / "mine" / name / f"{index}.png")
+    done = shell(f"gcsearch data check {tmp_path} --dataset folder:mine --json")
+    assert json.loads(done.stdout)
+    assert b".py:" not in done.stderr
