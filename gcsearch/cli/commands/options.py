@@ -1,0 +1,68 @@
+"""What several commands share: options, and the reading of their values."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from gcsearch.cli.progress import ProgressWatcher
+
+Store = Annotated[
+    Path | None,
+    typer.Option(help="Folder of sweeps and MLflow's data. [default: $GCSEARCH_STORE, else ./gcsearch-store]"),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, dotted, with a TOML value. Repeatable."),
+]
+Quick = Annotated[
+    bool, typer.Option("--quick", help="The small budget of the file's table [quick], under the name NAME-quick.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of a table.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help='What this process may take, such as "6 GiB"; works in smaller pieces then. [default: what is free]'
+    ),
+]
+ClassFile = Annotated[
+    Path | None,
+    typer.Option(help="Text file of further class names, one per line.", metavar="FILE", show_default=False),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
+
+
+def say(text: str) -> None:
+    """Words on stderr, from gcsearch."""
+    print(f"gcsearch: {text}", file=sys.stderr)
+
+
+def overrides_of(sets: list[str] | None) -> dict[str, str]:
+    from gcsearch.errors import InputError
+
+    pairs = {}
+    for text in sets or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise InputError("--set takes KEY=VALUE", received=text, remedy="For example: --set search.trials=100")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def seeds_of(text: str) -> list[int]:
+    from gcsearch.errors import InputError
+
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise InputError("seeds are whole numbers with commas between", key="--seeds", received=text) from None
+
+
+def watch_progress(objective: str = "", *, quiet: bool) -> ProgressWatcher:
+    from gcsearch.cli.progress import ProgressWatcher
+
+    return ProgressWatcher(objective, quiet=quiet)

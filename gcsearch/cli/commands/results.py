@@ -1,0 +1,207 @@
+"""Commands on what came of sweeps: ranking, comparison, report, the runs in MLflow."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, say
+from gcsearch.cli.commands.running import exit_code, run_matrix
+from gcsearch.cli.render import (
+    Form,
+    near,
+    print_averages,
+    print_beside,
+    print_csv,
+    print_group,
+    print_json,
+    print_ranking,
+)
+from gcsearch.sweep import interrupts
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from gcsearch.driver.matrix import Ended
+
+
+def best(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
+    store: Store = None,
+    top: Annotated[int, typer.Option(min=1, help="How many rows of the table.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """The ranking of a sweep: configuration, objective with its spread over seeds, outcome."""
+    from gcsearch.sweep.sweep import open_sweep
+
+    found = open_sweep(sweep, store)
+    if as_json:
+        print_json([row.to_dict() for row in found.ranking])
+        return
+    print_ranking(found, top)
+
+
+def compare(
+    sweeps: Annotated[
+        list[str],
+        typer.Argument(help="Names of finished sweeps in the store, or of a matrix; with --run of pipelines."),
+    ],
+    run_first: Annotated[
+        bool, typer.Option("--run", help="First run of these pipelines what has not run yet; goes on where it stopped.")
+    ] = False,
+    quick: Quick = False,
+    sets: Sets = None,
+    store: Store = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print comma-separated values, one line per row.")] = False,
+    as_latex: Annotated[bool, typer.Option("--latex", help="Print LaTeX tables for the package booktabs.")] = False,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Compare every row with this one, paired by seed: a title, a method or a sweep's name."),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Put published numbers of the same data set, model and shots beside.")
+    ] = False,
+) -> None:
+    """All methods of finished sweeps in one table: accuracies on test images, a part per task, and their averages.
+
+    With --run everything from nothing in one command. With --against the paired difference to one row, its 95 %
+    interval (* where it leaves out zero) and Wilcoxon's p.
+    """
+    from gcsearch.driver import matrix
+    from gcsearch.errors import InputError
+
+    if as_json + as_markdown + as_csv + as_latex > 1:
+        raise InputError("one output has one form", remedy="Of --json, --markdown, --csv and --latex, name one.")
+    if (quick or sets) and not run_first:
+        remedy = "Add --run; finished sweeps are called by their names, those of a quick budget NAME-quick."
+        raise InputError("--quick and --set are for what is run", remedy=remedy)
+    ended: list[Ended] = []
+    if run_first:
+        made = [matrix.load(one, overrides_of(sets), quick=quick) for one in sweeps]
+        ended = [one for some in made for one in run_matrix(some, store, fresh=False, quiet=quiet, show=False)]
+        sweeps = [some.name for some in made]
+    if not ended or any(one.sweep for one in ended):
+        form: Literal["json", "csv"] | Form = (
+            "json" if as_json else "csv" if as_csv else "markdown" if as_markdown else "latex" if as_latex else "text"
+        )
+        print_comparison(sweeps, store, form, row=against, published=published)
+    sys.exit(exit_code(ended))
+
+
+def print_comparison(
+    sweeps: Sequence[str],
+    store: Path | None,
+    form: Form | Literal["json", "csv"] = "text",
+    *,
+    row: str | None = None,
+    published: bool = False,
+) -> None:
+    """The table of finished sweeps and matrices, its rows compared with the one called `row`."""
+    from gcsearch.results import comparison
+    from gcsearch.results.averages import averages
+    from gcsearch.results.beside import beside
+    from gcsearch.sweep import gathering
+
+    groups = comparison.compare([one for name in sweeps for one in gathering.finished(name, store, say)])
+    groups = comparison.against(groups, row) if row else groups
+    means = averages(groups)
+    for why in dict.fromkeys(why for table in means for why in table.left_out):
+        say(f"left out of the averages: {why}")
+    found = list(map(beside, groups)) if published else None
+    if form == "json":
+        documents = [group.to_dict() for group in groups]
+        if found:
+            documents = [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)]
+        print_json([*documents, *(table.to_dict() for table in means)])
+    elif form == "csv":
+        print_csv(groups, found, means)
+        for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
+            say(f"not beside published numbers: {difference}")
+    else:
+        for index, group in enumerate(groups):
+            print("\n" * (index > 0), end="")
+            print_group(group, groups, form=form)
+            if found:
+                print_beside(found[index], group, groups, form=form)
+        averaged = [table for table in means if table.rows]
+        for table in averaged:
+            print()
+            print_averages(table, averaged, form=form)
+
+
+def report(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep, or of a matrix.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write, for a matrix a folder. [default: report.html in the sweep's folder]"),
+    ] = None,
+    store: Store = None,
+) -> None:
+    """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun."""
+    from gcsearch.sweep import gathering
+    from gcsearch.sweep.sweep import open_sweep
+
+    parts = gathering.parts(sweep, store)
+    if parts == [sweep]:
+        found = open_sweep(sweep, store)
+        if out:
+            _check_file(out)
+        print(near(found.report(out, warn=say)))
+        return
+    if out:
+        _check_file(out / "report.html")
+    for found in gathering.begun(parts, store, say):
+        print(near(found.report(out / f"{found.name}.html" if out else None, warn=say)), flush=True)
+
+
+def _check_file(out: Path) -> None:
+    """InputError where `out` cannot be a file: it is a folder, or a file stands where its folder would be."""
+    from gcsearch.errors import InputError
+
+    if out.is_dir():
+        remedy = f"Name a file in it: --out {out / 'report.html'}"
+        raise InputError("a report is one file, and this is a folder", key="--out", received=str(out), remedy=remedy)
+    blocking = [parent for parent in out.parents if parent.exists() and not parent.is_dir()]
+    if blocking:
+        rule = f"the folder of the report must be one, and {blocking[0]} is a file"
+        raise InputError(rule, key="--out", received=str(out), remedy="Name another folder.")
+
+
+def ui(
+    store: Store = None,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Browse the runs of a store with MLflow's own server, on this machine only.
+
+    Ctrl-C, SIGTERM and SIGHUP end it, with exit code 0.
+    """
+    import tempfile
+
+    from gcsearch.errors import InputError, RunError
+    from gcsearch.sweep.store import Store as Folder
+    from gcsearch.tracking import relocation
+    from gcsearch.tracking import ui as serving
+    from gcsearch.tracking.tracker import ui_command
+
+    located = Folder.locate(store)
+    if not (located.root / "mlflow.db").exists():
+        raise InputError(
+            "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
+        )
+    serving.check_port(port)
+    relocation.follow(located)
+    print(f"http://{serving.HOST}:{port}", flush=True)
+    with tempfile.TemporaryFile() as log:  # of advice that does not fit, and of nothing where all is well
+        try:
+            code = serving.serve(ui_command(located.mlflow_uri, located.artifacts, port), log)
+        except (interrupts.SignalError, KeyboardInterrupt):
+            return  # the way to end it
+        log.seek(0)
+        sys.stderr.write(log.read().decode(errors="replace"))
+    raise RunError(f"MLflow's server ended by itself, with exit code {code}; what it said stands above.")

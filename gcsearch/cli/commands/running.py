@@ -1,0 +1,83 @@
+"""What commands that run sweeps share: a matrix of them, and what is printed where one ends."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+from gcsearch.cli.commands.options import say, watch_progress
+from gcsearch.cli.render import near, print_finals
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from gcsearch.cli.progress import ProgressWatcher
+    from gcsearch.config.pipeline import Pipeline
+    from gcsearch.driver.matrix import Ended, Matrix
+    from gcsearch.sweep.sweep import Sweep
+
+
+def print_end(sweep: Sweep, store: Path | None, export: Path | None = None) -> None:
+    """The numbers, and where there is more; with `export` the champion is exported there first."""
+    folder = sweep.export(export, force=True) if export else None
+    print_finals(sweep)
+    print(f"\nreport  {_report_of(sweep, store)}")
+    if folder:
+        print(f"export  {near(folder)}")
+    else:
+        print(f"next    gcsearch export {sweep.name} --out best{elsewhere(store)}")
+
+
+def _report_of(sweep: Sweep, store: Path | None) -> str:
+    """Where the report lies, or the command that draws it where that has failed."""
+    path = sweep.folder / "report.html"
+    return near(path) if path.exists() else f"gcsearch report {sweep.name}{elsewhere(store)}"
+
+
+def elsewhere(store: Path | None) -> str:
+    return f" --store {shlex.quote(str(store))}" if store else ""
+
+
+def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, show: bool = True) -> list[Ended]:
+    """Run all sweeps of a matrix, printing each as it ends if `show`; stderr names those that failed."""
+    from gcsearch.driver import matrix
+    from gcsearch.driver import run as pipelines
+
+    def watch(pipeline: Pipeline) -> ProgressWatcher:
+        over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
+        if over or not quiet:
+            announce(made, pipeline, over)
+        return watch_progress(pipeline.search.ranking_metric, quiet=quiet)
+
+    def on_end(ended: Ended) -> None:
+        if ended.sweep and show:
+            print(f"{ended.name}\n")
+            print_finals(ended.sweep)
+            print(f"\nreport  {_report_of(ended.sweep, store)}\n", flush=True)
+        if ended.error:
+            say(f"{ended.name}: {_words(ended.error)}")
+
+    ended = matrix.run_matrix(made, store=store, fresh=fresh, watch=watch, on_end=on_end)
+    failed = [one for one in ended if one.error]
+    if failed:
+        names = ", ".join(one.name for one in failed)
+        say(f"{len(failed)} of {len(ended)} sweeps failed: {names}; the others are kept")
+    return ended
+
+
+def exit_code(ended: Sequence[Ended]) -> int:
+    """That of the first sweep that failed; 0 where none did."""
+    return next((one.exit_code for one in ended if one.error), 0)
+
+
+def announce(made: Matrix, pipeline: Pipeline, more: str = "") -> None:
+    """Say which sweep of a matrix begins."""
+    number = made.pipelines.index(pipeline) + 1
+    say(f"sweep {number} of {len(made.pipelines)}: {pipeline.name}{more}")
+
+
+def _words(error: Exception) -> str:
+    from gcsearch.errors import GcsearchError
+
+    return str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,181 @@
+"""Commands on sweeps: plan, run, go on, add to, end, and how they stand."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, say, seeds_of, watch_progress
+from gcsearch.cli.commands.results import print_comparison
+from gcsearch.cli.commands.running import elsewhere, exit_code, print_end, run_matrix
+from gcsearch.cli.render import print_json, print_pairs, print_plans
+
+
+def run(
+    pipeline: Annotated[str, typer.Argument(help="A shipped name (demo) or the path of a TOML file.")],
+    sets: Sets = None,
+    quick: Quick = False,
+    store: Store = None,
+    fresh: Annotated[bool, typer.Option(help="Begin anew; a former sweep of this name is kept as NAME.1.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Also export the champion to this folder; an earlier export there is replaced.")
+    ] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Search, choose, confirm on test images, report. An interrupted sweep goes on.
+
+    A file with a [matrix] is several sweeps, run one after another; one that fails does not keep the others back. It
+    ends with the table that `gcsearch compare` prints.
+    """
+    from gcsearch.driver import matrix
+    from gcsearch.driver import run as pipelines
+    from gcsearch.errors import InputError
+    from gcsearch.sweep.sweep import check_free
+
+    made = matrix.load(pipeline, overrides_of(sets), quick=quick)
+    if export and not made.single:
+        remedy = "Run it without, then `gcsearch export SWEEP --out FOLDER` for the sweeps that you want."
+        raise InputError("a matrix has a champion for each sweep", key="--export", received=str(export), remedy=remedy)
+    if not made.single:
+        ended = run_matrix(made, store, fresh=fresh, quiet=quiet)
+        if any(one.sweep for one in ended):
+            print_comparison([made.name], store)
+            print(f"\nnext    gcsearch compare {made.name}{elsewhere(store)}")
+        sys.exit(exit_code(ended))
+    (chosen,) = made.pipelines
+    if export:
+        check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
+    finished = not fresh and pipelines.is_finished(chosen, store)
+    with watch_progress(chosen.search.ranking_metric, quiet=quiet) as watcher:
+        sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
+    if finished:
+        say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
+    print_end(sweep, store, export)
+
+
+def resume(
+    sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Go on with a sweep that was stopped, cancelled or killed; needs nothing but the sweep's folder."""
+    from gcsearch.driver import run as pipelines
+    from gcsearch.driver.session import over
+    from gcsearch.sweep.sweep import open_sweep
+
+    found = open_sweep(sweep, store)
+    if over(found.journal):
+        say(f"the sweep {sweep} is finished: there is nothing to go on with")
+        pipelines.resume(sweep, store=store)  # ends as it did before
+        return
+    with watch_progress(found.pipeline.search.ranking_metric, quiet=quiet) as watcher:
+        done = pipelines.resume(sweep, store=store, watcher=watcher)
+    print_end(done, store)
+
+
+def status(
+    sweep: Annotated[
+        str | None, typer.Argument(help="Name of a sweep, or of a matrix. [default: all in the store]")
+    ] = None,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still."""
+    from gcsearch.sweep import gathering
+    from gcsearch.sweep.state import stand
+    from gcsearch.sweep.store import Store as Folder
+
+    standings = [stand(one) for one in gathering.journalled(sweep, store)]
+    if as_json:
+        print_json([one.to_dict() for one in standings])
+        return
+    for index, one in enumerate(standings):
+        print("\n" * (index > 0), end="")
+        print_pairs(one.lines())
+    if not standings:
+        say(f"no sweep in {Folder.locate(store).root}")
+
+
+def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: Store = None) -> None:
+    """Let a running sweep finish what it has begun and then end; it can go on later. From any host of the store."""
+    from gcsearch.sweep.lease import Wish, ask
+    from gcsearch.sweep.sweep import open_sweep
+
+    asked = ask(open_sweep(sweep, store).store.lease(sweep), Wish.STOP)
+    if asked:
+        print(f"asked {asked.holder.process} to stop {sweep}; it ends once the settings that run have ended")
+    else:
+        say(f"nobody drives {sweep}: there is nothing to stop")
+
+
+def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: Store = None) -> None:
+    """End a sweep now and mark it cancelled: `run` refuses to go on with it, `resume` does so all the same."""
+    from gcsearch.driver import run as pipelines
+
+    asked = pipelines.cancel(sweep, store=store)
+    print(f"asked {asked.holder.process} to end {sweep} now" if asked else f"marked {sweep} as cancelled")
+
+
+def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: Store = None) -> None:
+    """Write to MLflow what it lacks of a sweep, for example after its server was away."""
+    from gcsearch.driver import run as pipelines
+
+    with watch_progress(quiet=False) as watcher:
+        written = pipelines.sync(sweep, store=store, watcher=watcher)
+    print(f"wrote {written} runs; MLflow has all of {sweep}")
+
+
+def extend(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Try more settings in a finished sweep, then choose and confirm again."""
+    from gcsearch.driver import run as pipelines
+    from gcsearch.sweep.sweep import open_sweep
+
+    with watch_progress(open_sweep(sweep, store).pipeline.search.ranking_metric, quiet=quiet) as watcher:
+        done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
+    print_end(done, store)
+
+
+def confirm(
+    sweep: Annotated[str, typer.Argument(help="Name of a finished sweep in the store.")],
+    seeds: Annotated[str, typer.Option(help="Comma-separated seeds that the sweep has not used yet.")],
+    store: Store = None,
+    quiet: Quiet = False,
+) -> None:
+    """Add seeds to the confirmation: the shortlist, the choice and the verdict follow from all of them."""
+    from gcsearch.driver import run as pipelines
+
+    with watch_progress(quiet=quiet) as watcher:
+        done = pipelines.confirm(sweep, seeds_of(seeds), store=store, watcher=watcher)
+    print_end(done, store)
+
+
+def plan(
+    pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
+    sets: Sets = None,
+    quick: Quick = False,
+    store: Store = None,
+    as_json: Json = False,
+) -> None:
+    """Check everything and say what would run, where and for how long. Trains nothing."""
+    from gcsearch.driver import matrix
+
+    found = matrix.load(pipeline, overrides_of(sets), quick=quick)
+    made = matrix.plan(found, store=store)
+    if found.single:
+        print_json(made[0].to_dict()) if as_json else print_pairs(made[0].lines())
+    elif as_json:
+        seconds = {
+            "seconds": sum(plan.seconds for plan in made),
+            "search_seconds": sum(plan.search_seconds for plan in made),
+        }
+        print_json({"name": found.name, **seconds, "sweeps": [plan.to_dict() for plan in made]})
+    else:
+        print_plans(made)
