@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from gcsearch.data.feature_file import Found
     from gcsearch.data.inspect import Finding
     from gcsearch.driver.plan import Plan
-    from gcsearch.results.averages import Average, Averages
+    from gcsearch.results.averages import AverageRow, AverageTable
     from gcsearch.results.beside import Beside, Line
-    from gcsearch.results.comparison import Group, Row
+    from gcsearch.results.comparison import ComparedRow, TaskGroup
     from gcsearch.results.documents import Predictions, Sharpnesses
-    from gcsearch.results.ranking import Ranked
+    from gcsearch.results.ranking import RankedTrial
     from gcsearch.sweep.sweep import Sweep
 
 
@@ -143,7 +143,7 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     shown = list(dict.fromkeys((search.ranking_metric, *search.objectives, *beside)))
     several = bool(sweep.pipeline.task.also)
 
-    def regret(row: Ranked) -> list[str]:
+    def regret(row: RankedTrial) -> list[str]:
         return ["-" if row.worst_regret is None else number(row.worst_regret)] if several else []
 
     rows = [
@@ -163,7 +163,7 @@ def print_ranking(sweep: Sweep, top: int) -> None:
     _table(title, headings, rows, lambda line, _: line == 0)
 
 
-def print_group(group: Group, groups: list[Group], *, form: Form = "text") -> None:
+def print_group(group: TaskGroup, groups: list[TaskGroup], *, form: Form = "text") -> None:
     """One part of a comparison. Where rows differ in their seeds, each shows its own."""
     from gcsearch.results.comparison import heading
 
@@ -203,7 +203,7 @@ def _draw_compared(
     words: list[str],
     columns: Sequence[Column],
     cells: list[list[str]],
-    rows: Sequence[Row | Average],
+    rows: Sequence[ComparedRow | AverageRow],
     form: Form,
     label: str,
 ) -> None:
@@ -225,7 +225,7 @@ def _draw_compared(
     _draw(form, title, titles, cells, lambda line, i: keys[i] in rows[line].best, label=label, notes=notes)
 
 
-def _beside_another(row: Row | Average) -> list[str]:
+def _beside_another(row: ComparedRow | AverageRow) -> list[str]:
     """The paired difference with its 95 % interval, marked where that leaves out zero, and Wilcoxon's p."""
     import math
 
@@ -242,7 +242,7 @@ def _beside_another(row: Row | Average) -> list[str]:
     return [f"{mean} [{low}, {high}]{'*' if lead.distinguishable else ''}", p_value(lead.p)]
 
 
-def print_averages(table: Averages, others: Sequence[Averages] = (), *, form: Form = "text") -> None:
+def print_averages(table: AverageTable, others: Sequence[AverageTable] = (), *, form: Form = "text") -> None:
     """Each method over all data sets. Where the methods differ in their seeds, each shows its own.
 
     `others` are all tables of averages that are printed together, this one among them.
@@ -285,7 +285,7 @@ def print_plans(plans: list[Plan]) -> None:
             print(f"{plan.name}: {note}")
 
 
-def print_beside(found: Beside, group: Group, groups: list[Group], *, form: Form = "text") -> None:
+def print_beside(found: Beside, group: TaskGroup, groups: list[TaskGroup], *, form: Form = "text") -> None:
     """Published numbers and ours in pairs of columns; a question mark behind what is only recalled."""
     from gcsearch.results.comparison import heading
 
@@ -359,7 +359,9 @@ def _draw(
         print(latex.table(title, columns, rows, strong=strong, words=words.__contains__, label=label, notes=notes))
 
 
-def print_csv(groups: list[Group], published: list[Beside] | None = None, means: Sequence[Averages] = ()) -> None:
+def print_csv(
+    groups: list[TaskGroup], published: list[Beside] | None = None, means: Sequence[AverageTable] = ()
+) -> None:
     """One line per row, with its task; an empty field where there is no number.
 
     With `published`, one per group, their lines follow those of the group; two further columns say where a number
@@ -404,7 +406,7 @@ def _is_formula(text: str) -> bool:
     return False
 
 
-def _row_fields(group: Group, row: Row) -> dict[str, str]:
+def _row_fields(group: TaskGroup, row: ComparedRow) -> dict[str, str]:
     """A row as fields of the CSV."""
     return {
         **{key: _cell(value) for key, value in group.task.items()},
@@ -419,7 +421,7 @@ def _row_fields(group: Group, row: Row) -> dict[str, str]:
     }
 
 
-def _average_fields(table: Averages, row: Average) -> dict[str, str]:
+def _average_fields(table: AverageTable, row: AverageRow) -> dict[str, str]:
     """An average as fields of the CSV: of the task and the setting what is the same on every data set."""
     first, *others = row.records
     same = all(one.config == first.config for one in others)
@@ -437,7 +439,7 @@ def _average_fields(table: Averages, row: Average) -> dict[str, str]:
     }
 
 
-def _against_fields(row: Row | Average) -> dict[str, str]:
+def _against_fields(row: ComparedRow | AverageRow) -> dict[str, str]:
     import math
 
     if row.against is None or row.against.lead is None:
@@ -451,7 +453,7 @@ def _against_fields(row: Row | Average) -> dict[str, str]:
     }
 
 
-def _published_fields(group: Group, line: Line) -> dict[str, object]:
+def _published_fields(group: TaskGroup, line: Line) -> dict[str, object]:
     """A published result as fields of the CSV: of the task only what fits."""
     return {
         "dataset": group.task["dataset"],

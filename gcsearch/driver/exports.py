@@ -100,26 +100,26 @@ def explore(
     Raises:
         InputError: no export, nothing trained in it, no prompt of `seed`, a radius of 0 or below.
     """
-    from gcsearch.export import terrain
+    from gcsearch.export import loss_landscape
     from gcsearch.export.classifier import open_export
 
     listener = watcher or Watcher()
     export = open_export(folder)
-    radius = terrain.radius(export, rho)
+    radius = loss_landscape.radius(export, rho)
     listener.stage("features")
-    found = terrain.terrains(export, None if seed is None else [seed], draw=draw)
+    found = loss_landscape.loss_landscapes(export, None if seed is None else [seed], draw=draw)
     listener.stage("sharpness", len(found))
-    numbers = terrain.survey(export, found, radius, listener.progress)
+    numbers = loss_landscape.survey(export, found, radius, listener.progress)
     if out is not None:
-        from gcsearch.results.report.basin import basin_page, basin_png
+        from gcsearch.results.report.loss_landscape import loss_page, loss_png
 
         listener.stage("surface", len(found))
-        grounds = []
+        surfaces = []
         for one in found:
-            grounds.append(one.ground(radius, "random" if random else "hessian"))
-            listener.progress(len(grounds), len(found))
+            surfaces.append(one.surface(radius, "random" if random else "hessian"))
+            listener.progress(len(surfaces), len(found))
         task = export.trial.task
         title = f"{export.facts.champion.name} on {task.dataset}, {task.backbone}"
-        drawn = basin_png if out.suffix.lower() == ".png" else basin_page
-        write_whole(out, drawn(title, numbers, grounds))
+        drawn = loss_png if out.suffix.lower() == ".png" else loss_page
+        write_whole(out, drawn(title, numbers, surfaces))
     return numbers

@@ -3,7 +3,7 @@
     h            mean over the data sets of each one's harmonic mean
     h_of_means   harmonic mean of the mean base and the mean new accuracy
 
-The two differ by up to a point, and papers seldom say which one they print.  Averages are taken seed by seed, so
+The two differ by up to a point, and papers seldom say which one they print.  AverageTable are taken seed by seed, so
 that their spread over seeds is that of the whole benchmark.
 """
 
@@ -18,7 +18,7 @@ from gcsearch.config.metrics import METRICS, Column
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.methods.registry import with_tags
 from gcsearch.results import documents
-from gcsearch.results.comparison import ORACLE, Against, Group, Row, leaders
+from gcsearch.results.comparison import ORACLE, ComparedRow, Contrast, TaskGroup, leaders
 from gcsearch.results.differences import by_seed, verdict_of
 from gcsearch.results.documents import Numbers
 from gcsearch.stats import harmonic_mean, spread
@@ -29,7 +29,7 @@ _DATA_SET = frozenset({"dataset", "root", "template"})
 
 
 @dataclass(frozen=True)
-class Average:
+class AverageRow:
     """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each.
 
     `sweeps` are those whose searches chose the settings, none for a reference; `best` the columns without a better
@@ -38,11 +38,11 @@ class Average:
 
     title: str
     tags: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     values: dict[str, tuple[float, ...]]
     sweeps: tuple[str, ...] = ()
     best: frozenset[str] = frozenset()
-    against: Against | None = None
+    against: Contrast | None = None
 
     @property
     def name(self) -> str:
@@ -71,7 +71,7 @@ class Average:
 
 
 @dataclass(frozen=True)
-class Averages:
+class AverageTable:
     """The methods that were measured on each of several data sets, under one protocol, model and number of shots.
 
     `task` holds what the tasks of all data sets have in common. `left_out` says of those that are no part of the table
@@ -81,7 +81,7 @@ class Averages:
     task: Mapping[str, Any]
     datasets: tuple[str, ...]
     columns: tuple[Column, ...]
-    rows: tuple[Average, ...]
+    rows: tuple[AverageRow, ...]
     left_out: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,21 +90,21 @@ class Averages:
         return documents.Averages(average_over=self.datasets, rows=rows).dump()
 
 
-def averages(groups: Sequence[Group]) -> list[Averages]:
+def averages(groups: Sequence[TaskGroup]) -> list[AverageTable]:
     """One table for all groups whose tasks differ in the data set alone; none where there is but one data set.
 
     References are averaged by their titles, champions by their methods: those of several searches are one method with
     one setting per data set, as the published tables have them. A champion that is a reference counts as both. Either
     is in the table if each group has one row of it with the same seeds.
     """
-    alike: dict[str, list[Group]] = {}
+    alike: dict[str, list[TaskGroup]] = {}
     for group in groups:
         shared = {key: value for key, value in group.task.items() if key not in _DATA_SET}
         alike.setdefault(repr((sorted(shared.items()), group.columns)), []).append(group)
     return [_table(some) for some in alike.values() if len({group.task["dataset"] for group in some}) > 1]
 
 
-class _Entry(NamedTuple):
+class _Averaged(NamedTuple):
     """What has an average: a reference or what searches have chosen, by its title, tags and seeds."""
 
     searched: bool
@@ -113,7 +113,7 @@ class _Entry(NamedTuple):
     seeds: tuple[int, ...]
 
     @classmethod
-    def each(cls, row: Row) -> Iterator[_Entry]:
+    def each(cls, row: ComparedRow) -> Iterator[_Averaged]:
         """What the row is a part of: two entries for a champion that is a reference."""
         if row.reference:
             yield cls(False, row.title, row.tags, row.record.seeds)
@@ -121,7 +121,7 @@ class _Entry(NamedTuple):
             yield cls(True, row.method, row.tags, row.record.seeds)
 
 
-def _table(groups: Sequence[Group]) -> Averages:
+def _table(groups: Sequence[TaskGroup]) -> AverageTable:
     columns, found = groups[0].columns, _found(groups)
     both = (H_OF_MEANS,) if any(column.key == "h" for column in columns) else ()
     references = {entry[1:3] for entry in found if not entry.searched}
@@ -135,25 +135,27 @@ def _table(groups: Sequence[Group]) -> Averages:
             rows.append(_average(entry._replace(title=title), [row for (row,) in parts], columns))
     sentences = (f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in left_out.items())
     task = {key: value for key, value in groups[0].task.items() if all(one.task.get(key) == value for one in groups)}
-    return Averages(task, tuple(_places(groups)), (*columns, *both), _compared(_marked(rows), groups), tuple(sentences))
+    return AverageTable(
+        task, tuple(_places(groups)), (*columns, *both), _compared(_marked(rows), groups), tuple(sentences)
+    )
 
 
-def _found(groups: Sequence[Group]) -> dict[_Entry, list[list[Row]]]:
+def _found(groups: Sequence[TaskGroup]) -> dict[_Averaged, list[list[ComparedRow]]]:
     """The rows of each group by what they are a part of, references first.
 
     A champion that everywhere is the reference of its own name, such as zero-shot CLIP, is that reference.
     """
-    found: dict[_Entry, list[list[Row]]] = {}
+    found: dict[_Averaged, list[list[ComparedRow]]] = {}
     for index, group in enumerate(groups):
         for row in group.rows:
-            for entry in _Entry.each(row):
+            for entry in _Averaged.each(row):
                 found.setdefault(entry, [[] for _ in groups])[index].append(row)
     ordered = sorted(found, key=lambda entry: entry.searched)
     twice = [one for one in ordered if one.searched and found[one] == found.get(one._replace(searched=False))]
     return {entry: found[entry] for entry in ordered if entry not in twice}
 
 
-def _why_not(parts: Sequence[Sequence[Row]], groups: Sequence[Group]) -> str:
+def _why_not(parts: Sequence[Sequence[ComparedRow]], groups: Sequence[TaskGroup]) -> str:
     """What keeps rows from having an average, in words; empty where nothing does."""
     by_place = list(zip(_places(groups), parts, strict=True))
     lacking = [place for place, rows in by_place if not rows]
@@ -170,26 +172,26 @@ def _why_not(parts: Sequence[Sequence[Row]], groups: Sequence[Group]) -> str:
     return ", ".join(f"{end.value} on {place}" for place, end in ends if end is not Outcome.COMPLETE)
 
 
-def _places(groups: Sequence[Group]) -> list[str]:
+def _places(groups: Sequence[TaskGroup]) -> list[str]:
     return [str(group.task["dataset"]) for group in groups]
 
 
-def _average(entry: _Entry, rows: Sequence[Row], columns: Sequence[Column]) -> Average:
+def _average(entry: _Averaged, rows: Sequence[ComparedRow], columns: Sequence[Column]) -> AverageRow:
     values = {column.key: _means([row.per_seed(column.key) for row in rows]) for column in columns}
     if "h" in values:
         pairs = zip(values["base"], values["new"], strict=False)
         values[H_OF_MEANS.key] = tuple(harmonic_mean(base, new) for base, new in pairs) if values["h"] else ()
     sweeps = dict.fromkeys(name for row in rows for name in row.sweeps) if entry.searched else ()
-    return Average(entry.title, entry.tags, tuple(rows), values, tuple(sweeps))
+    return AverageRow(entry.title, entry.tags, tuple(rows), values, tuple(sweeps))
 
 
-def _marked(rows: Sequence[Average]) -> tuple[Average, ...]:
+def _marked(rows: Sequence[AverageRow]) -> tuple[AverageRow, ...]:
     means = [{key: spread(values).mean for key, values in row.values.items()} for row in rows]
     best = leaders(means, [row.tags for row in rows])
     return tuple(replace(row, best=columns) for row, columns in zip(rows, best, strict=True))
 
 
-def _compared(rows: Sequence[Average], groups: Sequence[Group]) -> tuple[Average, ...]:
+def _compared(rows: Sequence[AverageRow], groups: Sequence[TaskGroup]) -> tuple[AverageRow, ...]:
     """The averages beside that of the rows which those of each group are compared with; as they are without one."""
     others = tuple(group.other for group in groups)
     other = next((row for row in rows if row.rows == others), None)
@@ -197,12 +199,12 @@ def _compared(rows: Sequence[Average], groups: Sequence[Group]) -> tuple[Average
         return tuple(rows)
     column = next(one for one in groups[0].columns if one.metric == groups[0].deciding)
 
-    def compared(row: Average) -> Average:
+    def compared(row: AverageRow) -> AverageRow:
         if row is other:
             return row
         lead = by_seed(row.by_seed(column), other.by_seed(column))
         sure = verdict_of(row.records, other.records, lead)
-        return replace(row, against=Against(other.name, column, lead, sure))
+        return replace(row, against=Contrast(other.name, column, lead, sure))
 
     return tuple(map(compared, rows))
 

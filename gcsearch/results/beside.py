@@ -8,7 +8,7 @@ from typing import Any
 
 from gcsearch.config.metrics import METRICS
 from gcsearch.results import published as numbers
-from gcsearch.results.comparison import ORACLE, Group, Row
+from gcsearch.results.comparison import ORACLE, ComparedRow, TaskGroup
 from gcsearch.results.published import COLUMNS, Cell, Published, Result
 from gcsearch.stats import finite, spread
 
@@ -22,7 +22,7 @@ class Line:
     result: Result
     source: str
     cells: Mapping[str, Cell]
-    row: Row | None = None
+    row: ComparedRow | None = None
 
     def ours(self, column: str) -> tuple[float, ...]:
         """Our accuracies in per cent, one per seed; empty where there are none."""
@@ -71,7 +71,7 @@ class Beside:
         }
 
 
-def beside(group: Group, published: Published | None = None) -> Beside:
+def beside(group: TaskGroup, published: Published | None = None) -> Beside:
     """The published results that fit the task of `group`, each once per row of ours of the same method.
 
     Rows with a tag (an ensemble, class-specific vectors) are something else than what was published, but for those that

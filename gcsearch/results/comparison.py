@@ -53,7 +53,7 @@ class Finished:
     oracle: bool = False
 
 
-class Against(NamedTuple):
+class Contrast(NamedTuple):
     """How a row does beside another one: named, by which metric; `lead` is None where they have no seed in common."""
 
     name: str
@@ -70,7 +70,7 @@ class Against(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedRow:
     """One confirmed setting. `sweeps` are those whose search chose it; `best` its columns without a better row.
 
     `reference` says whether it was confirmed beside a champion; a row can be both, and then has the reference's title.
@@ -83,7 +83,7 @@ class Row:
     sweeps: tuple[str, ...] = ()
     reference: bool = False
     best: frozenset[str] = frozenset()
-    against: Against | None = None
+    against: Contrast | None = None
     columns: tuple[Column, ...] = BASE_TO_NEW
 
     @property
@@ -128,18 +128,18 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Group:
+class TaskGroup:
     """All rows of one task. `task` holds the keys that test numbers depend on.
 
     `other` is the row that all are compared with; None where none was asked for, or the task has no such row.
     """
 
     task: Mapping[str, Any]
-    rows: tuple[Row, ...]
+    rows: tuple[ComparedRow, ...]
     columns: tuple[Column, ...] = BASE_TO_NEW
     deciding: str = "test_h"
     """The metric that settings are compared by."""
-    other: Row | None = None
+    other: ComparedRow | None = None
 
     @property
     def seeds(self) -> list[tuple[int, ...]]:
@@ -151,7 +151,7 @@ class Group:
         return documents.Group(task=dict(self.task), rows=tuple(row.document() for row in self.rows)).dump()
 
 
-def compare(sweeps: Iterable[Finished]) -> list[Group]:
+def compare(sweeps: Iterable[Finished]) -> list[TaskGroup]:
     """One group per task, in the order of the sweeps; in it the references first, then the champions.
 
     The same setting with the same seeds is one row, however many sweeps confirmed it: under a reference's
@@ -159,7 +159,7 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
     """
     tasks: dict[str, dict[str, Any]] = {}
     shown: dict[str, tuple[tuple[Column, ...], str]] = {}
-    found: dict[str, dict[_Key, Row]] = {}
+    found: dict[str, dict[_Key, ComparedRow]] = {}
     ordered = list(sweeps)
     for chosen in (False, True):
         for sweep in ordered:
@@ -169,10 +169,10 @@ def compare(sweeps: Iterable[Finished]) -> list[Group]:
             shown.setdefault(key, (metrics.columns(sweep.task), metrics.deciding(sweep.task).metric))
             for record in [sweep.champion] if chosen else sweep.references:
                 _enter(found.setdefault(key, {}), record, sweep, chosen=chosen)
-    return [Group(task, _marked(list(found[key].values())), *shown[key]) for key, task in tasks.items()]
+    return [TaskGroup(task, _marked(list(found[key].values())), *shown[key]) for key, task in tasks.items()]
 
 
-def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
+def _enter(rows: dict[_Key, ComparedRow], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
     """Add the record, or to the row of the same setting and seeds the sweep that chose it."""
     names = sweep.task.other_names if "nfl" in record.config.method.split("+") else None
     oracle = chosen and sweep.oracle
@@ -183,7 +183,7 @@ def _enter(rows: dict[_Key, Row], record: TrialRecord, sweep: Finished, *, chose
     if oracle:
         tags = (*tags, ORACLE)
     title = title if chosen else record.label or title
-    known = rows.get(key) or Row(title, tags, record, columns=metrics.columns(sweep.task))
+    known = rows.get(key) or ComparedRow(title, tags, record, columns=metrics.columns(sweep.task))
     better = known.record.outcome is not Outcome.COMPLETE and record.outcome is Outcome.COMPLETE
     chosen_by = (*known.sweeps, sweep.name) if chosen and sweep.name not in known.sweeps else known.sweeps
     named = known.reference or not chosen
@@ -198,7 +198,7 @@ def _identity(config: TrialConfig) -> str:
         return config.digest
 
 
-def _marked(rows: Sequence[Row]) -> tuple[Row, ...]:
+def _marked(rows: Sequence[ComparedRow]) -> tuple[ComparedRow, ...]:
     """The rows with the best of each column noted."""
     means = [{column.key: row.values(column.key).mean for column in row.columns} for row in rows]
     best = leaders(means, [row.tags for row in rows])
@@ -217,7 +217,7 @@ def leaders(means: Sequence[Mapping[str, float]], tags: Sequence[Sequence[str]])
     return [frozenset(key for key, mean in row.items() if mean == top[key]) for row in finite]
 
 
-def against(groups: Sequence[Group], name: str) -> list[Group]:
+def against(groups: Sequence[TaskGroup], name: str) -> list[TaskGroup]:
     """The groups with every row compared, seed by seed, with the one called `name`.
 
     `name` is a row's name or the sweep that chose it, else its title without tags, else its method (`coop`). A group
@@ -238,7 +238,7 @@ def against(groups: Sequence[Group], name: str) -> list[Group]:
     return found
 
 
-def _compared(group: Group, name: str) -> Group:
+def _compared(group: TaskGroup, name: str) -> TaskGroup:
     plain = name.casefold()
     chosen = [row for row in group.rows if plain in (row.name.casefold(), *row.sweeps)]
     chosen = chosen or [row for row in group.rows if plain == row.title.casefold()]
@@ -253,12 +253,12 @@ def _compared(group: Group, name: str) -> Group:
     (other,) = chosen
     column = next(one for one in group.columns if one.metric == group.deciding)
 
-    def compared(row: Row) -> Row:
+    def compared(row: ComparedRow) -> ComparedRow:
         if row is other:
             return row
         lead = paired(row.record, other.record, column.metric)
         sure = verdict(row.record, other.record, lead)
-        return replace(row, against=Against(other.name, column, lead, sure))
+        return replace(row, against=Contrast(other.name, column, lead, sure))
 
     return replace(group, rows=tuple(map(compared, group.rows)), other=other)
 
@@ -277,7 +277,7 @@ def described(config: TrialConfig) -> str:
     return with_tags(method, title_and_tags(config)[1]) + space + rest
 
 
-def heading(group: Group, groups: Sequence[Group], dataset: str = "") -> str:
+def heading(group: TaskGroup, groups: Sequence[TaskGroup], dataset: str = "") -> str:
     """What all rows of the group share: data set, model, shots, and further keys where the groups differ in them.
 
     `dataset` is how the data set is called, where that is not its key.

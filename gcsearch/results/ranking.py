@@ -26,7 +26,7 @@ _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FA
 
 
 @dataclass(frozen=True)
-class Ranked:
+class RankedTrial:
     """A record with its place. `rank` counts from 1 over the completed trials that have the objective, else None."""
 
     rank: int | None
@@ -79,7 +79,7 @@ def rank(
     objective: str,
     objectives: Sequence[str] = (),
     regrets: Mapping[int, float] | None = None,
-) -> list[Ranked]:
+) -> list[RankedTrial]:
     """Completed trials by the objective's mean over seeds, best first; then pruned, diverged and failed ones.
 
     A completed trial without the objective (class-specific vectors have no accuracy on new classes, so no H)
@@ -100,7 +100,7 @@ def rank(
         return (outcome, several and record.number not in ahead, *others)
 
     return [
-        Ranked(
+        RankedTrial(
             place if _measured(record, objective) else None,
             record,
             objective,
@@ -118,7 +118,7 @@ def order(record: TrialRecord, objective: str) -> tuple[float, ...]:
     return (_LAST[record.outcome], worth, *_effort(record))
 
 
-def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> list[Ranked]:
+def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> list[RankedTrial]:
     """The records of the search of `pipeline`, best first: the one order of terminal, report, shortlist and export."""
     task, search = pipeline.task, pipeline.search
     metric = search.ranking_metric
@@ -140,7 +140,7 @@ def _measured(record: TrialRecord, objective: str) -> bool:
     return record.outcome is Outcome.COMPLETE and math.isfinite(record.mean(objective))
 
 
-def champion(ranking: Sequence[Ranked]) -> TrialRecord:
+def champion(ranking: Sequence[RankedTrial]) -> TrialRecord:
     """The first of the ranking. RunError, with the first reason, where no trial has a rank."""
     if not ranking or ranking[0].rank is None:
         if ranking and ranking[0].record.outcome is Outcome.COMPLETE:
@@ -154,7 +154,7 @@ def champion(ranking: Sequence[Ranked]) -> TrialRecord:
     return ranking[0].record
 
 
-def shortlist(ranking: Sequence[Ranked], count: int) -> list[TrialRecord]:
+def shortlist(ranking: Sequence[RankedTrial], count: int) -> list[TrialRecord]:
     """The first `count` settings of the ranking that differ, none from behind the front. RunError as in `champion`."""
     champion(ranking)
     distinct: dict[str, TrialRecord] = {}

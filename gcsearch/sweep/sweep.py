@@ -144,7 +144,7 @@ class Sweep:
         return [one.model_copy(update={"run_id": ids.get(run_key(run_of(one)), "")}) for one in records]
 
     @property
-    def ranking(self) -> list[ranking.Ranked]:
+    def ranking(self) -> list[ranking.RankedTrial]:
         """All settings of the search, best first."""
         return ranking.ranking(self.pipeline, self.records)
 

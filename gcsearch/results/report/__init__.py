@@ -1,6 +1,6 @@
 """Records to tables and pictures: one self-contained HTML file, readable without a network.
 
-Data flows one way: `landscape` and `findings` turn records into numbers (tested), `figures` draws them in the look
+Data flows one way: `responses` and `findings` turn records into numbers (tested), `figures` draws them in the look
 of `theme`, `page` adds the words.  The only part of gcsearch that imports plotly and Optuna's pictures.
 """
 

@@ -13,8 +13,8 @@ import plotly.graph_objects as go
 
 from gcsearch.config.metrics import PERCENT, Metric, Stage, find
 from gcsearch.config.trials import Outcome, Role, TrialRecord
-from gcsearch.results.report.findings import SIDES, Branches, Curve, History, Point, has_both_sides, iso_h
-from gcsearch.results.report.landscape import Axis, Landscape, Surface, axis, decades, round_steps
+from gcsearch.results.report.findings import SIDES, Branches, Curve, History, ScatterPoint, has_both_sides, iso_h
+from gcsearch.results.report.responses import Axis, Responses, Surface, axis, decades, round_steps
 from gcsearch.results.report.theme import (
     ACCENT,
     AMBER,
@@ -61,7 +61,7 @@ _NAMED = 7  # settings that a legend can name without taking the picture's place
 _LANDMARKS = ("zeroshot", "coop", "sam", "gcscoop")
 
 
-def draw_scatter(points: Sequence[Point], champion: int | None, stage: Stage) -> go.Figure:
+def draw_scatter(points: Sequence[ScatterPoint], champion: int | None, stage: Stage) -> go.Figure:
     """Base against new accuracy of the search, over curves of equal H; colour is rho where there is one."""
     figure = empty_figure(440)
     _iso_lines(figure, [(point.base, point.new) for point in points])
@@ -81,7 +81,7 @@ def draw_scatter(points: Sequence[Point], champion: int | None, stage: Stage) ->
     return figure
 
 
-def _dot_cloud(points: Sequence[Point], name: str, **marker: Any) -> go.Scatter:
+def _dot_cloud(points: Sequence[ScatterPoint], name: str, **marker: Any) -> go.Scatter:
     return dots([p.base for p in points], [p.new for p in points], [p.text for p in points], name, **marker)
 
 
@@ -192,52 +192,52 @@ def draw_history(course: History, texts: Sequence[str], champion: int | None, ob
     return figure
 
 
-def draw_slice(land: Landscape, name: str, champion: int | None, objective: Metric) -> go.Figure:
+def draw_slice(tried: Responses, name: str, champion: int | None, objective: Metric) -> go.Figure:
     """Optuna's slice of one hyper-parameter: every completed setting, its value against the objective."""
-    figure = optuna.visualization.plot_slice(land.study, params=[name], target_name=objective.axis)
-    names = list(land.axes)
+    figure = optuna.visualization.plot_slice(tried.study, params=[name], target_name=objective.axis)
+    names = list(tried.axes)
     cloud = figure.data[0]
     order = [int(number) for number in cloud.marker.color]
-    texts = [hover(land.records[i], names) for i in order]
+    texts = [hover(tried.records[i], names) for i in order]
     look = {"size": 8, "color": BLUE, "line": {"width": 1, "color": SURFACE}, "showscale": False}
     cloud.update(marker=None, text=texts, hovertemplate="%{text}<extra></extra>", showlegend=False)
     cloud.update(marker=look)
-    if land.axes[name].words:  # Optuna's own are in quotation marks
-        cloud.x = [land.axes[name].place(land.records[i].config.values[name]) for i in order]
-        figure.update_xaxes(categoryorder="array", categoryarray=land.axes[name].words)
-    mine = [spot for spot, i in enumerate(order) if land.records[i].number == champion]
+    if tried.axes[name].words:  # Optuna's own are in quotation marks
+        cloud.x = [tried.axes[name].place(tried.records[i].config.values[name]) for i in order]
+        figure.update_xaxes(categoryorder="array", categoryarray=tried.axes[name].words)
+    mine = [spot for spot, i in enumerate(order) if tried.records[i].number == champion]
     if mine:
         spot = mine[0]
         figure.add_trace(star([cloud.x[spot]], [cloud.y[spot]], [texts[spot]], legend=False))
     styled(figure, 300, top=30)
-    _apply(figure.update_xaxes, land.axes[name])
+    _apply(figure.update_xaxes, tried.axes[name])
     figure.update_yaxes(title_text=objective.axis)
     return figure
 
 
 def draw_contour(
-    land: Landscape, pair: tuple[str, str], ground: Surface | None, champion: int | None, objective: Metric
+    tried: Responses, pair: tuple[str, str], ground: Surface | None, champion: int | None, objective: Metric
 ) -> go.Figure:
     """A map of two hyper-parameters: each setting a dot in the colour of its value, over `ground` if there is one.
 
     The lowest tenth of values shares one colour.
     """
     figure = styled(go.Figure(), 340, top=30)
-    low, high = quantiles(land.values, n=10, method="inclusive")[0], max(land.values)
+    low, high = quantiles(tried.values, n=10, method="inclusive")[0], max(tried.values)
     if ground:
         figure.add_trace(_contours(ground, low, high))
-    both = [i for i, record in enumerate(land.records) if set(pair) <= set(record.config.values)]
-    x, y = ([land.axes[name].place(land.records[i].config.values[name]) for i in both] for name in pair)
-    texts = [hover(land.records[i], list(land.axes)) for i in both]
+    both = [i for i, record in enumerate(tried.records) if set(pair) <= set(record.config.values)]
+    x, y = ([tried.axes[name].place(tried.records[i].config.values[name]) for i in both] for name in pair)
+    texts = [hover(tried.records[i], list(tried.axes)) for i in both]
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}
     bar = {"title": {"text": objective.axis, "font": {"size": 13}, "side": "right"}} | BAR
-    look |= {"color": [land.values[i] for i in both], "colorscale": colour_scale(), "colorbar": bar}
+    look |= {"color": [tried.values[i] for i in both], "colorscale": colour_scale(), "colorbar": bar}
     figure.add_trace(dots(x, y, texts, cmin=low, cmax=high, **look))
-    mine = [spot for spot, i in enumerate(both) if land.records[i].number == champion]
+    mine = [spot for spot, i in enumerate(both) if tried.records[i].number == champion]
     if mine:
         figure.add_trace(star([x[mine[0]]], [y[mine[0]]], [texts[mine[0]]], legend=False))
-    _apply(figure.update_xaxes, land.axes[pair[0]])
-    _apply(figure.update_yaxes, land.axes[pair[1]])
+    _apply(figure.update_xaxes, tried.axes[pair[0]])
+    _apply(figure.update_yaxes, tried.axes[pair[1]])
     return figure
 
 

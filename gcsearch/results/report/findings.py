@@ -14,8 +14,8 @@ from gcsearch.config.search_space import LITERATURE, LITERATURE_CAPPED, cap_rema
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.results.differences import Difference, Verdict, paired, verdict
-from gcsearch.results.ranking import Ranked, rank
-from gcsearch.results.report.landscape import searched
+from gcsearch.results.ranking import RankedTrial, rank
+from gcsearch.results.report.responses import searched
 from gcsearch.results.report.wording import counted, describe, hover, joined, named, outcome_counts
 from gcsearch.stats import Spread, number, p_value, plus_minus, spread
 
@@ -25,7 +25,7 @@ _OTHERS = 4  # learning curves drawn beside the champion's
 _IN_FULL = 5  # references that the verdict compares in a sentence each; further ones share one
 
 
-class Row(NamedTuple):
+class ConfirmedRow(NamedTuple):
     """One line of the results: test accuracies in per cent by column, mean and deviation over seeds.
 
     `lead` is the champion's `deciding` metric minus this one's, paired by seed; None for the champion, without
@@ -43,15 +43,15 @@ class Row(NamedTuple):
         return self.record.role is Role.CHAMPION
 
 
-def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[Row]:
+def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[ConfirmedRow]:
     """The confirmed settings in the form of the field's tables, see `protocol.columns`; the champion last."""
     champion = champion_of(finals)
     metric = deciding(finals, task)
 
-    def row(record: TrialRecord) -> Row:
+    def row(record: TrialRecord) -> ConfirmedRow:
         values = {column.key: spread(record.metrics.get(column.metric, ())) for column in metrics.columns(task)}
         lead = paired(champion, record, metric) if champion and record is not champion else None
-        return Row(named(record), record, values, lead)
+        return ConfirmedRow(named(record), record, values, lead)
 
     return [row(record) for record in sorted(finals, key=lambda record: record is champion)]
 
@@ -61,7 +61,7 @@ def champion_of(finals: Sequence[TrialRecord]) -> TrialRecord | None:
     return next((record for record in finals if record.role is Role.CHAMPION), None)
 
 
-class Choice(NamedTuple):
+class Rechecked(NamedTuple):
     """A setting of the shortlist: the objective in the search and with new seeds, and how far behind the best."""
 
     record: TrialRecord
@@ -70,12 +70,12 @@ class Choice(NamedTuple):
     behind: Difference | None
 
 
-def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], objective: str) -> list[Choice]:
+def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], objective: str) -> list[Rechecked]:
     """The shortlist by its second measurement, the best first."""
     before = {record.number: record.metrics.get(objective, ()) for record in records}
     ordered = [row.record for row in rank(rechecked, objective)]
     return [
-        Choice(
+        Rechecked(
             record,
             spread(before.get(record.number, ())),
             spread(record.metrics.get(objective, ())),
@@ -126,7 +126,7 @@ def _about_cap(pipeline: Pipeline, records: Sequence[TrialRecord], finals: Seque
     return cap_remarks(pipeline.search.cap, references, left_out=lowered)
 
 
-def _reached(champion: TrialRecord, described: str, mine: Row) -> str:
+def _reached(champion: TrialRecord, described: str, mine: ConfirmedRow) -> str:
     words = {key: plus_minus(value) for key, value in mine.values.items()}
     over, who = counted(len(champion.seeds), "seed"), f"The champion, {described},"
     if champion.metrics.get("test_h"):
@@ -154,7 +154,7 @@ def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: i
     ]
 
 
-def _comparison(row: Row, champion: TrialRecord, metric: str) -> str:
+def _comparison(row: ConfirmedRow, champion: TrialRecord, metric: str) -> str:
     lead, words = row.lead, find(metric).title
     known = verdict(champion, row.record, lead)
     if known is Verdict.SAME:
@@ -186,7 +186,7 @@ _KINDS = {
 }
 
 
-def _summary(rows: Sequence[Row], champion: TrialRecord, metric: str) -> str:
+def _summary(rows: Sequence[ConfirmedRow], champion: TrialRecord, metric: str) -> str:
     """Many references in one sentence, by what their intervals say."""
     kinds: dict[Verdict, list[str]] = {}
     for row in rows:
@@ -195,7 +195,7 @@ def _summary(rows: Sequence[Row], champion: TrialRecord, metric: str) -> str:
     return f"By the same intervals of {find(metric).title} it is {'; '.join(parts)}."
 
 
-class Point(NamedTuple):
+class ScatterPoint(NamedTuple):
     """A setting between base and new accuracy, per cent, means over seeds."""
 
     number: int
@@ -218,7 +218,7 @@ def has_both_sides(record: TrialRecord) -> bool:
     return all(math.isfinite(record.mean(key)) for key in SIDES[record.stage])
 
 
-def scatter_points(records: Sequence[TrialRecord]) -> list[Point]:
+def scatter_points(records: Sequence[TrialRecord]) -> list[ScatterPoint]:
     """Every setting with an accuracy on both sides, in the stage that the search was measured in."""
     names = searched(records)
     points = []
@@ -227,7 +227,7 @@ def scatter_points(records: Sequence[TrialRecord]) -> list[Point]:
             base, new = map(record.mean, SIDES[record.stage])
             rho = record.config.hyperparameters.get("rho")
             radius = float(rho) if isinstance(rho, (int, float)) else None
-            points.append(Point(record.number, base, new, radius, record.outcome, hover(record, names)))
+            points.append(ScatterPoint(record.number, base, new, radius, record.outcome, hover(record, names)))
     return points
 
 
@@ -285,7 +285,7 @@ def curve(record: TrialRecord, metric: str) -> Curve:
     )
 
 
-def compared(ranking: Sequence[Ranked], champion: int, objective: str) -> list[tuple[str, TrialRecord]]:
+def compared(ranking: Sequence[RankedTrial], champion: int, objective: str) -> list[tuple[str, TrialRecord]]:
     """The settings whose learning curves are shown.
 
     The champion, then those from the literature, the runner-up, the worst and the middle one, as far as there

@@ -18,7 +18,7 @@ from gcsearch.config.metrics import Metric, columns, find
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import TrialRecord
 from gcsearch.methods.registry import title_and_tags, with_tags
-from gcsearch.results.ranking import Ranked, ranking
+from gcsearch.results.ranking import RankedTrial, ranking
 from gcsearch.results.report.figures import (
     draw_confirmation,
     draw_contour,
@@ -31,8 +31,8 @@ from gcsearch.results.report.figures import (
     draw_slice,
 )
 from gcsearch.results.report.findings import (
-    Choice,
-    Row,
+    ConfirmedRow,
+    Rechecked,
     branches,
     choice,
     compared,
@@ -44,13 +44,13 @@ from gcsearch.results.report.findings import (
     render_table,
     scatter_points,
 )
-from gcsearch.results.report.landscape import (
+from gcsearch.results.report.responses import (
     LEAST_SURFACE,
     REACH,
-    Landscape,
+    Responses,
     contour_pairs,
     importances,
-    landscape,
+    responses,
     searched,
     surface,
 )
@@ -124,15 +124,15 @@ def build_report(
     objective = find(pipeline.search.ranking_metric)
     records = sorted(records, key=lambda record: record.number)
     ranked = ranking(pipeline, records)
-    land = cache(lambda: landscape(records, objective.key))
+    tried = cache(lambda: responses(records, objective.key))
     parts: dict[str, Callable[[], Section]] = {
         "results": lambda: _results_section(pipeline, finals),
         "choice": lambda: _choice_section(pipeline, records, rechecked, champion, over=bool(finals)),
         "base against new": lambda: _scatter_section(records, finals, champion),
         "course of the search": lambda: _history_section(records, champion, objective),
-        "slices": lambda: _slices_section(land(), champion, objective),
-        "maps of two": lambda: _contours_section(land(), champion, objective),
-        "importances": lambda: _importance_section(land()),
+        "slices": lambda: _slices_section(tried(), champion, objective),
+        "maps of two": lambda: _contours_section(tried(), champion, objective),
+        "importances": lambda: _importance_section(tried()),
         "learning curves": lambda: _curves_section(ranked, champion, objective),
         "gradient rule": lambda: _branches_section(records, champion),
         "all trials": lambda: _trials_section(pipeline, ranked, champion, objective),
@@ -214,7 +214,7 @@ def _choice_section(
     return Section(title, lead, body=f"<div class=scroll>{table}</div>")
 
 
-def _choice_row(row: Choice, names: Sequence[str], champion: int | None) -> str:
+def _choice_row(row: Rechecked, names: Sequence[str], champion: int | None) -> str:
     chosen = row.record.number == champion
     text = html.escape(f"trial {row.record.number}, {describe(row.record.config, names)}")
     behind = ""
@@ -225,7 +225,7 @@ def _choice_row(row: Choice, names: Sequence[str], champion: int | None) -> str:
     return f"<tr{' class=champion' if chosen else ''}><td>{f'<b>★ {text}</b>' if chosen else text}{cells}</tr>"
 
 
-def _result_row(row: Row, *, dense: bool) -> str:
+def _result_row(row: ConfirmedRow, *, dense: bool) -> str:
     texts = [typeset(plus_minus(value)) for value in row.values.values()]
     # Where columns are many, a deviation goes below its mean, and never without its sign.
     texts = [text.replace("± ", "±&nbsp;") for text in texts] if dense else texts
@@ -288,26 +288,28 @@ def _history_section(records: Sequence[TrialRecord], champion: int | None, objec
     return Section(title, lead, [Picture("course of the search", draw)])
 
 
-def _slices_section(land: Landscape, champion: int | None, objective: Metric) -> Section:
+def _slices_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
     title = "One hyper-parameter at a time"
-    if len(land.records) < _LEAST_PICTURED or not land.axes:
+    if len(tried.records) < _LEAST_PICTURED or not tried.axes:
         return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
-    pictures = [Picture(f"slice of {name}", partial(draw_slice, land, name, champion, objective)) for name in land.axes]
+    pictures = [
+        Picture(f"slice of {name}", partial(draw_slice, tried, name, champion, objective)) for name in tried.axes
+    ]
     lead = f"Every completed setting, {objective.legend}. The other hyper-parameters vary too, hence the scatter."
-    special = [f"{n}: “{text}” stands apart" for n, one in land.axes.items() for text in one.special.values()]
+    special = [f"{n}: “{text}” stands apart" for n, one in tried.axes.items() for text in one.special.values()]
     return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", pictures)
 
 
-def _contours_section(land: Landscape, champion: int | None, objective: Metric) -> Section:
+def _contours_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
     title = "Two at a time"
-    pairs = contour_pairs(land)
+    pairs = contour_pairs(tried)
     if not pairs:
         return Section(title, "Fewer than two numeric hyper-parameters were searched.")
-    if len(land.records) < _LEAST_PICTURED:
+    if len(tried.records) < _LEAST_PICTURED:
         return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
-    grounds = [surface(land, pair) for pair in pairs]
+    grounds = [surface(tried, pair) for pair in pairs]
     pictures = [
-        Picture(f"map of {' and '.join(pair)}", partial(draw_contour, land, pair, ground, champion, objective))
+        Picture(f"map of {' and '.join(pair)}", partial(draw_contour, tried, pair, ground, champion, objective))
         for pair, ground in zip(pairs, grounds, strict=True)
     ]
     lead = f"Each dot is a setting, its colour {objective.legend}; the lowest tenth shares one colour. "
@@ -321,15 +323,15 @@ def _contours_section(land: Landscape, champion: int | None, objective: Metric) 
     return Section(title, lead, pictures)
 
 
-def _importance_section(land: Landscape) -> Section:
+def _importance_section(tried: Responses) -> Section:
     title = "Which hyper-parameters mattered"
-    if len(land.records) < _LEAST_IMPORTANCE:
+    if len(tried.records) < _LEAST_IMPORTANCE:
         return Section(title, f"Fewer than {_LEAST_IMPORTANCE} settings have completed, too few to tell.")
-    shares = importances(land)
+    shares = importances(tried)
     if not shares:
         return Section(title, "All settings came to the same number.")
     lead = "PED-ANOVA: how far the best tenth of settings differs from all settings, per hyper-parameter."
-    if "rho" in land.axes and {"beta1", "beta2"} & set(land.axes):
+    if "rho" in tried.axes and {"beta1", "beta2"} & set(tried.axes):
         lead += (
             " Read it with care: as rho goes to 0 both gradients become the same, and then the bounds beta1 and "
             "beta2 mean nothing, so settings of small rho make the bounds look less important than they are."
@@ -337,7 +339,7 @@ def _importance_section(land: Landscape) -> Section:
     return Section(title, lead, [Picture("importances", partial(draw_importances, shares))])
 
 
-def _curves_section(ranked: Sequence[Ranked], champion: int | None, objective: Metric) -> Section:
+def _curves_section(ranked: Sequence[RankedTrial], champion: int | None, objective: Metric) -> Section:
     title = "Learning curves"
     chosen = compared(ranked, champion, objective.key) if champion is not None else []
     if not chosen or chosen[0][1].number != champion:
@@ -374,7 +376,9 @@ def _branches_section(records: Sequence[TrialRecord], champion: int | None) -> S
     return Section(title, lead, pictures)
 
 
-def _trials_section(pipeline: Pipeline, ranked: Sequence[Ranked], champion: int | None, objective: Metric) -> Section:
+def _trials_section(
+    pipeline: Pipeline, ranked: Sequence[RankedTrial], champion: int | None, objective: Metric
+) -> Section:
     title, records = "All trials", [row.record for row in ranked]
     if not records:
         return Section(title, "No trial has ended yet.")
@@ -395,7 +399,7 @@ def _trials_section(pipeline: Pipeline, ranked: Sequence[Ranked], champion: int 
 
 
 def _trial_row(
-    row: Ranked,
+    row: RankedTrial,
     names: Sequence[str],
     several: Sequence[Metric],
     seeds: Sequence[int],

@@ -14,7 +14,7 @@ from gcsearch.errors import InputError
 from gcsearch.execution.searcher import PackSearcher
 from gcsearch.methods.registry import build, complete
 from gcsearch.results.ranking import front, rank
-from gcsearch.results.report.landscape import importances, landscape, searched
+from gcsearch.results.report.responses import importances, responses, searched
 from gcsearch.search import samplers, warm_start
 from gcsearch.training.trial import run_pack
 from tests.support.bowl import SETTINGS, Bowl, configs, drive, search
@@ -289,9 +289,9 @@ def test_pictures_and_tables_bear_what_only_some_methods_have():
     assert searched(records) == [
         "method", "rho", "beta1", "beta2", "kg_lambda", "prograd_lambda", "temperature", "lr", "epochs",
     ]  # fmt: skip
-    land = landscape(records, "val_h")
-    assert land.axes["method"].words == tuple(sorted(OWN))
-    shares = importances(land)
+    tried = responses(records, "val_h")
+    assert tried.axes["method"].words == tuple(sorted(OWN))
+    shares = importances(tried)
     assert set(shares) == COMMON  # what few have alone is compared as the method
     assert max(shares, key=shares.get) == "method"
 

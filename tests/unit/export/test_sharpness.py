@@ -13,13 +13,13 @@ from PIL import Image
 from gcsearch.config.trials import TrialConfig
 from gcsearch.driver import exports
 from gcsearch.errors import InputError
-from gcsearch.export import sharpness, terrain
+from gcsearch.export import loss_landscape, sharpness
 from gcsearch.export.bundle import write
 from gcsearch.export.classifier import open_export
 from gcsearch.export.sharpness import curvature, heights, hessian_product, random_plane, slope
 from gcsearch.methods.prompts import Pieces, prompts
 from gcsearch.methods.registry import build
-from gcsearch.results.report.basin import Ground, draw_basin, limits
+from gcsearch.results.report.loss_landscape import LossSurface, draw_loss, limits
 from gcsearch.training.population import Member, Population, _prompted
 from tests.unit.export.test_bundle import KINDS, a_champion, at_home  # noqa: F401
 from tests.unit.results.test_documents import check
@@ -113,10 +113,10 @@ METHODS = {
 def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradient(at_home, method):  # noqa: F811
     built = build(TrialConfig(method=method, hyperparameters=METHODS[method]))
     (episode,) = at_home.episodes("test", [4])
-    images, labels = terrain._images(episode, conditional=method == "cocoop")
+    images, labels = loss_landscape._images(episode, conditional=method == "cocoop")
     twice = replace(at_home.backbone, tower=replace(at_home.backbone.tower, twice=True))
     exact, engine = (Population(one, [Member(built, episode)]) for one in (twice, at_home.backbone))
-    loss = terrain._loss(exact, images, labels)
+    loss = loss_landscape._loss(exact, images, labels)
     point = exact.parameters[0]
     value, gradient = engine.gradients(point[None], images[None], labels[None])
     mine = slope(loss, point[None])
@@ -132,7 +132,7 @@ def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradi
     if method != "cocoop":  # where not all classes fit at once, pieces of them are encoded, and encoded again
         table = prompts(twice, built, [_prompted(exact.members[0])], Pieces(classes=3))
         exact.parts[0] = replace(exact.parts[0], prompts=table)
-        again = hessian_product(terrain._loss(exact, images, labels), point, direction[None])[0]
+        again = hessian_product(loss_landscape._loss(exact, images, labels), point, direction[None])[0]
         assert float((product - again).norm() / product.norm()) < 1e-4
 
 
@@ -140,8 +140,8 @@ def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noq
     monkeypatch.setattr("gcsearch.training.task_data.of", lambda task: at_home)
     folder = write(tmp_path / "best", a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home)
     export = open_export(folder)
-    found = terrain.terrains(export)
-    numbers = terrain.survey(export, found, 0.2)
+    found = loss_landscape.loss_landscapes(export)
+    numbers = loss_landscape.survey(export, found, 0.2)
     check(numbers.dump(), "gcsearch landscape --json")
     assert [one.seed for one in numbers.seeds] == [4, 5]
     for one in numbers.seeds:
@@ -150,10 +150,10 @@ def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noq
         assert one.sharpness > 0.2 * one.gradient_norm * 0.9
         assert one.eigenvalue > 0
 
-    (alone,) = terrain.terrains(export, [5], draw=1)
-    ground = alone.ground(0.2, "random", cells=5)
-    assert ground.heights[2][2] == pytest.approx(numbers.seeds[1].loss, rel=1e-5)
-    assert ground.steps[0] == pytest.approx(-terrain.REACH * 0.2)
+    (alone,) = loss_landscape.loss_landscapes(export, [5], draw=1)
+    surface = alone.surface(0.2, "random", cells=5)
+    assert surface.heights[2][2] == pytest.approx(numbers.seeds[1].loss, rel=1e-5)
+    assert surface.steps[0] == pytest.approx(-loss_landscape.REACH * 0.2)
     page = exports.explore(folder, tmp_path / "l.html", seed=4, rho=0.2)
     assert page.seeds == numbers.seeds[:1]  # measured anew, with the same directions: the same digits
     assert "://" not in (tmp_path / "l.html").read_text().split("<script>")[0]
@@ -166,20 +166,21 @@ def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noq
 def test_what_has_no_loss_around_it_is_refused(at_home, tmp_path):  # noqa: F811
     export = open_export(write(tmp_path / "zs", a_champion(at_home, "zeroshot", {}), at_home))
     with pytest.raises(InputError, match="zero-shot CLIP trains nothing"):
-        terrain.terrains(export)
+        loss_landscape.loss_landscapes(export)
     with pytest.raises(InputError, match="--rho: a radius must be above 0, got 0"):
-        terrain.radius(export, 0.0)
-    assert terrain.radius(export, None) == 0.1
+        loss_landscape.radius(export, 0.0)
+    assert loss_landscape.radius(export, None) == 0.1
     with pytest.raises(InputError, match=r"--out: a picture is a .html or a .png file, got .*l.pdf"):
         exports.check_picture(tmp_path / "l.pdf")
 
 
 def test_the_picture_shows_the_ball_and_one_scale_for_all():
-    grounds = [
-        Ground(f"seed {seed}", ("a", "b"), [-1.0, 0.0, 1.0], [[seed, 2.0, 3.0]] * 3, rho=0.5) for seed in (1.0, 7.0)
+    surfaces = [
+        LossSurface(f"seed {seed}", ("a", "b"), [-1.0, 0.0, 1.0], [[seed, 2.0, 3.0]] * 3, rho=0.5)
+        for seed in (1.0, 7.0)
     ]
-    assert limits(grounds) == (1.0, 7.0)
-    contour, ball, prompt = draw_basin(grounds[0], 1.0, 7.0).data
+    assert limits(surfaces) == (1.0, 7.0)
+    contour, ball, prompt = draw_loss(surfaces[0], 1.0, 7.0).data
     assert (contour.contours.start, contour.contours.end) == (1.0, 7.0)
     assert all(math.hypot(x, y) == pytest.approx(0.5) for x, y in zip(ball.x, ball.y, strict=True))
     assert (prompt.x, prompt.y) == ((0,), (0,))

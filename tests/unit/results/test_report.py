@@ -15,13 +15,13 @@ from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecor
 from gcsearch.methods.registry import find
 from gcsearch.results import ranking, report
 from gcsearch.results.report import findings
-from gcsearch.results.report.landscape import (
+from gcsearch.results.report.responses import (
     REACH,
-    Landscape,
+    Responses,
     axis,
     contour_pairs,
     importances,
-    landscape,
+    responses,
     searched,
     surface,
 )
@@ -281,7 +281,7 @@ def test_the_methods_own_hyperparameters_come_first():
     tried = [{"lr": 0.1 * n, "n_ctx": n, "rank": n, "kg_lambda": n, "rho": n, "epochs": n} for n in (1, 2)]
     records = [a_record(number=n, method="coop", hyperparameters=one) for n, one in enumerate(tried)]
     assert searched(records) == ["rho", "kg_lambda", "rank", "lr", "epochs", "n_ctx"]
-    assert contour_pairs(landscape(records, "val_h")) == [("rho", "kg_lambda"), ("rho", "rank"), ("kg_lambda", "rank")]
+    assert contour_pairs(responses(records, "val_h")) == [("rho", "kg_lambda"), ("rho", "rank"), ("kg_lambda", "rank")]
 
 
 def test_only_what_varies_was_searched():
@@ -291,12 +291,12 @@ def test_only_what_varies_was_searched():
 
 
 def test_the_study_holds_completed_settings_in_natural_values():
-    land = landscape(a_sweep(), "val_h")
-    assert len(land.records) == len(land.study.trials) == 14
-    assert list(land.axes) == ["rho", "beta1"]
-    assert land.study.trials[3].params == {"rho": 0.1, "beta1": land.axes["beta1"].place("off")}
-    assert land.values == [record.mean("val_h") for record in land.records]
-    assert contour_pairs(land) == [("rho", "beta1")]
+    tried = responses(a_sweep(), "val_h")
+    assert len(tried.records) == len(tried.study.trials) == 14
+    assert list(tried.axes) == ["rho", "beta1"]
+    assert tried.study.trials[3].params == {"rho": 0.1, "beta1": tried.axes["beta1"].place("off")}
+    assert tried.values == [record.mean("val_h") for record in tried.records]
+    assert contour_pairs(tried) == [("rho", "beta1")]
 
 
 def test_importance_finds_the_parameter_that_matters():
@@ -306,26 +306,26 @@ def test_importance_finds_the_parameter_that_matters():
         )
         for n in range(40)
     ]
-    shares = importances(landscape(records, "val_h"))
+    shares = importances(responses(records, "val_h"))
     assert list(shares) == ["rho", "beta1"]
     assert sum(shares.values()) == pytest.approx(1)
     assert shares["rho"] > 0.6
-    assert importances(landscape([a_record(0), a_record(1)], "val_h")) == {}
+    assert importances(responses([a_record(0), a_record(1)], "val_h")) == {}
 
 
-def a_map(rhos, betas) -> Landscape:
+def a_map(rhos, betas) -> Responses:
     """Every rho with every beta1; the objective is 80 at the least rho and one point higher at each next."""
     pairs = [(place, rho, beta) for place, rho in enumerate(rhos) for beta in betas]
     records = [
         a_record(number, h=79.0 + place, hyperparameters={"rho": rho, "beta1": beta})
         for number, (place, rho, beta) in enumerate(pairs)
     ]
-    return landscape(records, "val_h")
+    return responses(records, "val_h")
 
 
 def test_a_surface_is_blank_where_no_setting_lies_near():
-    land = a_map([0.01, 0.0101, 0.0102, 0.0103, 1.0], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
-    ground = surface(land, ("rho", "beta1"))
+    tried = a_map([0.01, 0.0101, 0.0102, 0.0103, 1.0], [0.0, 0.2, 0.4, 0.6, 0.8, 1.0])
+    ground = surface(tried, ("rho", "beta1"))
     assert ground.x[0] == pytest.approx(0.01) and ground.x[-1] == pytest.approx(1.0)
     reach = int(REACH * 60)
     row = ground.z[0]
@@ -622,7 +622,7 @@ def broken(*_, **__):
         ("draw_slice", "picture slice of rho"),
         ("draw_confirmation", "picture scatter of the confirmation"),
         ("importances", "section importances"),
-        ("landscape", "section slices"),
+        ("responses", "section slices"),
         ("render_table", "section results"),
     ],
 )

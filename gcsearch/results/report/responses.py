@@ -136,7 +136,7 @@ def _is_logarithmic(name: str, positive: Sequence[float]) -> bool:
 
 
 @dataclass(frozen=True)
-class Landscape:
+class Responses:
     """The completed settings as an Optuna study: trial i of the study is `records[i]`."""
 
     study: optuna.Study
@@ -149,7 +149,7 @@ class Landscape:
         return [trial.value for trial in self.study.get_trials(deepcopy=False)]
 
 
-def landscape(records: Sequence[TrialRecord], objective: str) -> Landscape:
+def responses(records: Sequence[TrialRecord], objective: str) -> Responses:
     """Rebuild an Optuna study from the natural values of the completed records."""
     complete = tuple(r for r in records if r.outcome is Outcome.COMPLETE and math.isfinite(r.mean(objective)))
     names = searched(complete)
@@ -164,28 +164,28 @@ def landscape(records: Sequence[TrialRecord], objective: str) -> Landscape:
                 value=record.mean(objective),
             )
         )
-    return Landscape(study, complete, axes)
+    return Responses(study, complete, axes)
 
 
-def importances(land: Landscape) -> dict[str, float]:
+def importances(tried: Responses) -> dict[str, float]:
     """Share of each searched hyper-parameter in reaching the best tenth of settings (PED-ANOVA), largest first."""
-    if not land.axes or len(set(land.values)) < 2:
+    if not tried.axes or len(set(tried.values)) < 2:
         return {}
     # Compared can be only what every setting has: what one method has alone is in `method` with it.
-    common = [name for name in land.axes if all(name in record.config.values for record in land.records)]
+    common = [name for name in tried.axes if all(name in record.config.values for record in tried.records)]
     if not common:
         return {}
-    found = optuna.importance.get_param_importances(land.study, params=common)
+    found = optuna.importance.get_param_importances(tried.study, params=common)
     return {name: share for name, share in found.items() if math.isfinite(share)}
 
 
-def contour_pairs(land: Landscape) -> list[tuple[str, str]]:
+def contour_pairs(tried: Responses) -> list[tuple[str, str]]:
     """The pairs worth a map: radius and bounds against one another; without bounds, the first three numbers."""
-    numeric = [name for name, one in land.axes.items() if not one.words]
+    numeric = [name for name, one in tried.axes.items() if not one.words]
     bounds = {"beta1", "beta2"} & set(numeric)
     chosen = [name for name in numeric if name in _FIRST] if bounds and len(numeric) > 1 else numeric[:3]
     pairs = combinations(chosen if len(chosen) > 1 else numeric[:2], 2)
-    return [(x, y) for x, y in pairs if sum({x, y} <= set(record.config.values) for record in land.records) > 1]
+    return [(x, y) for x, y in pairs if sum({x, y} <= set(record.config.values) for record in tried.records) > 1]
 
 
 class Surface(NamedTuple):
@@ -196,7 +196,7 @@ class Surface(NamedTuple):
     z: list[list[float]]
 
 
-def surface(land: Landscape, pair: tuple[str, str]) -> Surface | None:
+def surface(tried: Responses, pair: tuple[str, str]) -> Surface | None:
     """The average of the settings near each place of the map; None where there are too few for one.
 
     z = sum(w_i v_i) / sum(w_i) with w_i = exp(-d_i^2 / 2 s^2), d_i the distance to setting i with both axes
@@ -204,12 +204,12 @@ def surface(land: Landscape, pair: tuple[str, str]) -> Surface | None:
     farther than `REACH`.  Settings at a place that stands apart ("off", 0 on a logarithmic axis) take no part;
     `LEAST_SURFACE` others are needed, of two values or more on either axis.
     """
-    across, up = (land.axes[name] for name in pair)
-    given = zip((record.config.values for record in land.records), land.values, strict=True)
+    across, up = (tried.axes[name] for name in pair)
+    given = zip((record.config.values for record in tried.records), tried.values, strict=True)
     known = [
         (values[pair[0]], values[pair[1]], objective)
         for values, objective in given
-        if all(name in values and land.axes[name].is_number(values[name]) for name in pair)
+        if all(name in values and tried.axes[name].is_number(values[name]) for name in pair)
     ]
     if len(known) < LEAST_SURFACE or any(len({row[side] for row in known}) < 2 for side in (0, 1)):
         return None

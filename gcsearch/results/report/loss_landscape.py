@@ -1,6 +1,6 @@
 """The loss around a trained prompt, as a page for browsers or a PNG for papers.
 
-Not to be confused with `landscape`, which is about hyper-parameters: this is about the prompt's own numbers.
+The surface is over the numbers of the prompt; that over hyperparameters is in `responses`.
 """
 
 from __future__ import annotations
@@ -26,31 +26,33 @@ _READING = (
 )
 
 
-def limits(grounds: Sequence[Ground]) -> tuple[float, float]:
+def limits(surfaces: Sequence[LossSurface]) -> tuple[float, float]:
     """The lowest and the highest loss of all, so that one scale fits them."""
-    every = np.array([ground.heights for ground in grounds])
+    every = np.array([surface.heights for surface in surfaces])
     return float(np.nanmin(every)), float(np.nanmax(every))
 
 
-def draw_basin(ground: Ground, low: float, high: float) -> go.Figure:
+def draw_loss(surface: LossSurface, low: float, high: float) -> go.Figure:
     """Filled contours of the loss, the prompt, and the ball of radius rho."""
     size = (high - low) / 16 or 1.0
     contour = go.Contour(
-        x=ground.steps,
-        y=ground.steps,
-        z=ground.heights,
+        x=surface.steps,
+        y=surface.steps,
+        z=surface.heights,
         colorscale=colour_scale(),
         contours={"start": low, "end": high, "size": size},
         line={"width": 0.4, "color": SURFACE},
         colorbar={**BAR, "title": {"text": "loss"}},
         hovertemplate="%{x:.3f}, %{y:.3f}: loss %{z:.4f}<extra></extra>",
     )
-    figure = empty_figure(460, [contour, _ball(ground.rho), _prompt()])
+    figure = empty_figure(460, [contour, _ball(surface.rho), _prompt()])
     figure.update_layout(showlegend=False)
-    figure.add_annotation(text=ground.title, x=0, y=1.03, xref="paper", yref="paper", showarrow=False, yanchor="bottom")
+    figure.add_annotation(
+        text=surface.title, x=0, y=1.03, xref="paper", yref="paper", showarrow=False, yanchor="bottom"
+    )
     figure.update_layout(margin={"t": 34})
-    figure.update_xaxes(title_text=_STEPS.format(ground.axes[0]), constrain="domain")
-    figure.update_yaxes(title_text=_STEPS.format(ground.axes[1]), scaleanchor="x", constrain="domain")
+    figure.update_xaxes(title_text=_STEPS.format(surface.axes[0]), constrain="domain")
+    figure.update_yaxes(title_text=_STEPS.format(surface.axes[1]), scaleanchor="x", constrain="domain")
     return figure
 
 
@@ -66,15 +68,15 @@ def _prompt() -> go.Scatter:
     return go.Scatter(x=[0], y=[0], mode="markers", marker=mark, hovertemplate="the prompt<extra></extra>")
 
 
-def basin_page(title: str, numbers: Sharpnesses, grounds: Sequence[Ground]) -> str:
-    """One HTML file, readable without a network: the numbers of every seed, and a picture for each of `grounds`."""
-    low, high = limits(grounds)
+def loss_page(title: str, numbers: Sharpnesses, surfaces: Sequence[LossSurface]) -> str:
+    """One HTML file, readable without a network: the numbers of every seed, and a picture for each of `surfaces`."""
+    low, high = limits(surfaces)
     figures: list[str] = []
     lead = (
         "Sharpness is the largest rise of the loss that was found within rho; the eigenvalue is the Hessian's largest."
     )
-    reading = _READING.format(round(grounds[0].steps[-1] / numbers.rho))
-    pictures = [Picture(ground.title, partial(draw_basin, ground, low, high)) for ground in grounds]
+    reading = _READING.format(round(surfaces[0].steps[-1] / numbers.rho))
+    pictures = [Picture(surface.title, partial(draw_loss, surface, low, high)) for surface in surfaces]
     sections = [
         Section("Numbers", lead, body=_table(numbers)),
         Section("The loss around the prompts", reading, pictures),
@@ -98,26 +100,26 @@ def _numbers(one: object) -> list[float]:
     return [getattr(one, name) for name in ("loss", "gradient_norm", "sharpness", "eigenvalue")]
 
 
-def basin_png(title: str, numbers: Sharpnesses, grounds: Sequence[Ground]) -> bytes:
+def loss_png(title: str, numbers: Sharpnesses, surfaces: Sequence[LossSurface]) -> bytes:
     """The same pictures side by side as a PNG, 150 pixels an inch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    low, high = limits(grounds)
+    low, high = limits(surfaces)
     scale = LinearSegmentedColormap.from_list("gcsearch", [colour for _, colour in colour_scale()])
-    figure = Figure(figsize=(1.2 + 4.4 * len(grounds), 4.8), layout="constrained")
+    figure = Figure(figsize=(1.2 + 4.4 * len(surfaces), 4.8), layout="constrained")
     FigureCanvasAgg(figure)
-    places = figure.subplots(1, len(grounds), squeeze=False)[0]
-    for place, ground in zip(places, grounds, strict=True):
+    places = figure.subplots(1, len(surfaces), squeeze=False)[0]
+    for place, surface in zip(places, surfaces, strict=True):
         levels = np.linspace(low, high, 17) if high > low else 17
-        drawn = place.contourf(ground.steps, ground.steps, ground.heights, levels=levels, cmap=scale)
+        drawn = place.contourf(surface.steps, surface.steps, surface.heights, levels=levels, cmap=scale)
         angle = np.linspace(0, 2 * np.pi, 121)
-        place.plot(ground.rho * np.cos(angle), ground.rho * np.sin(angle), "--", color=SURFACE, linewidth=1.5)
+        place.plot(surface.rho * np.cos(angle), surface.rho * np.sin(angle), "--", color=SURFACE, linewidth=1.5)
         place.plot(0, 0, "*", color=ACCENT, markeredgecolor=SURFACE, markersize=14)
-        place.set_title(ground.title, fontsize=11, color=INK)
-        place.set_xlabel(_STEPS.format(ground.axes[0]), fontsize=9)
-        place.set_ylabel(_STEPS.format(ground.axes[1]), fontsize=9)
+        place.set_title(surface.title, fontsize=11, color=INK)
+        place.set_xlabel(_STEPS.format(surface.axes[0]), fontsize=9)
+        place.set_ylabel(_STEPS.format(surface.axes[1]), fontsize=9)
         place.set_aspect("equal")
         place.tick_params(labelsize=8)
     figure.colorbar(drawn, ax=list(places), label="loss", shrink=0.8, format="%.3g")
@@ -130,7 +132,7 @@ def basin_png(title: str, numbers: Sharpnesses, grounds: Sequence[Ground]) -> by
 
 
 @dataclass(frozen=True)
-class Ground:
+class LossSurface:
     """The loss on a plane through a point.
 
     `heights[i][j]` is the one at the distances steps[j] along the first direction and steps[i] along the second.

@@ -20,7 +20,7 @@ from gcsearch.export.classifier import Export
 from gcsearch.export.sharpness import Curvature
 from gcsearch.methods.registry import CoCoOp, Trained
 from gcsearch.results.documents import Sharp, Sharpnesses
-from gcsearch.results.report.basin import Ground
+from gcsearch.results.report.loss_landscape import LossSurface
 from gcsearch.training import task_data
 from gcsearch.training.episodes import Episode
 from gcsearch.training.population import Member, Population
@@ -35,7 +35,7 @@ _CONDITIONAL = 64  # images, where each has text features of its own
 
 
 @dataclass(frozen=True)
-class Terrain:
+class LossLandscape:
     """The loss around the prompt of one seed."""
 
     seed: int
@@ -63,7 +63,7 @@ class Terrain:
             eigenvalue=self.curvature.values[0],
         )
 
-    def ground(self, rho: float, plane: Plane, cells: int = CELLS) -> Ground:
+    def surface(self, rho: float, plane: Plane, cells: int = CELLS) -> LossSurface:
         """The loss on a plane through the prompt, `REACH` radii to each side."""
         first, second = self.curvature.values
         axes = (f"first eigenvector, eigenvalue {first:.3g}", f"second eigenvector, eigenvalue {second:.3g}")
@@ -73,11 +73,11 @@ class Terrain:
             axes = ("first random direction", "second random direction")
         steps = torch.linspace(-REACH * rho, REACH * rho, cells)
         found = sharpness.heights(self.loss, self.point, directions, steps, at_once=self.at_once)
-        return Ground(f"seed {self.seed}", axes, steps.tolist(), found.tolist(), rho)
+        return LossSurface(f"seed {self.seed}", axes, steps.tolist(), found.tolist(), rho)
 
 
-def terrains(export: Export, seeds: Sequence[int] | None = None, *, draw: int = 0) -> list[Terrain]:
-    """The terrain of each of `seeds`, by default of all; random directions come from the seed `draw`.
+def loss_landscapes(export: Export, seeds: Sequence[int] | None = None, *, draw: int = 0) -> list[LossLandscape]:
+    """The loss landscape of each of `seeds`, by default of all; random directions come from the seed `draw`.
 
     Raises:
         InputError: nothing was trained, there is no prompt of a seed, or the data set is not there.
@@ -100,7 +100,7 @@ def terrains(export: Export, seeds: Sequence[int] | None = None, *, draw: int = 
         images, labels = _images(episode, conditional=isinstance(method, CoCoOp))
         texts = population.parts[0].prompts.texts * (len(labels) if isinstance(method, CoCoOp) else 1)
         found.append(
-            Terrain(
+            LossLandscape(
                 seed=episode.seed,
                 point=classifier.parameters[place].to(tower.device),
                 loss=_loss(population, images.to(tower.device), labels.to(tower.device)),
@@ -141,13 +141,13 @@ def radius(export: Export, given: float | None) -> float:
 
 def survey(
     export: Export,
-    found: Sequence[Terrain],
+    found: Sequence[LossLandscape],
     rho: float,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Sharpnesses:
-    """Loss and sharpness of every terrain, as `landscape --json` prints them."""
+    """Loss and sharpness of every loss landscape, as `landscape --json` prints them."""
     measured = []
-    for terrain in found:
-        measured.append(terrain.measure(rho))
+    for one in found:
+        measured.append(one.measure(rho))
         progress(len(measured), len(found))
     return Sharpnesses(export=str(export.folder), method=export.facts.champion.name, rho=rho, seeds=tuple(measured))
