@@ -7,7 +7,7 @@ Searches in curves that benchmarks/curves.py measured once on the embedded world
 proposed setting has the curves of the measured ones, each stretched over its own epochs, weighted by one over the
 fourth power of its distance in the boxes of the space. At a measured setting that is its own curve; nowhere is it
 better than the best of them.
-Who proposes and who leaves is the real thing: `gcsearch.execution.searcher` and `gcsearch.search.pruning`.
+Who proposes and who leaves is the real thing: `gcsearch.search.proposer` and `gcsearch.search.pruning`.
 
 Cost is counted in epochs trained, in units of one setting of mean length. The best is that of the settings that ran to
 their ends, which is what a sweep can choose from.
@@ -31,8 +31,8 @@ from curves import OBJECTIVE, TABLE
 from gcsearch.config.pipeline import SearchSettings
 from gcsearch.config.search_space import SearchSpace, load
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
-from gcsearch.execution.searcher import PackSearcher
 from gcsearch.search import pruning
+from gcsearch.search.proposer import Proposer
 
 PICTURE = Path(__file__).parent / "results" / "quality.svg"
 BUDGETS = (24, 32, 48, 64)
@@ -110,16 +110,13 @@ def _report(proposal: Proposal, epoch: int, value: float) -> EpochReport:
 def search(curves: Curves, arm: dict[str, Any], seed: int, most: float) -> list[tuple[float, float]]:
     """Cost and best after each pack, until the cost is `most`."""
     settings = SearchSettings(objective=OBJECTIVE, trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
-    searcher = PackSearcher(curves.space.model_copy(update={"points": ()}), settings)
+    proposer = Proposer(curves.space.model_copy(update={"points": ()}), settings)
     cost, best, path = 0.0, -math.inf, []
     while cost < most:
-        packed = searcher.suggest("pack")
-        assert isinstance(packed, dict)
-        pack = [Proposal.from_dict(one) for one in json.loads(packed["pack"])]
+        (pack,) = proposer.ask()
         records = curves.train(pack)
-        searcher.on_trial_result("pack", {"records": [record.to_dict() for record in records]})
-        searcher.on_trial_complete("pack")
         for record in records:
+            proposer.tell(record)
             # Within a pack all train at once: what it costs is paid when it ends.
             cost += record.epochs / curves.mean_epochs
         best = max(best, *(r.mean(OBJECTIVE) for r in records if r.outcome is Outcome.COMPLETE))

@@ -1,6 +1,6 @@
 """Who proposes: Optuna's samplers by the names that a pipeline gives them, and what each is told.
 
-All are asked and told by `gcsearch.execution.searcher` in one fixed order, and draw from a generator of their own with
+All are asked and told by `gcsearch.search.proposer` in one fixed order, and draw from a generator of their own with
 the sweep's seed.  So each of them repeats, and goes on by replay.
 """
 

@@ -12,10 +12,10 @@ from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.trials import Outcome
 from gcsearch.driver import checks
 from gcsearch.errors import InputError
-from gcsearch.execution.searcher import PackSearcher
 from gcsearch.results.ranking import front, rank, shortlist
 from gcsearch.search import warm_start
 from gcsearch.search.budget import Meter
+from gcsearch.search.proposer import Proposer
 from gcsearch.search.samplers import SAMPLERS
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.state import stand
@@ -113,12 +113,12 @@ def test_the_study_knows_the_same_front_and_a_lost_setting_as_failed():
             whole = super().record(proposal)
             return whole.model_copy(update={"metrics": {"val_base_acc": (1.0, 1.0)}}) if proposal.number == 3 else whole
 
-    searcher = PackSearcher(SPACE, SEVERAL)
-    records = drive(searcher, Holed())
-    best = {trial.user_attrs["number"] for trial in searcher.study.best_trials}
+    proposer = Proposer(SPACE, SEVERAL)
+    records = drive(proposer, Holed())
+    best = {trial.user_attrs["number"] for trial in proposer.study.best_trials}
     assert best == front(records, BOTH)
     assert len(best) > 1
-    lost = searcher.study.get_trials()[3]
+    lost = proposer.study.get_trials()[3]
     assert lost.state.name == "FAIL"
     assert lost.user_attrs["reason"] == "complete: val_base_acc is 1.0, val_new_acc is nan"
 
@@ -140,8 +140,8 @@ def test_earlier_sweeps_are_known_by_all_objectives():
     left = before[0].model_copy(update={"outcome": Outcome.PRUNED})
     single = before[1].model_copy(update={"metrics": {"val_base_acc": (1.0, 1.0)}})
     assert warm_start.fitting(SPACE, [left, single, *before[2:]], BOTH) == before[2:]
-    searcher = PackSearcher(SPACE, SEVERAL, before=[left, single, *before[2:]])
-    told = [trial.values for trial in searcher.study.get_trials() if trial.values]
+    proposer = Proposer(SPACE, SEVERAL, before=[left, single, *before[2:]])
+    told = [trial.values for trial in proposer.study.get_trials() if trial.values]
     assert told == [[one.mean(name) for name in BOTH] for one in before[2:]]
 
 

@@ -1,19 +1,18 @@
-"""A stand-in for training, and a stand-in for Tune: what the tests of the search share."""
+"""A stand-in for training: what the tests of the search share."""
 
-import json
+import itertools
 import math
 import os
 import sys
 from collections.abc import Callable
 
 import ray
-from ray.tune.search import Searcher
 
 from gcsearch.config.pipeline import SearchSettings
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
-from gcsearch.execution.searcher import PackSearcher
 from gcsearch.search import pruning
+from gcsearch.search.proposer import Proposer
 
 SPACE = load("gcscoop")
 SETTINGS = SearchSettings(objective="val_h", trials=22, pack=3, generation=2, startup=5, seed=1)
@@ -75,26 +74,22 @@ class Curved(Bowl):
         return [left.get(number, record) for number, record in whole.items()]
 
 
-def drive(searcher: PackSearcher, evaluate=None, *, backwards: bool = False) -> list[TrialRecord]:
-    """What Tune does, without Ray: take packs until there are none, then end them in some order."""
+def drive(proposer: Proposer, evaluate=None, *, backwards=False, on_proposal=lambda proposal, label: None):
+    """The records of a search whose packs end in the order that they began in, or backwards."""
     evaluate = evaluate or Bowl()
-    names = iter(range(10**6))
-    while True:
-        open_packs = {}
-        while isinstance(config := searcher.suggest(name := f"t{next(names)}"), dict):
-            open_packs[name] = [Proposal.from_dict(p) for p in json.loads(config["pack"])]
-        if not open_packs:
-            assert config == Searcher.FINISHED
-            return searcher.records
-        for name in list(open_packs)[:: -1 if backwards else 1]:
-            records = evaluate(open_packs[name], lambda reports: None)
-            searcher.on_trial_result(name, {"records": [record.to_dict() for record in records]})
-            assert searcher.suggest("too early") is None
-            searcher.on_trial_complete(name)
+    while packs := proposer.ask():
+        for proposal in itertools.chain(*packs):
+            on_proposal(proposal, proposer.label(proposal.number))
+        for pack in packs[:: -1 if backwards else 1]:
+            for record in evaluate(pack, lambda reports: None):
+                proposer.tell(record)
+    return proposer.records
 
 
-def search(settings=SETTINGS, space=SPACE, evaluate=None, backwards=False, **options) -> list[TrialRecord]:
-    return drive(PackSearcher(space, settings, **options), evaluate, backwards=backwards)
+def search(settings=SETTINGS, space=SPACE, evaluate=None, known=(), before=(), **options) -> list[TrialRecord]:
+    proposer = Proposer(space, settings, before=before)
+    proposer.replay(known)
+    return drive(proposer, evaluate, **options)
 
 
 def configs(records: list[TrialRecord]) -> list[str]:

@@ -11,11 +11,11 @@ from gcsearch.config.search_space import SearchSpace, load
 from gcsearch.config.trials import Outcome, Proposal, TrialConfig
 from gcsearch.driver import checks
 from gcsearch.errors import InputError
-from gcsearch.execution.searcher import PackSearcher
 from gcsearch.methods.registry import build, complete
 from gcsearch.results.ranking import front, rank
 from gcsearch.results.report.responses import importances, responses, searched
 from gcsearch.search import samplers, warm_start
+from gcsearch.search.proposer import Proposer
 from gcsearch.training.trial import run_pack
 from tests.support.bowl import SETTINGS, Bowl, configs, drive, search
 
@@ -236,9 +236,9 @@ def test_a_search_among_methods_repeats_and_goes_on_from_any_record(sampler):
 
 
 def test_the_joint_model_keeps_the_choice_among_methods():
-    searcher = PackSearcher(ANY, SETTINGS)
-    drive(searcher, Mixed())
-    modelled = [set(json.loads(t.system_attrs["tpe:relative_params:0"])) for t in searcher.study.get_trials()[6:]]
+    proposer = Proposer(ANY, SETTINGS)
+    drive(proposer, Mixed())
+    modelled = [set(json.loads(t.system_attrs["tpe:relative_params:0"])) for t in proposer.study.get_trials()[6:]]
     assert modelled == [set(ANY.distributions())] * 16
 
 

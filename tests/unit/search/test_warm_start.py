@@ -12,8 +12,8 @@ from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.driver import session
 from gcsearch.errors import InputError
-from gcsearch.execution.searcher import PackSearcher
 from gcsearch.search import warm_start
+from gcsearch.search.proposer import Proposer
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.tracking import tracker as tracking
@@ -33,7 +33,7 @@ def test_a_record_has_its_place_in_the_same_space():
     for record in EARLIER:
         place = warm_start.place(SPACE, record)
         assert TrialConfig(method="gcscoop", hyperparameters=SPACE.natural(place)) == record.config
-        assert PackSearcher(SPACE, SETTINGS, before=EARLIER).study.trials[len(EARLIER)].state.name == "WAITING"
+        assert Proposer(SPACE, SETTINGS, before=EARLIER).study.trials[len(EARLIER)].state.name == "WAITING"
 
 
 @pytest.mark.parametrize(
@@ -57,8 +57,8 @@ def test_a_changed_space_keeps_what_still_means_the_same(space, fits):
 
 
 def test_the_study_knows_them_as_what_they_were_and_proposes_otherwise():
-    searcher = PackSearcher(SPACE, SETTINGS.model_copy(update={"pruner": "halving"}), before=EARLIER)
-    told = searcher.study.get_trials()[: len(EARLIER)]
+    proposer = Proposer(SPACE, SETTINGS.model_copy(update={"pruner": "halving"}), before=EARLIER)
+    told = proposer.study.get_trials()[: len(EARLIER)]
     states = {Outcome.COMPLETE: "COMPLETE", Outcome.PRUNED: "PRUNED"}
     assert [trial.state.name for trial in told] == [states[record.outcome] for record in EARLIER]
     assert [trial.value for trial in told if trial.state.name == "COMPLETE"] == [
@@ -78,7 +78,7 @@ def test_a_warm_search_goes_on_by_replay():
 def test_what_failed_or_has_no_finite_number_teaches_nothing():
     failed = EARLIER[0].model_copy(update={"outcome": Outcome.FAILED})
     empty = EARLIER[1].model_copy(update={"metrics": {"val_h": (math.nan,)}})
-    assert PackSearcher(SPACE, SETTINGS, before=[failed, empty]).study.get_trials()[0].state.name == "WAITING"
+    assert Proposer(SPACE, SETTINGS, before=[failed, empty]).study.get_trials()[0].state.name == "WAITING"
     assert warm_start.fitting(SPACE, [failed, EARLIER[2]], ("val_h",)) == [EARLIER[2]]
 
 
