@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import os
 import posixpath
 import unicodedata
 import warnings
@@ -19,6 +18,7 @@ from gcsearch.data import digests, layouts
 from gcsearch.data.image_loader import named
 from gcsearch.data.layouts import Reader
 from gcsearch.data.lists.folders import saying_what_is_passed_over
+from gcsearch.data.lists.missing import missing_images, why_missing
 from gcsearch.data.lists.splits import (
     LISTS,
     Contents,
@@ -156,6 +156,11 @@ class Dataset:
     def lists(self) -> dict[str, tuple[Item, ...]]:
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    @property
+    def paths(self) -> set[str]:
+        """Every image that a list names, relative to `images`."""
+        return {item.path for part in self.lists.values() for item in part}
+
 
 def find(name: str, key: str = "task.dataset") -> Layout:
     """The layout of a name of the table, of `folder:NAME` (class folders) or of `table:FILE` (CSV, Parquet).
@@ -217,15 +222,16 @@ def load(name: str, root: Path) -> Dataset:
             labels that do not fit the names, missing images (all of them counted, the first few named).
     """
     dataset, source = read(name, root)
-    missing = missing_images(dataset)
+    paths = dataset.paths
+    missing = missing_images(dataset.images, paths)
     if missing:
-        total = len({item.path for part in dataset.lists.values() for item in part})
         remedy = "Complete the download, or correct task.root; `gcsearch data check` lists them all."
         raise InputError(
-            f"every image of the split must exist as a file; {len(missing)} of {total} are missing in {dataset.images}",
+            f"every image of the split must exist as a file; {len(missing)} of {len(paths)} are missing in "
+            f"{dataset.images}",
             file=source,
             received=", ".join(missing[:5]) + (", ..." if len(missing) > 5 else ""),
-            remedy=why_missing(dataset, missing) or remedy,
+            remedy=why_missing(dataset.images, missing) or remedy,
         )
     return dataset
 
@@ -436,69 +442,3 @@ def is_published(name: str, lists: Mapping[str, Sequence[Item]], classes: Sequen
     if name == "ImageNet":
         return is_published_names(name, classes) and len(lists["test"]) == 50_000
     return layout is not None and layout.published == (len(classes), *(len(lists[key]) for key in LISTS))
-
-
-def missing_images(dataset: Dataset) -> list[str]:
-    """Paths in any list that are no file, sorted. Folders are listed once, which is quick on network disks, too."""
-    names: dict[str, set[str]] = {}
-    missing = []
-    for path in sorted({item.path for part in dataset.lists.values() for item in part}):
-        folder, _, name = path.rpartition("/")
-        if folder not in names:
-            names[folder] = _files_in(dataset.images / folder)
-        # A name that is not listed as it stands may still open, where letters' case or accents are folded.
-        if name not in names[folder] and not os.path.isfile(dataset.images / path):  # noqa: PTH113
-            missing.append(path)
-    return missing
-
-
-def why_missing(dataset: Dataset, missing: Sequence[str]) -> str:
-    """What lies in the place of the first of the missing images that has something there; empty where nothing does."""
-    for path in missing[:20]:
-        if (dataset.images / path).is_symlink():
-            return f"{path!r} is a link that leads nowhere: fetch its file (`git annex get`, `dvc pull`), or mend it."
-        if other := _alike(dataset.images, path):
-            rule = "paths must agree in folders, case, endings and in how accents are written"
-            return f"{path!r} is there as {other!r}: {rule}."
-    return ""
-
-
-def _alike(images: Path, path: str) -> str:
-    """The file whose path differs from `path` by case, Unicode form, ending or further folders; empty for none."""
-    parts = path.split("/")
-    for start in range(1, len(parts)):
-        shorter = "/".join(parts[start:])
-        if (images / shorter).is_file():
-            return shorter
-    there: list[str] = []
-    for part in parts:
-        try:
-            names = sorted(os.listdir(images.joinpath(*there)))  # noqa: PTH208
-        except OSError:
-            return ""
-        alike = [name for name in names if _folded(name) == _folded(part)]
-        if not alike and len(there) == len(parts) - 1:
-            alike = [name for name in names if _folded(Path(name).stem) in (_folded(part), _folded(Path(part).stem))]
-        if not alike:
-            return ""
-        there.append(alike[0])
-    return "/".join(there) if (images / "/".join(there)).is_file() else ""
-
-
-def _folded(name: str) -> str:
-    return unicodedata.normalize("NFC", name).casefold()
-
-
-def _files_in(folder: Path) -> set[str]:
-    try:
-        with os.scandir(folder) as entries:
-            return {entry.name for entry in entries if _is_file(entry)}
-    except OSError:
-        return set()
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link to itself
-        return False

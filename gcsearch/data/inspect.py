@@ -17,6 +17,7 @@ from gcsearch.data.layouts import is_table, split_folders
 from gcsearch.data.lists import checks
 from gcsearch.data.lists.draws import compare_draw
 from gcsearch.data.lists.folders import PassedOverWarning, has_images
+from gcsearch.data.lists.missing import missing_images, why_missing
 from gcsearch.data.lists.splits import FreshSplitWarning, RepeatWarning, folders_in
 from gcsearch.errors import InputError
 from gcsearch.files import digest_folder
@@ -70,7 +71,7 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
             dataset, source = datasets.read(name, root)
         except InputError as error:
             return Finding(name, folder, problem=str(error), notes=tuple(str(warning.message) for warning in caught))
-    missing = datasets.missing_images(dataset)
+    missing = missing_images(dataset.images, dataset.paths)
     published = datasets.is_published(dataset.name, dataset.lists, dataset.classes)
     repeats = checks.find_repeats(checks.lists_of(dataset), digest_folder(), progress)
     leaks = () if published else repeats.leaks
@@ -91,7 +92,7 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
 
 
 def _notes(name: str, dataset: Dataset, root: Path, missing: Sequence[str]) -> Iterator[str]:
-    if missing and (why := datasets.why_missing(dataset, missing)):
+    if missing and (why := why_missing(dataset.images, missing)):
         yield why
     for key, items in dataset.lists.items() if dataset.train else ():
         filled = {item.label for item in items}
