@@ -400,7 +400,7 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
             )
         return sweep.records
     from gcsearch.tracking import relocation
-    from gcsearch.tracking.tracker import read_records
+    from gcsearch.tracking.client import read_records
 
     if not pipeline.tracking.uri:
         relocation.follow(store)

@@ -18,7 +18,7 @@ from gcsearch.export.classifier import read_facts
 from gcsearch.files import read_text
 from gcsearch.results.documents import Exported
 from gcsearch.tracking import relocation
-from gcsearch.tracking.tracker import error_code, opened
+from gcsearch.tracking.client import error_code, opened
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

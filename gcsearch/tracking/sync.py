@@ -54,10 +54,10 @@ class Mirror:
         self._error = ""
         self._closing = threading.Event()
         # Imported here, not in the thread: two threads that import large packages at once get in each other's way.
-        from gcsearch.tracking import relocation
-        from gcsearch.tracking import tracker as tracking
+        from gcsearch.tracking.relocation import follow
+        from gcsearch.tracking.tracker import Tracker
 
-        self._tracking, self._moved = tracking, relocation
+        self._connect, self._follow = Tracker, follow
         self._thread = threading.Thread(target=self._work, name="gcsearch-mirror", daemon=True)
 
     def start(self) -> None:
@@ -135,10 +135,10 @@ class Mirror:
         # A server has a place of its own for files; a database has none, and MLflow would take the working folder.
         artifacts = None if is_server(self.uri) else store.artifacts
         if self.uri == store.mlflow_uri:
-            self._moved.follow(store)
+            self._follow(store)
         # Two processes that set up one fresh SQLite database at the same time break it.
         with locked(store.root / ".mlflow.lock", wait=True):
-            tracker = self._tracking.Tracker(self.uri, chosen.experiment or self.sweep.pipeline.name, artifacts)
+            tracker = self._connect(self.uri, chosen.experiment or self.sweep.pipeline.name, artifacts)
         begun = next((event for _, _, event in self.journal.since() if event["kind"] == "open"), None)
         tracker.start_sweep(
             self.sweep.id,

@@ -19,7 +19,7 @@ from gcsearch.search.proposer import Proposer
 from gcsearch.search.samplers import SAMPLERS
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.state import stand
-from gcsearch.tracking.tracker import _pipeline_params, _sweep_tags
+from gcsearch.tracking.description import pipeline_params, sweep_tags
 from tests.support.bowl import SETTINGS, SPACE, Bowl, configs, drive, search
 from tests.unit.driver.test_confirm import Bench
 from tests.unit.results.test_ranking import numbers, record
@@ -206,10 +206,10 @@ def test_several_that_look_at_test_images_are_an_oracle():
     )
     pipeline = Pipeline(name="pets", search=settings)
     checks.check(pipeline)
-    tags = _sweep_tags("pets", pipeline, {})
+    tags = sweep_tags("pets", pipeline, {})
     assert tags["gcsearch.objective"] == "test_base_acc,test_new_acc"
     assert tags["gcsearch.selection"] == "oracle"
-    assert _pipeline_params(pipeline)["search.objective"] == "test_base_acc,test_new_acc"
+    assert pipeline_params(pipeline)["search.objective"] == "test_base_acc,test_new_acc"
 
 
 def test_one_objective_reads_as_ever():
@@ -217,7 +217,7 @@ def test_one_objective_reads_as_ever():
     assert settings.objectives == ("val_base_acc",)
     assert settings.ranking_metric == settings.chosen_by == "val_base_acc"
     assert settings.to_dict()["objective"] == "val_base_acc"
-    assert _pipeline_params(Pipeline(name="pets", search=settings))["search.objective"] == "val_base_acc"
+    assert pipeline_params(Pipeline(name="pets", search=settings))["search.objective"] == "val_base_acc"
 
 
 # What is refused

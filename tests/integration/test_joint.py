@@ -246,13 +246,13 @@ def test_the_report_says_the_worst_regret_of_every_setting():
 
 
 def test_mlflow_hears_that_every_data_set_is_trained_on():
-    from gcsearch.tracking.tracker import _target_inputs
+    from gcsearch.tracking.description import target_inputs
 
     task = Task(dataset=SETS[0], also=SETS[1:])
-    found = _target_inputs(Pipeline(name="both", task=task))
+    found = target_inputs(Pipeline(name="both", task=task))
     assert [(one.dataset.name, one.tags[0].value) for one in found] == [(SETS[1], "train")]
     away = Pipeline(name="away", task=Task(dataset=SETS[0], targets=SETS[1:]))
-    assert [one.tags[0].value for one in _target_inputs(away)] == ["test"]
+    assert [one.tags[0].value for one in target_inputs(away)] == ["test"]
 
 
 # --- What is refused

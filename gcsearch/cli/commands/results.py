@@ -187,7 +187,7 @@ def ui(
     from gcsearch.sweep.store import Store as Folder
     from gcsearch.tracking import relocation
     from gcsearch.tracking import ui as serving
-    from gcsearch.tracking.tracker import ui_command
+    from gcsearch.tracking.client import ui_command
 
     located = Folder.locate(store)
     if not (located.root / "mlflow.db").exists():

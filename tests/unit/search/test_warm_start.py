@@ -16,7 +16,7 @@ from gcsearch.search import warm_start
 from gcsearch.search.proposer import Proposer
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
-from gcsearch.tracking import tracker as tracking
+from gcsearch.tracking.tracker import Tracker
 from tests.support.bowl import SETTINGS, SPACE, Bowl, Curved, configs, search
 
 EARLIER = search(SETTINGS.model_copy(update={"pruner": "halving", "seed": 7}), evaluate=Curved())
@@ -109,7 +109,7 @@ def test_records_are_gathered_from_journals_and_counted_where_they_do_not_fit(tm
 
 def test_an_oracle_that_only_mlflow_has_teaches_what_it_searched(tmp_path):
     uri = f"sqlite:///{tmp_path}/mlflow.db"
-    tracker = tracking.Tracker(uri, "earlier", tmp_path / "artifacts")
+    tracker = Tracker(uri, "earlier", tmp_path / "artifacts")
     tracker.start_sweep("oracle-1", pipeline=Pipeline.from_dict({"name": "oracle", "search": {"objective": "test_h"}}))
     searched = [
         record.model_copy(update={"stage": "test", "curve": (), "metrics": {"test_h": record.metrics["val_h"]}})

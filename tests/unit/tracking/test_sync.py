@@ -11,6 +11,7 @@ import time
 
 import pytest
 from mlflow.store.db import utils as mlflow_utils
+from mlflow.tracking import MlflowClient
 
 from gcsearch import files
 from gcsearch.config.pipeline import Pipeline
@@ -19,8 +20,10 @@ from gcsearch.errors import RunError
 from gcsearch.sweep.state import lag, lines_synced, stand
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
-from gcsearch.tracking import bulk, sync, tracker
+from gcsearch.tracking import bulk, sync
+from gcsearch.tracking.client import runs_of
 from gcsearch.tracking.sync import Mirror
+from gcsearch.tracking.tracker import Tracker
 from tests.support.servers import free_port
 from tests.unit.tracking.test_tracker import a_record
 
@@ -30,7 +33,7 @@ def database(tmp_path_factory):
     """One database for the module, made before two threads would make it at once."""
     folder = tmp_path_factory.mktemp("store")
     uri = f"sqlite:///{folder}/mlflow.db"
-    tracker.Tracker(uri, "mirrors", folder / "artifacts")
+    Tracker(uri, "mirrors", folder / "artifacts")
     return uri
 
 
@@ -77,12 +80,12 @@ class Following:
 
 
 def client(sweep):
-    return tracker.MlflowClient(sweep.pipeline.tracking.uri)
+    return MlflowClient(sweep.pipeline.tracking.uri)
 
 
 def runs(sweep):
     found = client(sweep).get_experiment_by_name("mirrors")
-    return tracker._search(client(sweep), [found.experiment_id] if found else [], sweep.id)
+    return runs_of(client(sweep), [found.experiment_id] if found else [], sweep.id)
 
 
 def parent(sweep):
@@ -188,7 +191,7 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
     monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
-    put, puts = tracker.Tracker._put, []
+    put, puts = Tracker._put, []
 
     def killed(self, run_id, name, content):
         if name == "record.json" and puts.append(name) is None and len(puts) == 2:
@@ -196,7 +199,7 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
         put(self, run_id, name, content)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tracker.Tracker, "_put", killed)
+        patch.setattr(Tracker, "_put", killed)
         Following(sweep).mirror.sync()
     assert children(sweep) == {0: "FINISHED", 1: "RUNNING"}
     assert lines_synced(sweep) == 0
@@ -249,7 +252,7 @@ def test_mlflow_is_in_step_only_once_the_sweeps_own_run_has_ended(sweep, monkeyp
     sweep.journal.append("record", record=a_record(0))
     sweep.journal.append("close", why="FINISHED")
     with monkeypatch.context() as patch:
-        patch.setattr(tracker.Tracker, "end", lambda *_: 1 / 0)
+        patch.setattr(Tracker, "end", lambda *_: 1 / 0)
         one = Following(sweep)
         one.mirror.start()
         assert "lacks the journal's last" in one.mirror.close()
@@ -297,7 +300,7 @@ def test_lines_are_counted_in_words():
 def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
     former = Following(sweep).mirror
     former.sync()
-    former._tracker._create("orphan", former._tracker._record_tags(a_record(7)), time.time())
+    former._tracker._create("orphan", former._tracker._tags(a_record(7)), time.time())
     assert children(sweep) == {7: "RUNNING"}
     with Following(sweep) as one:
         one.wait(lambda: one.mended)
@@ -306,7 +309,7 @@ def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
 
 
 def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(sweep, monkeypatch):
-    write, away = tracker.Tracker.log_records, threading.Event()
+    write, away = Tracker.log_records, threading.Event()
     away.set()
 
     def flaky(self, records):
@@ -314,7 +317,7 @@ def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(s
             raise RunError("connection refused")
         return write(self, records)
 
-    monkeypatch.setattr(tracker.Tracker, "log_records", flaky)
+    monkeypatch.setattr(Tracker, "log_records", flaky)
     monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     with Following(sweep) as one:
         began = time.monotonic()
@@ -351,7 +354,7 @@ def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeyp
 
 
 def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
-    create, lost = tracker.Tracker._create, []
+    create, lost = Tracker._create, []
 
     def half(self, name, tags, began):
         run_id = create(self, name, tags, began)
@@ -361,7 +364,7 @@ def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
         return run_id
 
     monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
-    monkeypatch.setattr(tracker.Tracker, "_create", half)
+    monkeypatch.setattr(Tracker, "_create", half)
     monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
@@ -391,7 +394,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
 
 def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch):
     gate = threading.Event()
-    monkeypatch.setattr(tracker.Tracker, "log_records", lambda *_: [str(gate.wait(20))])
+    monkeypatch.setattr(Tracker, "log_records", lambda *_: [str(gate.wait(20))])
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
         assert "it is too slow to wait for\nNothing is lost: `gcsearch sync" in one.mirror.close(timeout=0.5)

@@ -21,8 +21,9 @@ from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
-from gcsearch.tracking import tracker as tracking
-from gcsearch.tracking.tracker import Tracker, read_records, run_name, ui_command
+from gcsearch.tracking.client import read_records, runs_of, ui_command
+from gcsearch.tracking.description import run_name
+from gcsearch.tracking.tracker import Tracker
 from tests.support.servers import free_port, has_postgres, postgres
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
@@ -73,7 +74,7 @@ def again(tracker, **arguments) -> Tracker:
 
 
 def children(tracker):
-    runs = tracking._search(tracker.client, [tracker.experiment_id], tracker._sweep)
+    runs = runs_of(tracker.client, [tracker.experiment_id], tracker._sweep)
     return [run for run in runs if run.info.run_id != tracker.parent]
 
 
