@@ -13,8 +13,8 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.driver import checks, session
-from gcsearch.driver.prepare import check_loaded
-from gcsearch.driver.run import check_goes_on, is_finished
+from gcsearch.driver.prepare import check_goes_on, check_loaded
+from gcsearch.driver.run import is_finished
 from gcsearch.errors import InputError
 from gcsearch.execution.cluster import check_here, find_machines
 from gcsearch.execution.placement import Placement

@@ -1,22 +1,30 @@
-"""What a sweep needs before its first trial: data and model looked at, features encoded."""
+"""What holds before a session of a sweep begins: it is the sweep that was begun, data and model are looked at,
+features are encoded.
+"""
 
 from __future__ import annotations
 
+import json
+import shlex
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from gcsearch import files
 from gcsearch.config import search_space
 from gcsearch.config.metrics import Stage
-from gcsearch.config.pipeline import Pipeline, bytes_of
+from gcsearch.config.pipeline import Pipeline, Resources, Tracking, bytes_of
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.data.lists.splits import RepeatWarning
+from gcsearch.driver.load import flat
+from gcsearch.driver.session import over
 from gcsearch.errors import InputError
 from gcsearch.execution import cluster
 from gcsearch.execution.cluster import Where
 from gcsearch.files import cache_address, cache_folder, cache_place
 from gcsearch.sweep.callbacks import Watcher
-from gcsearch.sweep.store import Store
+from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 from gcsearch.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -104,3 +112,116 @@ def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> Non
         except InputError as error:
             key, received = "resources.memory", pipeline.resources.memory
             raise InputError(error.rule, key=key, received=received, remedy=error.remedy) from None
+
+
+# --- The sweep that was begun -----------------------------------------------------------------------------
+
+
+def check_goes_on(pipeline: Pipeline, store: Store) -> None:
+    """InputError where `run` would refuse to go on with the sweep of this name that is in the store."""
+    check_same(pipeline, store, origin_texts(pipeline))
+    check_not_cancelled(pipeline.name, store)
+
+
+def check_not_cancelled(name: str, store: Store) -> None:
+    """A job that is submitted again must not undo what a person has decided."""
+    if Journal(store.sweep(name) / "journal.jsonl").ended() == "CANCELLED":
+        raise InputError(
+            "a cancelled sweep goes on only where that is asked for",
+            file=store.sweep(name),
+            key="name",
+            received=name,
+            remedy=f"It goes on with `gcsearch resume {name}`, or begins anew with --fresh.",
+        )
+
+
+def origin_texts(pipeline: Pipeline) -> dict[str, str]:
+    """The two files that say what a sweep was made from."""
+    comment, content = f"Sweep {pipeline.name}: the pipeline as it was run.", pipeline.to_dict()
+    if files.is_file_name(pipeline.search.space):
+        comment += f"\nIts search space was {pipeline.search.space}; the copy lies beside this file."
+        content["search"]["space"] = SPACE_FILE
+    return {
+        SPACE_FILE: files.read_text(search_space.find(pipeline.search.space)),
+        PIPELINE_FILE: files.to_toml(content, comment),
+    }
+
+
+def check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
+    """InputError where a sweep of this name was begun from other files."""
+    from gcsearch.sweep import measured
+
+    folder = store.sweep(pipeline.name)
+    if not (folder / PIPELINE_FILE).exists():
+        return
+    sweep = Sweep(pipeline.name, store, folder)
+    place = _whatever_place if measured.recorded(sweep.journal) else _anywhere
+    before, now = (dict(flat(place(one).to_dict())) for one in (sweep.pipeline, pipeline))
+    before |= {f"space: {key}": value for key, value in flat(files.read_toml(folder / SPACE_FILE))}
+    now |= {f"space: {key}": value for key, value in flat(files.parse_toml(texts[SPACE_FILE]))}
+    differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+    if differing:
+        began, wanted = (_told({key: one.get(key) for key in differing}) for one in (before, now))
+        anew = "For another sweep: `--set name=OTHER`; for this one anew, the old one kept beside it: `--fresh`."
+        raise InputError(
+            f"a sweep goes on with the pipeline and space that it began with: {began}",
+            file=folder / PIPELINE_FILE,
+            received=wanted,
+            remedy="\n".join([*_commands(sweep, pipeline, differing), anew]),
+        )
+
+
+def _told(values: Mapping[str, object]) -> str:
+    """Keys with their values; of many the first."""
+    some = [
+        f"{key} = {_cut(json.dumps(value, default=str)) if value is not None else 'not set'}"
+        for key, value in values.items()
+    ]
+    more = f" and {len(some) - _NAMED} more" if len(some) > _NAMED else ""
+    return ", ".join(some[:_NAMED]) + more
+
+
+_NAMED = 6
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _commands(sweep: Sweep, pipeline: Pipeline, differing: Sequence[str]) -> list[str]:
+    """What gives the sweep what is asked of it more, where nothing else differs: trials, seeds of the confirmation."""
+    if not set(differing) <= {"search.trials", "confirm.seeds"}:
+        return []
+    elsewhere = "" if sweep.store == Store.locate() else f" --store {shlex.quote(str(sweep.store.root))}"
+    added = pipeline.search.trials - sweep.trials
+    known = {seed for batch in sweep.confirmed_seeds for seed in batch}
+    seeds = [str(seed) for seed in pipeline.confirm.seeds if seed not in known]
+    commands = []
+    if "search.trials" in differing and added > 0:
+        commands.append(f"For more trials: `gcsearch extend {sweep.name} --trials {added}{elsewhere}`.")
+    elif "search.trials" in differing:
+        commands.append(f"The sweep has {sweep.trials} trials, and none is taken away.")
+    if "confirm.seeds" in differing and seeds:
+        commands.append(f"For more seeds: `gcsearch confirm {sweep.name} --seeds {','.join(seeds)}{elsewhere}`.")
+    if not over(sweep.journal):
+        commands.insert(0, f"Finish it first: `gcsearch resume {sweep.name}{elsewhere}`.")
+    return commands
+
+
+def _anywhere(pipeline: Pipeline) -> Pipeline:
+    """The pipeline without what changes no number: a sweep may go on elsewhere, with other room and other failures.
+
+    The threads of a worker stay, because the last digits depend on them. The space is compared by its content.
+    """
+    search = pipeline.search.model_copy(update={"max_failed": 0, "space": ""})
+    resources = Resources(threads=pipeline.resources.threads)
+    task = pipeline.task.model_copy(update={"repeats": "refuse"})
+    return pipeline.model_copy(update={"task": task, "search": search, "resources": resources, "tracking": Tracking()})
+
+
+def _whatever_place(pipeline: Pipeline) -> Pipeline:
+    """As `_anywhere`, without the paths of what the journal has digests of: it may lie somewhere else now."""
+    task = pipeline.task
+    weights = "" if task.pretrained and files.is_path(task.pretrained) else task.pretrained
+    update = {"root": None, "pretrained": weights, "other_names": "" if task.other_names else None}
+    return _anywhere(pipeline.model_copy(update={"task": task.model_copy(update=update)}))

@@ -7,7 +7,7 @@ import pytest
 from gcsearch import files, open_sweep
 from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
-from gcsearch.driver import run
+from gcsearch.driver import prepare, run
 from gcsearch.errors import InputError
 from gcsearch.search.budget import Meter, seconds_of
 from gcsearch.sweep import callbacks
@@ -122,7 +122,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
 
 def test_an_unfinished_sweep_is_not_extended(tmp_path):
     sweep = Sweep("small", Store(tmp_path), tmp_path / "sweeps" / "small")
-    for name, text in run._texts(Pipeline.from_dict(SMALL)).items():
+    for name, text in prepare.origin_texts(Pipeline.from_dict(SMALL)).items():
         files.write_whole(sweep.folder / name, text)
     sweep.journal.append("open", id="small-1")
     with pytest.raises(InputError, match="only a finished sweep can be extended"):

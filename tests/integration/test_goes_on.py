@@ -6,7 +6,8 @@ import pytest
 
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.driver import load
-from gcsearch.driver.run import _open_or_begin, _texts, check_goes_on, confirm, extend
+from gcsearch.driver.prepare import check_goes_on, origin_texts
+from gcsearch.driver.run import _open_or_begin, confirm, extend
 from gcsearch.errors import InputError
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -27,7 +28,7 @@ def a_pipeline(place, **overrides: str) -> Pipeline:
 
 def begun(place, *, finished: bool = True) -> Sweep:
     pipeline = a_pipeline(place)
-    sweep = _open_or_begin(pipeline, Store(place / "store"), _texts(pipeline), fresh=False, uri=None)
+    sweep = _open_or_begin(pipeline, Store(place / "store"), origin_texts(pipeline), fresh=False, uri=None)
     sweep.journal.append("open", id="demo-0", trials=32)
     if finished:
         sweep.journal.append("final", records=[], threads=1)

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 from gcsearch.cli.app import app
 from gcsearch.config.trials import TrialConfig, TrialRecord
 from gcsearch.driver import load
-from gcsearch.driver.run import _open_or_begin, _texts
+from gcsearch.driver.prepare import origin_texts
+from gcsearch.driver.run import _open_or_begin
 from gcsearch.errors import GcsearchError, InputError
 from gcsearch.export import classifier
 from gcsearch.sweep.lease import Lease, Wish, ask, request_path
@@ -40,7 +41,7 @@ COMMANDS = (
 @pytest.fixture
 def sweep(tmp_path) -> Sweep:
     pipeline = load.load("demo")
-    made = _open_or_begin(pipeline, Store(tmp_path), _texts(pipeline), fresh=False, uri=None)
+    made = _open_or_begin(pipeline, Store(tmp_path), origin_texts(pipeline), fresh=False, uri=None)
     made.journal.append("open", id="demo-0", trials=1)
     made.journal.append("final", records=[], threads=1)
     made.journal.append("close", why="FINISHED")

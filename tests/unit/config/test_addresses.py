@@ -12,7 +12,8 @@ from gcsearch import files
 from gcsearch.config.addresses import check_uri, has_secrets, scrubbed, shown, without_secrets
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.driver import load, matrix
-from gcsearch.driver.run import _open_or_begin, _texts
+from gcsearch.driver.prepare import origin_texts
+from gcsearch.driver.run import _open_or_begin
 from gcsearch.errors import InputError, RunError
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, open_form
@@ -126,7 +127,7 @@ def a_pipeline(uri: str | None) -> Pipeline:
 
 def begin(tmp_path, uri: str | None) -> Sweep:
     pipeline = open_form(a_pipeline(uri))
-    return _open_or_begin(pipeline, Store(tmp_path), _texts(pipeline), fresh=False, uri=uri)
+    return _open_or_begin(pipeline, Store(tmp_path), origin_texts(pipeline), fresh=False, uri=uri)
 
 
 def test_a_sweep_keeps_the_secret_in_one_file_of_its_owner(tmp_path):

@@ -15,7 +15,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.task import Task
 from gcsearch.data import datasets
 from gcsearch.data.features import FeatureCache
-from gcsearch.driver import load, run, session
+from gcsearch.driver import load, prepare, run, session
 from gcsearch.errors import InputError, RunError
 from gcsearch.execution import worker
 from gcsearch.export import bundle
@@ -241,7 +241,7 @@ def sweep(tmp_path) -> Sweep:
         )
     )
     store = Store(tmp_path / "store")
-    begun = run._open_or_begin(chosen, store, run._texts(chosen), fresh=False, uri=None)
+    begun = run._open_or_begin(chosen, store, prepare.origin_texts(chosen), fresh=False, uri=None)
     begun.journal.append("open", id="mine-1", trials=2)
     labs = [task_data.of(task) for task in chosen.task.each]
     measured.record(begun.journal, begun.folder, measured.look(labs, chosen.measured))
