@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gcsearch.clip.packing import Layout
+from gcsearch.clip.packing import PackedLayout
 
 KEPT = 11  # tensors that a block keeps for its backward pass
 
@@ -54,7 +54,7 @@ class Block:
         return replace(self, **changed)
 
     def forward(
-        self, states: Tensor, layout: Layout, groups: int, rows: Tensor | None, first: bool, kept: list[Tensor]
+        self, states: Tensor, layout: PackedLayout, groups: int, rows: Tensor | None, first: bool, kept: list[Tensor]
     ) -> Tensor:
         """States [G N, D] to output states [G N, D], or only those at the indices `rows`, [G T K, D].
 
@@ -91,7 +91,13 @@ class Block:
         return F.linear(active, self.proj_weight, self.proj_bias).add_(middle)
 
     def backward(
-        self, gradient: Tensor, layout: Layout, groups: int, rows: Tensor | None, first: bool, kept: Sequence[Tensor]
+        self,
+        gradient: Tensor,
+        layout: PackedLayout,
+        groups: int,
+        rows: Tensor | None,
+        first: bool,
+        kept: Sequence[Tensor],
     ) -> Tensor:
         """Gradient at the output of `forward` to the gradient at its input; of the `first` block, at the prefix."""
         source, mean, rstd, asking, keys, values, shares, middle, middle_mean, middle_rstd, wide = kept

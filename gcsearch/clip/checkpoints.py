@@ -41,7 +41,7 @@ _SHOWN = 3
 
 
 @dataclass(frozen=True, eq=False)
-class Checkpoint:
+class WeightsFile:
     """What a file holds: weights by name, and what it tells about the model they belong to."""
 
     file: Path
@@ -71,7 +71,7 @@ class Sizes:
         )
 
 
-def read(pretrained: str | Path) -> Checkpoint:
+def read(pretrained: str | Path) -> WeightsFile:
     """The weights in a file, or in a hub folder: a directory with one of `FILES`, or a repository of the hub's cache.
 
     Args:
@@ -95,7 +95,7 @@ def read(pretrained: str | Path) -> Checkpoint:
     quick_gelu = bool(settings["model_cfg"].get("quick_gelu")) if settings else None
     if [state.pop(name) for name in _OPENAI_STATE if name in state]:
         quick_gelu = True
-    return Checkpoint(
+    return WeightsFile(
         file=file,
         state={name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in state.items()},
         quick_gelu=quick_gelu,
@@ -274,7 +274,7 @@ def _some(names: Iterable[Any]) -> str:
 
 
 def fit(
-    checkpoint: Checkpoint, model: Mapping[str, Tensor], name: str, fitting: Callable[[Sizes], Iterable[str]]
+    checkpoint: WeightsFile, model: Mapping[str, Tensor], name: str, fitting: Callable[[Sizes], Iterable[str]]
 ) -> dict[str, Tensor]:
     """The checkpoint's weights under the names of the model's.
 

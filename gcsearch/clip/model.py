@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gcsearch import files
 from gcsearch.clip import checkpoints
 from gcsearch.clip.block import Block, fold
-from gcsearch.clip.checkpoints import Checkpoint, Sizes
+from gcsearch.clip.checkpoints import Sizes, WeightsFile
 from gcsearch.clip.preprocess import OPENAI_MEAN, OPENAI_STD, Interpolation, Preparation, ResizeMode
 from gcsearch.clip.text_tower import TextTower
 from gcsearch.errors import InputError, unknown_name
@@ -195,7 +195,7 @@ def _tags(name: str) -> dict[str, dict[str, Any]]:
     return {tag: table.get_pretrained_cfg(name, tag) for tag in table.list_pretrained_tags_by_model(name)}
 
 
-def _checkpoint(name: str, pretrained: str | None, tags: Mapping[str, dict[str, Any]]) -> Checkpoint:
+def _checkpoint(name: str, pretrained: str | None, tags: Mapping[str, dict[str, Any]]) -> WeightsFile:
     """The weights behind a tag or a path. A tag says beside them whether QuickGELU is needed."""
     if pretrained is not None and files.is_path(pretrained):
         return checkpoints.read(pretrained)
@@ -209,12 +209,12 @@ def _checkpoint(name: str, pretrained: str | None, tags: Mapping[str, dict[str, 
         )
     settings = tags[pretrained]
     read = checkpoints.read(_hub_file(name, pretrained, settings["hf_hub"]))
-    return Checkpoint(
+    return WeightsFile(
         read.file, read.state, quick_gelu=bool(settings.get("quick_gelu")) or None, preprocessing=settings
     )
 
 
-def _switched(checkpoint: Checkpoint, settings: Mapping[str, Any], name: str) -> bool:
+def _switched(checkpoint: WeightsFile, settings: Mapping[str, Any], name: str) -> bool:
     """Whether QuickGELU takes the place of the architecture's GELU. Warns where the two may not belong together.
 
     Weights trained with one run with the other, a few points worse and without any error.

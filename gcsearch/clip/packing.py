@@ -90,7 +90,7 @@ def _fill(lengths: Sequence[int], tiles: int, shared: int) -> tuple[tuple[tuple[
     return tuple(places), max(load for load, _ in loads), max(counts)
 
 
-class Tables(NamedTuple):
+class PackedTables(NamedTuple):
     """A tiling written out as tensors."""
 
     tokens: Tensor  # [S, N]: token ids; -1 for prefix, inserted rows and padding
@@ -104,7 +104,7 @@ class Tables(NamedTuple):
     weights: Tensor  # [S, R, U]: 1, and 0 where a row is used less than U times
 
 
-def tables(rows: Sequence[Sequence[Row]], plan: Tiling) -> Tables:
+def tables(rows: Sequence[Sequence[Row]], plan: Tiling) -> PackedTables:
     """The tensors of a tiling of the class texts `rows[group][class]`."""
     groups, count = len(rows), plan.positions
     tokens = torch.full((groups, count), -1)
@@ -131,7 +131,7 @@ def tables(rows: Sequence[Sequence[Row]], plan: Tiling) -> Tables:
     mask = _mask(owner, places, plan)
     inside = (pooled.view(groups, plan.tiles, -1) - torch.arange(plan.tiles)[:, None] * plan.length).clamp_min(0)
     last_mask = mask.gather(2, inside[..., None].expand(-1, -1, -1, plan.keys))
-    return Tables(tokens, places, mask, pooled, last_mask, slots, *_uses(at))
+    return PackedTables(tokens, places, mask, pooled, last_mask, slots, *_uses(at))
 
 
 def _mask(owner: Tensor, places: Tensor, plan: Tiling) -> Tensor:
@@ -160,7 +160,7 @@ def _uses(at: Sequence[dict[int, list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True, eq=False)
-class Layout:
+class PackedLayout:
     """A packed table of class texts behind a prefix of fixed length: everything that is constant over a run.
 
     The tables hold each different group of class texts once, S in all; `which` says for every group which it is.
@@ -179,7 +179,7 @@ class Layout:
     first: Tensor | None  # [S, N, 3D]: the first block's queries, keys and values, where they are worth keeping
     spreads: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
-    def part(self, groups: slice) -> Layout:
+    def part(self, groups: slice) -> PackedLayout:
         """The layout of some of the groups."""
         return replace(self, which=self.which[groups], spreads={})
 

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gcsearch.clip.block import KEPT, Block, norm, norm_backward
-from gcsearch.clip.packing import Layout, Row, Tables, tables, tiling
+from gcsearch.clip.packing import PackedLayout, PackedTables, Row, tables, tiling
 from gcsearch.errors import InputError
 
 WORTH_KEEPING = 4 * 2**20
@@ -40,7 +40,7 @@ class Suffix:
     rows: tuple[tuple[Row, ...], ...]  # [S][C], hashable
     whole: Suffix | None = None
     piece: slice | None = None
-    layouts: dict[tuple[int, TextTower], Layout] = field(default_factory=dict)
+    layouts: dict[tuple[int, TextTower], PackedLayout] = field(default_factory=dict)
 
     @property
     def groups(self) -> int:
@@ -59,7 +59,7 @@ class Suffix:
         """The table of a slice of the groups, laid out as in the whole; the table itself where all groups share it."""
         return self if self.groups == 1 else Suffix(self.rows[groups], self, groups)
 
-    def layout(self, shared: int, tower: TextTower) -> Layout:
+    def layout(self, shared: int, tower: TextTower) -> PackedLayout:
         """How this table lies behind a prefix of `shared` positions; made on first use."""
         key = (shared, tower)
         if key not in self.layouts:
@@ -72,7 +72,7 @@ class Suffix:
         return self.layouts[key]
 
 
-def _layout(rows: tuple[tuple[Row, ...], ...], shared: int, tower: TextTower) -> Layout:
+def _layout(rows: tuple[tuple[Row, ...], ...], shared: int, tower: TextTower) -> PackedLayout:
     longest = shared + max(len(row) for group in rows for row in group)
     if longest > len(tower.positions):
         raise InputError(
@@ -82,7 +82,7 @@ def _layout(rows: tuple[tuple[Row, ...], ...], shared: int, tower: TextTower) ->
         )
     distinct = {group: index for index, group in enumerate(dict.fromkeys(rows))}
     plan = tiling([[len(row) for row in group] for group in distinct], shared, tower.width)
-    packed = Tables(*(table.to(tower.device) for table in tables(list(distinct), plan)))
+    packed = PackedTables(*(table.to(tower.device) for table in tables(list(distinct), plan)))
     tokens = packed.tokens
     states = tower.token_embedding[tokens.clamp_min(0)] * (tokens >= 0)[..., None] + tower.positions[packed.places]
     states = states.to(tower.dtype)
@@ -90,7 +90,7 @@ def _layout(rows: tuple[tuple[Row, ...], ...], shared: int, tower: TextTower) ->
     worth = states[0].numel() * 3 * states.itemsize <= WORTH_KEEPING
     if worth and len(packed.used) == 0 and len(tower.blocks) > 1:
         first = F.linear(norm(states, block.eps_1)[0], block.qkv_weight, block.qkv_bias)
-    return Layout(
+    return PackedLayout(
         shared=shared,
         which=torch.tensor([distinct[group] for group in rows], device=tower.device),
         states=states,
@@ -192,7 +192,7 @@ class TextTower:
         pooled = classes * (self.width + len(self.projection))
         return groups * (((blocks - 1) * inner + last) * self.dtype.itemsize + pooled * 4)
 
-    def _start(self, layout: Layout, prefix: Tensor, inserted: Tensor | None) -> Tensor:
+    def _start(self, layout: PackedLayout, prefix: Tensor, inserted: Tensor | None) -> Tensor:
         """The first block's input [G N, D]."""
         groups = len(prefix)
         states = layout.spread(layout.states, groups)
@@ -204,7 +204,9 @@ class TextTower:
             states.index_add_(0, layout.flat("uses", groups), chosen.flatten(0, 2))
         return states
 
-    def _forward(self, layout: Layout, prefix: Tensor, inserted: Tensor | None, kept: list[Tensor] | None) -> Tensor:
+    def _forward(
+        self, layout: PackedLayout, prefix: Tensor, inserted: Tensor | None, kept: list[Tensor] | None
+    ) -> Tensor:
         groups = len(prefix)
         states = self._start(layout, prefix, inserted)
         for index, block in enumerate(self.blocks):
@@ -221,7 +223,7 @@ class TextTower:
             kept += [states, mean, rstd, features, length]
         return features.view(groups, -1, len(self.projection))
 
-    def _backward(self, layout: Layout, gradient: Tensor, kept: Sequence[Tensor]) -> Tensor:
+    def _backward(self, layout: PackedLayout, gradient: Tensor, kept: Sequence[Tensor]) -> Tensor:
         """Gradient at the features [G, C, E] to that at the first block's input [G, N, D], or at the prefix."""
         states, mean, rstd, features, length = kept[-5:]
         groups, gradient = len(gradient), gradient.flatten(0, 1)
@@ -240,7 +242,7 @@ class TextTower:
         gradient = gradient.view(groups, -1, self.width).float()
         return gradient if unit is None else gradient * unit[:, None, None]
 
-    def _role(self, index: int, layout: Layout, groups: int) -> tuple[Tensor | None, bool]:
+    def _role(self, index: int, layout: PackedLayout, groups: int) -> tuple[Tensor | None, bool]:
         """Where the block's output is wanted (None: everywhere), and whether most of its input is constant."""
         if index == len(self.blocks) - 1:
             return layout.flat("rows", groups), False
@@ -251,7 +253,7 @@ class _Encode(torch.autograd.Function):
     """`TextTower.encode` with the backward pass of a frozen tower."""
 
     @staticmethod
-    def forward(ctx: Any, tower: TextTower, layout: Layout, prefix: Tensor, inserted: Tensor | None) -> Tensor:
+    def forward(ctx: Any, tower: TextTower, layout: PackedLayout, prefix: Tensor, inserted: Tensor | None) -> Tensor:
         kept: list[Tensor] = []
         features = tower._forward(layout, prefix, inserted, kept)
         ctx.tower, ctx.layout, ctx.inserted = tower, layout, None if inserted is None else inserted.shape
@@ -261,7 +263,7 @@ class _Encode(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        layout: Layout = ctx.layout
+        layout: PackedLayout = ctx.layout
         groups = len(gradient)
         states = ctx.tower._backward(layout, gradient, ctx.saved_tensors)
         to_inserted = None

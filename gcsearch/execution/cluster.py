@@ -108,7 +108,7 @@ def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bo
     from gcsearch.execution import preflight
 
     for task in pipeline.task.each:
-        job = preflight.Job(task, pipeline.measured, cache, pipeline.resources.decoders)
+        job = preflight.NodeJob(task, pipeline.measured, cache, pipeline.resources.decoders)
         preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))
 
 

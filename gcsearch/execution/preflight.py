@@ -50,7 +50,7 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class Finding:
+class Readiness:
     """What a look at all nodes came to. `one_cache`: the nodes share the folder of the cache."""
 
     faults: tuple[Fault, ...]
@@ -58,7 +58,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Job:
+class NodeJob:
     """What a node makes ready: the task in stages with seeds, in the cache at `cache` (GCSEARCH_CACHE)."""
 
     task: Task
@@ -67,7 +67,7 @@ class Job:
     decoders: int | str = "auto"
 
 
-def examine(nodes: Sequence[Node], store: Path, cache: Path | None) -> Finding:
+def examine(nodes: Sequence[Node], store: Path, cache: Path | None) -> Readiness:
     """Let every node read and write a probe in the store and the cache, and say its versions. Takes seconds.
 
     `nodes` are those that may run trials; the folders are named as this process, on the driver's node, sees
@@ -82,13 +82,13 @@ def examine(nodes: Sequence[Node], store: Path, cache: Path | None) -> Finding:
             if answer.get("store") == "":
                 answer["store"] = _unseen(store, mark, node)
             faults += _faults(node, answer, store, cache)
-        return Finding(tuple(faults), all(answer.get("cache_shared") for answer in told.values()))
+        return Readiness(tuple(faults), all(answer.get("cache_shared") for answer in told.values()))
 
 
 def prepare(
     nodes: Sequence[Node],
     placement: Placement,
-    job: Job,
+    job: NodeJob,
     *,
     one_cache: bool,
     progress: Progress | None = None,
@@ -309,7 +309,7 @@ def _probing() -> Callable[[str, str, str], dict[str, Any]]:
     return probe
 
 
-def _prepare(job: Job) -> dict[str, Any]:
+def _prepare(job: NodeJob) -> dict[str, Any]:
     """Load the task and have everything that trials read in this node's cache."""
     os.environ["GCSEARCH_CACHE"] = job.cache
     try:

@@ -58,14 +58,14 @@ class WholeRun:
     texts: Mapping[str, str]
 
 
-class Tables:
+class ExperimentTables:
     """The tables of one MLflow experiment."""
 
     def __init__(self, uri: str, engine: sqlalchemy.Engine, experiment: str, artifacts: str) -> None:
         self._uri, self._engine, self._experiment, self._artifacts = uri, engine, experiment, artifacts
 
     @classmethod
-    def find(cls, uri: str, experiment: str, artifacts: str) -> Tables | None:
+    def find(cls, uri: str, experiment: str, artifacts: str) -> ExperimentTables | None:
         """Those of the database `uri`; None where they are not as they are known here.
 
         Args:

@@ -46,7 +46,7 @@ from gcsearch.tracking.description import (
 )
 
 if TYPE_CHECKING:
-    from gcsearch.tracking.bulk import Tables, WholeRun
+    from gcsearch.tracking.bulk import ExperimentTables, WholeRun
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -206,12 +206,14 @@ class Tracker:
             self.written += len(new)
         return [self._children[key].run_id if key in new else self.log_record(*one) for key, one in keyed]
 
-    def _find_tables(self) -> Tables | None:
-        from gcsearch.tracking.bulk import Tables  # brings SQLAlchemy, of which a server's client needs nothing
+    def _find_tables(self) -> ExperimentTables | None:
+        from gcsearch.tracking.bulk import (
+            ExperimentTables,
+        )
 
         location = self.client.get_experiment(self.experiment_id).artifact_location
         location = self._artifacts.as_uri() if self._artifacts else location
-        return Tables.find(self.uri, self.experiment_id, location)
+        return ExperimentTables.find(self.uri, self.experiment_id, location)
 
     def _whole_run(self, record: TrialRecord, ended: float) -> WholeRun:
         from gcsearch.tracking.bulk import WholeRun

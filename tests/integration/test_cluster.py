@@ -566,7 +566,7 @@ def test_a_node_that_sees_other_folders_and_another_version(three_nodes, tmp_pat
         # A cache of its own is no fault: the node draws the data set and encodes it for itself.
         found = clusters.find(three_nodes.address)
         (other,) = (one for one in found.nodes if one.id not in known)
-        job = preflight.Job(pipeline.task, pipeline.measured, str(cache))
+        job = preflight.NodeJob(pipeline.task, pipeline.measured, str(cache))
         with session(Placement(1, 1), found):
             looked = preflight.examine([other], store, cache)
             assert [fault.what.split()[1] for fault in looked.faults] == ["lacks", "has"]

@@ -229,7 +229,7 @@ def test_folders_that_do_not_serve_are_refused(tmp_path):
 
 
 def checkpoint(state, tmp_path):
-    return checkpoints.Checkpoint(tmp_path / "weights.pt", dict(state))
+    return checkpoints.WeightsFile(tmp_path / "weights.pt", dict(state))
 
 
 def test_faults_are_counted_and_the_first_named(tmp_path):

@@ -299,7 +299,7 @@ def test_without_network_the_error_names_the_file_and_its_place(hub, monkeypatch
 def test_openais_tag_switches_to_quickgelu():
     settings = import_module("open_clip").get_model_config("ViT-B-32")
     tag = backbones_model._tags("ViT-B-32")["openai"]
-    checkpoint = checkpoints.Checkpoint(Path("any"), {}, quick_gelu=tag["quick_gelu"])
+    checkpoint = checkpoints.WeightsFile(Path("any"), {}, quick_gelu=tag["quick_gelu"])
     assert backbones_model._switched(checkpoint, settings, "ViT-B-32")
     assert not backbones_model._switched(checkpoint, {"quick_gelu": True}, "ViT-B-32-quickgelu")
 

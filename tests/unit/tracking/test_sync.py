@@ -169,7 +169,7 @@ def test_the_parent_ends_as_the_journal_does(sweep, why, status):
 def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writes_all(sweep, monkeypatch):
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
-    store, stored = bulk.Tables._store, []
+    store, stored = bulk.ExperimentTables._store, []
 
     def killed(self, place, texts):
         store(self, place, texts)
@@ -177,7 +177,7 @@ def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writ
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bulk.Tables, "_store", killed)
+        patch.setattr(bulk.ExperimentTables, "_store", killed)
         Following(sweep).mirror.sync()
     assert children(sweep) == {}
     with Following(sweep) as one:
@@ -188,7 +188,7 @@ def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writ
 
 
 def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(sweep, monkeypatch):
-    monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
+    monkeypatch.setattr(bulk.ExperimentTables, "find", lambda *_: None)  # as with a server
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
     put, puts = Tracker._put, []
@@ -334,7 +334,7 @@ def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(s
 
 
 def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeypatch):
-    write, lost = bulk.Tables.write, []
+    write, lost = bulk.ExperimentTables.write, []
 
     def unheard(self, runs):
         lost.append(write(self, runs))
@@ -342,7 +342,7 @@ def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeyp
             raise OSError("the connection was closed")
         return lost[-1]
 
-    monkeypatch.setattr(bulk.Tables, "write", unheard)
+    monkeypatch.setattr(bulk.ExperimentTables, "write", unheard)
     monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
@@ -363,7 +363,7 @@ def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
             raise RunError("the server closed the connection")
         return run_id
 
-    monkeypatch.setattr(bulk.Tables, "find", lambda *_: None)  # as with a server
+    monkeypatch.setattr(bulk.ExperimentTables, "find", lambda *_: None)  # as with a server
     monkeypatch.setattr(Tracker, "_create", half)
     monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     sweep.journal.append("record", record=a_record(0))
