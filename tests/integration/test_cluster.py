@@ -30,9 +30,10 @@ from gcsearch.execution.executor import run_search
 from gcsearch.execution.placement import Machine, Placement, spread
 from gcsearch.execution.session import session
 from gcsearch.sweep import callbacks
-from tests.integration.test_pipeline import journal_has, long_space
 from tests.support.bowl import SETTINGS, SPACE, Bowl, search
+from tests.support.processes import journal_has
 from tests.support.servers import free_port
+from tests.support.sweeps import long_space
 
 # Worker processes do not have this folder on their path: send what is defined here along with the objects.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

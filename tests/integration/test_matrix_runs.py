@@ -10,7 +10,7 @@ import pytest
 
 from gcsearch import open_sweep
 from gcsearch.driver import matrix, run
-from tests.integration.test_pipeline import command, journal_has, left_behind, start
+from tests.support.processes import command, journal_has, left_behind, start
 
 pytestmark = pytest.mark.slow
 

@@ -19,8 +19,9 @@ from mlflow import MlflowClient
 from gcsearch import open_sweep
 from gcsearch.driver import run as pipelines
 from gcsearch.files import to_toml
-from tests.integration.test_pipeline import SMOKE, command, journal_has, left_behind, long_space, start
+from tests.support.processes import command, journal_has, left_behind, start
 from tests.support.servers import MlflowServer, has_postgres, postgres
+from tests.support.sweeps import SMOKE, long_space
 
 pytestmark = pytest.mark.slow
 
