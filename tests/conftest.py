@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -24,6 +25,11 @@ from gcsearch.training.task_data import Laboratory
 from tests.support.shell import AT_THE_START, cleaned
 
 CLASSES = ("red dog", "blue dog", "green_cat", "tiny yellow cat", "horse", "old horse", "owl", "snowy white owl")
+
+
+# The same examples each time, however busy the machine is; nothing is kept between runs.
+hypothesis.settings.register_profile("gcsearch", derandomize=True, deadline=None, database=None, max_examples=50)
+hypothesis.settings.load_profile("gcsearch")
 
 
 def pytest_configure(config: pytest.Config) -> None:
