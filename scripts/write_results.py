@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from gcsearch import files
-from gcsearch.results.published import AVERAGE, COLUMNS, Cell, Paper, Protocol, Published, Result, load
+from gcsearch.results.published import AVERAGE, COLUMNS, Paper, Protocol, Published, PublishedNumber, Result, load
 
 PAGE = Path(__file__).parent.parent / "docs" / "results.md"
 
@@ -74,7 +74,7 @@ and issues were.
 """
 
 
-def cell_text(cell: Cell) -> str:
+def cell_text(cell: PublishedNumber) -> str:
     """A number with the mark of its certainty."""
     text = f"{cell.value:.2f}"
     if cell.certainty == "computed":

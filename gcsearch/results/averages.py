@@ -18,9 +18,20 @@ from gcsearch.config.metrics import METRICS, Column
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.methods.registry import with_tags
 from gcsearch.results import documents
-from gcsearch.results.comparison import ORACLE, ComparedRow, Contrast, TaskGroup, leaders
+from gcsearch.results.comparison import (
+    ORACLE,
+    ComparedRow,
+    Contrast,
+    TaskGroup,
+    commas,
+    compared_table,
+    leaders,
+    titled,
+    unique_label,
+)
 from gcsearch.results.differences import by_seed, verdict_of
 from gcsearch.results.documents import Numbers
+from gcsearch.results.tables.table import Cell, Entry, Table
 from gcsearch.stats import harmonic_mean, spread
 
 H_OF_MEANS = Column.of(METRICS["test_h_of_means"])
@@ -63,6 +74,21 @@ class AverageRow:
         """The averages in a column by their seeds; empty where it has none."""
         return dict(zip(self.seeds, self.values[column.key], strict=False))
 
+    def entry(self, table: AverageTable) -> Entry:
+        """The row for files and DataFrames: of the task and the setting what is the same on every data set."""
+        first, *others = self.records
+        same = all(one.config == first.config for one in others)
+        labels = {
+            **self.rows[0].entry(table.task).labels,
+            "dataset": f"mean of {len(table.datasets)} data sets",
+            "name": self.title,
+            "tags": ";".join(self.tags),
+            "searched_in": ";".join(self.sweeps),
+            "configuration": first.config.describe() if same else "",
+        }
+        labels = {key: label for key, label in labels.items() if not key.startswith("against_")}
+        return Entry(labels | (self.against.labels() if self.against else {}), self.seeds, self.values)
+
     def document(self) -> documents.Average:
         """As `gcsearch compare --json` prints it."""
         numbers = {key: Numbers.of(self.seeds, values) for key, values in self.values.items()}
@@ -88,6 +114,28 @@ class AverageTable:
         """Plain JSON values."""
         rows = tuple(row.document() for row in self.rows)
         return documents.Averages(average_over=self.datasets, rows=rows).dump()
+
+    def entries(self) -> list[Entry]:
+        """The rows for files and DataFrames."""
+        return [row.entry(self) for row in self.rows]
+
+    def table(self, others: Sequence[AverageTable], *, formal: bool = False) -> Table:
+        """Each method over all data sets; where the methods differ in their seeds, each shows its own.
+
+        `others` are all tables of averages that are shown together, this one among them; `formal` as in
+        `TaskGroup.table`.
+        """
+        names = ", ".join(titled(name, formal=formal) for name in self.datasets)
+        title = f"{'Mean' if formal else 'mean'} over {len(self.datasets)} data sets ({names}), mean ± sd over seeds"
+        words = ["", "seeds"] if len({row.seeds for row in self.rows}) > 1 else [""]
+        cells: list[list[Cell]] = [
+            [row.name, commas(row.seeds)][: len(words)] + [spread(row.values.get(one.key, ())) for one in self.columns]
+            for row in self.rows
+        ]
+        headings = [f"{len(one.datasets)} data sets {one.task['backbone']} {one.task['shots']} shots" for one in others]
+        label = unique_label(headings, others.index(self), "mean over") if formal else ""
+        best = [(row.best, row.against) for row in self.rows]
+        return compared_table(title, words, self.columns, cells, best, label=label, formal=formal)
 
 
 def averages(groups: Sequence[TaskGroup]) -> list[AverageTable]:

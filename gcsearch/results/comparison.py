@@ -15,14 +15,17 @@ from typing import Any, NamedTuple
 from gcsearch.config import metrics
 from gcsearch.config.metrics import Column
 from gcsearch.config.task import Task
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
 from gcsearch.errors import InputError
 from gcsearch.methods import registry
 from gcsearch.methods.registry import title_and_tags, with_tags
 from gcsearch.results import documents
 from gcsearch.results.differences import Difference, Verdict, paired, verdict
 from gcsearch.results.documents import Numbers, facts
-from gcsearch.stats import Spread, spread
+from gcsearch.results.tables import latex
+from gcsearch.results.tables.table import Cell, Entry, Heading, Table
+from gcsearch.results.tables.wording import tagged
+from gcsearch.stats import Spread, p_value, spread
 
 BASE_TO_NEW = metrics.columns(Task())
 """The columns of the usual protocol: base, new, H."""
@@ -68,6 +71,23 @@ class Contrast(NamedTuple):
         numbers = self.lead.to_dict() | {"verdict": self.verdict.value}
         return documents.Against(name=self.name, metric=self.column.metric, **numbers)
 
+    def labels(self) -> dict[str, Cell]:
+        """As fields of a CSV file, empty without a common seed."""
+        if self.lead is None:
+            return {}
+        numbers = {"mean": self.lead.mean, "low": self.lead.low, "high": self.lead.high, "p": self.lead.p}
+        known = {f"against_{part}": f"{value:.4f}" for part, value in numbers.items() if not math.isnan(value)}
+        return {"against_name": self.name, "against_metric": self.column.metric, **known}
+
+    @staticmethod
+    def cells(against: Contrast | None) -> list[Cell]:
+        """The difference and Wilcoxon's p as two cells of a table, which the row that all are compared with has not."""
+        if against is None:
+            return [None, None]
+        if against.lead is None:
+            return ["no common seed", None]
+        return [against.lead, p_value(against.lead.p)]
+
 
 @dataclass(frozen=True)
 class ComparedRow:
@@ -111,6 +131,20 @@ class ComparedRow:
         """Mean and deviation over seeds."""
         return spread(self.per_seed(column))
 
+    def entry(self, task: Mapping[str, Any]) -> Entry:
+        """The row with the task that it is a row of, for files and DataFrames."""
+        labels = {
+            **{key: _field(value) for key, value in task.items()},
+            "name": self.title,
+            "tags": ";".join(self.tags),
+            "searched_in": ";".join(self.sweeps),
+            "seeds": ";".join(map(str, self.record.seeds)),
+            "outcome": self.record.outcome.value,
+            "configuration": self.record.config.describe(),
+            **(self.against.labels() if self.against else {}),
+        }
+        return Entry(labels, self.record.seeds, {one.key: self.per_seed(one.key) for one in self.columns})
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; numbers that do not exist are null."""
         return self.document().dump()
@@ -149,6 +183,29 @@ class TaskGroup:
     def to_dict(self) -> dict[str, Any]:
         """What `gcsearch compare --json` prints for a task, see `gcsearch.results.documents`."""
         return documents.Group(task=dict(self.task), rows=tuple(row.document() for row in self.rows)).dump()
+
+    def entries(self) -> list[Entry]:
+        """The rows for files and DataFrames."""
+        return [row.entry(self.task) for row in self.rows]
+
+    def table(self, groups: Sequence[TaskGroup], *, formal: bool = False) -> Table:
+        """The rows for people; where they differ in their seeds, each shows its own. `groups` are all that are shown.
+
+        `formal` is for a paper: proper names, a label, and notes below in place of words above.
+        """
+        differ = len(self.seeds) > 1
+        seeds = " or ".join(map(commas, self.seeds))
+        named = heading(self, groups, titled(str(self.task["dataset"]), formal=formal))
+        title = f"{named}: accuracy on test images in %, mean ± sd over seeds {seeds}"
+        words = ["", "searched in", "seeds"] if differ else ["", "searched in"]
+        cells: list[list[Cell]] = [
+            [row.name, ", ".join(row.sweeps), commas(row.record.seeds)][: len(words)]
+            + [row.values(column.key) for column in self.columns]
+            for row in self.rows
+        ]
+        label = unique_label([heading(one, groups) for one in groups], groups.index(self)) if formal else ""
+        best = [(row.best, row.against) for row in self.rows]
+        return compared_table(title, words, self.columns, cells, best, label=label, formal=formal)
 
 
 def compare(sweeps: Iterable[Finished]) -> list[TaskGroup]:
@@ -263,18 +320,82 @@ def _compared(group: TaskGroup, name: str) -> TaskGroup:
     return replace(group, rows=tuple(map(compared, group.rows)), other=other)
 
 
+# --- Tables ---------------------------------------------------------------------------------------------
+
+
+def compared_table(
+    title: str,
+    words: Sequence[str],
+    columns: Sequence[Column],
+    cells: Sequence[list[Cell]],
+    rows: Sequence[tuple[frozenset[str], Contrast | None]],
+    *,
+    label: str,
+    formal: bool,
+) -> Table:
+    """A table with the best of each column bold, and behind it the differences where `rows` have any.
+
+    `rows` say of each row which of its columns have no better one, and how it does beside another row.
+    """
+    keys = [*words, *(column.key for column in columns)]
+    headings = [*(Heading(word, words=True) for word in words)]
+    headings += [Heading(titled(column.title, formal=formal)) for column in columns]
+    strong = {(line, keys.index(key)) for line, (best, _) in enumerate(rows) for key in best}
+    notes: list[str] = []
+    other = next((against for _, against in rows if against), None)
+    if other:
+        headings += [Heading(f"{other.column.title} beside {other.name}"), Heading("p")]
+        cells = [[*line, *Contrast.cells(against)] for line, (_, against) in zip(cells, rows, strict=True)]
+        if formal:
+            notes.append(
+                f"* The 95 % interval of the difference to {other.name}, paired by seed, leaves out zero. "
+                "p is that of Wilcoxon's signed-rank test and does not decide the star."
+            )
+        else:
+            title += "; * the 95 % interval of the difference leaves out zero"
+    return Table(title, headings, cells, frozenset(strong), label=label, notes=notes)
+
+
+def results_table(records: Sequence[TrialRecord], task: Task, title: str = "", *, epochs: bool = False) -> Table:
+    """What the protocol of `task` measures of records of one stage, with how long each ran if `epochs`."""
+    shown = metrics.columns(task, records[0].stage if records else "test")
+    headings = [Heading("", words=True), *(Heading(column.title) for column in shown)]
+    rows: list[list[Cell]] = [
+        [tagged(record), *(spread(record.metrics.get(column.metric, ())) for column in shown)] for record in records
+    ]
+    if epochs:
+        headings.append(Heading("epochs"))
+        rows = [[*row, str(record.epochs or "-")] for row, record in zip(rows, records, strict=True)]
+    marked = {index for index, record in enumerate(records) if record.role is Role.CHAMPION}
+    return Table(title, headings, rows, marked=frozenset(marked))
+
+
+def commas(seeds: Iterable[int]) -> str:
+    """`4, 5, 6`."""
+    return ", ".join(map(str, seeds))
+
+
+def titled(dataset: str, *, formal: bool) -> str:
+    """The data set's name in a table: its key, in a paper its proper name."""
+    if not formal:
+        return dataset
+    from gcsearch.data.datasets import title_of  # late: it brings numpy, which a comparison alone does not need
+
+    return title_of(dataset)
+
+
+def unique_label(headings: Sequence[str], index: int, *words: str) -> str:
+    """The LaTeX label of the table at `index`, which no other of these tables has."""
+    labels = [latex.label(*words, one) for one in headings]
+    twice = labels.count(labels[index]) > 1
+    return f"{labels[index]}-{index + 1}" if twice else labels[index]
+
+
+def _field(value: object) -> str:
+    return ";".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 # --- Names ----------------------------------------------------------------------------------------------
-
-
-def tagged(record: TrialRecord) -> str:
-    """The record's label with the tags of its method."""
-    return with_tags(record.label, title_and_tags(record.config)[1])
-
-
-def described(config: TrialConfig) -> str:
-    """The setting in one line, the tags of its method behind the method's name."""
-    method, space, rest = config.describe().partition(" ")
-    return with_tags(method, title_and_tags(config)[1]) + space + rest
 
 
 def heading(group: TaskGroup, groups: Sequence[TaskGroup], dataset: str = "") -> str:

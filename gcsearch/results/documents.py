@@ -16,6 +16,7 @@ from gcsearch.config.base import Model
 from gcsearch.config.metrics import Stage
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.methods.registry import title_and_tags
+from gcsearch.results.tables.table import Heading, Table
 from gcsearch.stats import finite, interval, spread
 
 
@@ -273,6 +274,19 @@ class Predictions(Document):
     classes: tuple[str, ...]
     images: tuple[Classified, ...]
 
+    def table(self) -> Table:
+        """The likeliest classes of every image, a row each."""
+        seeds = ", ".join(map(str, self.seeds))
+        which = f"seed {seeds}" if len(self.seeds) == 1 else f"mean over the logits of seeds {seeds}"
+        rows = [
+            [one.image if place == 0 else "", guess.name, f"{guess.probability:.4f}"]
+            for one in self.images
+            for place, guess in enumerate(one.top)
+        ]
+        headings = [Heading("image", words=True), Heading("class", words=True), Heading("probability")]
+        likeliest = frozenset((line, 1) for line, row in enumerate(rows) if row[0])
+        return Table(f"{self.method}, {which}, among {len(self.classes)} classes", headings, rows, strong=likeliest)
+
 
 class Sharp(Document):
     """Loss and sharpness of one seed's prompt."""
@@ -294,6 +308,21 @@ class Sharpnesses(Document):
     method: str
     rho: float
     seeds: tuple[Sharp, ...]
+
+    def table(self) -> Table:
+        """A row for each seed."""
+        title = (
+            f"{self.method}: loss on training images, its largest rise within rho = {self.rho:.4g}, and the largest "
+            "eigenvalue of its Hessian"
+        )
+        headings = [Heading("seed", words=True)]
+        headings += map(Heading, ("images", "loss", "gradient norm", "sharpness", "eigenvalue"))
+
+        def cells(one: Sharp) -> list[str]:
+            numbers = (one.loss, one.gradient_norm, one.sharpness, one.eigenvalue)
+            return [str(one.seed), str(one.images), *(f"{number:.5g}" for number in numbers)]
+
+        return Table(title, headings, list(map(cells, self.seeds)))
 
 
 DOCUMENTS: dict[str, Any] = {

@@ -35,7 +35,7 @@ COLUMNS: dict[Protocol, tuple[str, ...]] = {
 Percent = Annotated[float, Field(ge=0, le=100)]
 
 
-class Cell(NamedTuple):
+class PublishedNumber(NamedTuple):
     """A published accuracy in per cent."""
 
     value: float
@@ -89,16 +89,16 @@ class Result(Model):
         """The method's title."""
         return find_method(self.method).title
 
-    def cells(self, dataset: str) -> dict[str, Cell]:
+    def cells(self, dataset: str) -> dict[str, PublishedNumber]:
         """The numbers on a data set of `numbers`, or `average`, by column; H is computed where it is not stated."""
         row = self.numbers[dataset]
         found = {
-            column: Cell(value, self._certainty(dataset, column))
+            column: PublishedNumber(value, self._certainty(dataset, column))
             for column, value in zip(COLUMNS[self.protocol], row, strict=False)
         }
         if self.protocol == "base-to-new" and len(row) == 2:
             recalled = any(cell.certainty == "recalled" for cell in found.values())
-            found["h"] = Cell(round(harmonic_mean(*row), 2), "recalled" if recalled else "computed")
+            found["h"] = PublishedNumber(round(harmonic_mean(*row), 2), "recalled" if recalled else "computed")
         return found
 
     def _certainty(self, dataset: str, column: str) -> Certainty:

@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, overload
 
-from gcsearch.config.metrics import is_oracle
+from gcsearch.config.metrics import columns, is_oracle
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.errors import InputError, RunError
@@ -20,8 +20,14 @@ from gcsearch.results import documents
 from gcsearch.results.differences import paired
 from gcsearch.results.documents import Numbers, Objective, facts
 from gcsearch.results.multi_dataset import worst_regrets
+from gcsearch.results.tables.table import Cell, Entry, Heading, Table, parameters, to_frame
+from gcsearch.results.tables.wording import described
 from gcsearch.stats import Spread, spread
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+_IN_A_NOTEBOOK = 20  # rows
 _LAST = {Outcome.COMPLETE: 0, Outcome.PRUNED: 1, Outcome.DIVERGED: 2, Outcome.FAILED: 3}
 
 
@@ -42,6 +48,13 @@ class RankedTrial:
         """Mean and spread of the objective over seeds."""
         return spread(self.record.metrics.get(self.objective, ()))
 
+    def entry(self) -> Entry:
+        """The row for a DataFrame."""
+        labels: dict[str, Cell] = {"rank": self.rank, "trial": self.record.number, "label": self.record.label}
+        labels |= {"outcome": self.record.outcome.value, "front": self.front, "worst_regret": self.worst_regret}
+        shown = {key: label for key, label in labels.items() if label is not None or key == "rank"}
+        return Entry(shown | parameters(self.record.config), self.record.seeds, self.record.metrics)
+
     def to_dict(self) -> dict[str, Any]:
         """What `gcsearch best --json` prints for a row, see `gcsearch.results.documents`."""
         return self.document().dump()
@@ -53,6 +66,63 @@ class RankedTrial:
         return documents.Ranked(
             rank=self.rank, objective=objective, front=self.front, worst_regret=self.worst_regret, **facts(self.record)
         )
+
+
+@dataclass(frozen=True)
+class Ranking(Sequence[RankedTrial]):
+    """The trials of a search, best first. A notebook shows the first of them as a table."""
+
+    pipeline: Pipeline
+    rows: tuple[RankedTrial, ...]
+
+    @overload
+    def __getitem__(self, index: int) -> RankedTrial: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[RankedTrial]: ...
+    def __getitem__(self, index: int | slice) -> RankedTrial | Sequence[RankedTrial]:
+        return self.rows[index]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def table(self, top: int | None = None, *, name: str = "") -> Table:
+        """The best `top` rows under the name of the sweep, by default the pipeline's: objectives and accuracies."""
+        task, search = self.pipeline.task, self.pipeline.search
+        accuracies = [column.metric for column in columns(task, search.stage)]
+        beside = accuracies if search.ranking_metric not in accuracies else []  # a margin alone says little
+        shown = dict.fromkeys((search.ranking_metric, *search.objectives, *beside))
+        title = f"{name or self.pipeline.name}: {len(self)} settings by {search.chosen_by}, mean ± sd over seeds"
+        title += "; * on the front" if len(search.objectives) > 1 else ""
+        headings = [
+            Heading("rank", "place", words=True),
+            Heading("trial", "name"),
+            *(Heading(metric, metric) for metric in shown),
+            *([Heading("worst regret", "worst_regret")] if task.also else []),
+            Heading("outcome", "outcome"),
+            Heading("configuration", "configuration", words=True, wraps=True),
+        ]
+        return replace(Table.of(title, headings, map(_for_people, self.rows[:top])), marked=frozenset({0}))
+
+    def to_frame(self) -> DataFrame:
+        """A DataFrame in long form: rank, trial, outcome, `params_NAME`..., `metric`, `seed` and `value`."""
+        return to_frame(row.entry() for row in self.rows)
+
+    def _repr_html_(self) -> str:
+        from gcsearch.results.tables.markup import notebook  # late: it brings Jinja2, which a terminal does not need
+
+        return notebook(self.table(_IN_A_NOTEBOOK))
+
+
+def _for_people(row: RankedTrial) -> Entry:
+    record = row.record
+    labels: dict[str, Cell] = {
+        "place": str(row.rank or "-") + (" *" if row.front else ""),
+        "name": f"t{record.number:04d}",
+        "worst_regret": math.nan if row.worst_regret is None else row.worst_regret,
+        "outcome": record.outcome.value,
+        "configuration": described(record.config) + (f"  ({record.label})" if record.label else ""),
+    }
+    return Entry(labels, record.seeds, record.metrics)
 
 
 def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
@@ -118,12 +188,12 @@ def order(record: TrialRecord, objective: str) -> tuple[float, ...]:
     return (_LAST[record.outcome], worth, *_effort(record))
 
 
-def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> list[RankedTrial]:
+def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> Ranking:
     """The records of the search of `pipeline`, best first: the one order of terminal, report, shortlist and export."""
     task, search = pipeline.task, pipeline.search
     metric = search.ranking_metric
     regrets = worst_regrets(records, metric, [part.dataset for part in task.each]) if task.also else {}
-    return rank(records, metric, search.objectives, regrets)
+    return Ranking(pipeline, tuple(rank(records, metric, search.objectives, regrets)))
 
 
 def _effort(record: TrialRecord) -> tuple[float, float, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from gcsearch.sweep.sweep import Sweep, open_sweep, seen_from_each
 
 if TYPE_CHECKING:
     from gcsearch.results.comparison import Finished
+    from gcsearch.results.method_table import Comparison
 
 Say = Callable[[str], None]
 
@@ -64,6 +65,16 @@ def finished(name: str, store: str | Path | None, say: Say) -> list[Finished]:
         rule = f"only finished sweeps can be compared, and none of the matrix {name} is"
         raise InputError(rule, file=Store.locate(store).root, remedy="Run its pipeline file again; it goes on.")
     return found
+
+
+def compared(
+    names: Iterable[str], store: str | Path | None, say: Say, *, against: str = "", published: bool = False
+) -> Comparison:
+    """All methods of the finished sweeps and matrices of these names, their rows compared with the one `against`."""
+    from gcsearch.results.method_table import Comparison
+
+    sweeps = [one for name in names for one in finished(name, store, say)]
+    return Comparison.of(sweeps, against_row=against, published=published)
 
 
 def _finished(name: str, store: str | Path | None) -> list[Finished]:

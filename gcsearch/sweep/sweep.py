@@ -20,10 +20,12 @@ from gcsearch.errors import InputError
 from gcsearch.results import ranking
 from gcsearch.results.differences import pooled
 from gcsearch.results.multi_dataset import seen_from
+from gcsearch.results.tables.table import record_entry, to_frame
 from gcsearch.sweep.journal import Journal, run_key, run_of
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
     from torch import Tensor
 
     from gcsearch.results.comparison import Finished
@@ -144,9 +146,20 @@ class Sweep:
         return [one.model_copy(update={"run_id": ids.get(run_key(run_of(one)), "")}) for one in records]
 
     @property
-    def ranking(self) -> list[ranking.RankedTrial]:
+    def ranking(self) -> ranking.Ranking:
         """All settings of the search, best first."""
         return ranking.ranking(self.pipeline, self.records)
+
+    def to_frame(self) -> DataFrame:
+        """All numbers of the sweep as a DataFrame in long form, those of the search and of the confirmation.
+
+        A line for each record, metric and seed: `stage`, `role`, `trial`, `label`, `outcome`, `method`,
+        `params_NAME`..., `metric`, `seed`, `value`.
+        """
+        return to_frame(map(record_entry, (*self.records, *self.finals)))
+
+    def _repr_html_(self) -> str:
+        return self.ranking._repr_html_()
 
     @property
     def worst_regrets(self) -> dict[int, float]:

@@ -19,6 +19,7 @@ from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
 from gcsearch.driver import checks
 from gcsearch.methods.registry import complete
 from gcsearch.results import comparison, multi_dataset
+from gcsearch.results.method_table import Comparison
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, seen_from_each
 
@@ -102,7 +103,7 @@ def finished(folder, task, objective) -> Sweep:
 
 def rows_of(page: str) -> list[list[str]]:
     """The table of all trials as text, row by row."""
-    body = re.search(r"<table class=sortable>.*?<tbody>(.*?)</tbody>", page, re.DOTALL)[1]
+    body = re.search(r'<table class="sortable">.*?<tbody>(.*?)</tbody>', page, re.DOTALL)[1]
     return [
         [re.sub(r"<[^>]*>", "", cell).replace("−", "-") for cell in re.split(r"<td[^>]*>", row)[1:]]
         for row in body.split("</tr>")[:-1]
@@ -120,7 +121,7 @@ def titles(page: str) -> set[str]:
 def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison(task, objective, tmp_path, capsys):
     sweep = finished(tmp_path, task, objective)
     metric = find(sweep.pipeline.search.ranking_metric)
-    render.print_ranking(sweep, 20)
+    render.print_table(sweep.ranking.table(20, name=sweep.name))
     ranking = capsys.readouterr().out
     assert f"settings by {sweep.pipeline.search.criterion}" in ranking
     render.print_finals(sweep)
@@ -145,9 +146,8 @@ def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison
     groups = comparison.compare(seen_from_each(sweep))
     assert len(groups) == len(task.each)
     for form in get_args(render.Form):
-        render.print_group(groups[0], groups, form=form)
-    render.print_csv(groups)
-    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out.split("\n\\end{table}\n")[-1])))
+        render.print_table(groups[0].table(groups, formal=form == "latex"), form)
+    found = list(csv.DictReader(io.StringIO(Comparison(tuple(groups), ()).to_csv())))
     keys = [column.key for column in columns(task.each[0])]
     assert all(row[f"{key}_mean"] for row in found for key in keys)
 

@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from gcsearch.cli.render import print_ranking
+from gcsearch.cli.render import print_table
 from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.trials import Outcome
 from gcsearch.driver import checks
@@ -188,7 +188,7 @@ def test_the_champion_is_chosen_among_the_front_by_h(tmp_path, monkeypatch, caps
     assert champion.number == 3  # as good as 2 in H, with a fifth of the epochs
     assert len(finals) == 5
     assert stand(bench.sweep).best_number == 2
-    print_ranking(bench.sweep, 10)
+    print_table(bench.sweep.ranking.table(10))
     shown = " ".join(capsys.readouterr().out.split())
     assert "by val_h on the front of val_base_acc and val_new_acc, mean ± sd over seeds; * on the front" in shown
     assert "rank trial val_h val_base_acc val_new_acc outcome" in shown

@@ -20,7 +20,7 @@ from gcsearch.cli.commands.options import (
     seeds_of,
     watch_progress,
 )
-from gcsearch.cli.render import near, print_json, print_predictions, print_results, print_sharpnesses
+from gcsearch.cli.render import near, print_json, print_table
 
 
 def export(
@@ -56,7 +56,7 @@ def predict(
     opened = classifier.open_export(export)
     names = classifier.read_names(classes) if classes else opened.names
     found = classifier.predict(opened, images, names=names, seed=seed, top=top)
-    print_json(found.dump()) if as_json else print_predictions(found)
+    print_json(found.dump()) if as_json else print_table(found.table())
 
 
 def landscape(
@@ -78,7 +78,7 @@ def landscape(
         exports.check_picture(out)
     with watch_progress(quiet=quiet) as watcher:
         found = exports.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, watcher=watcher)
-    print_json(found.dump()) if as_json else print_sharpnesses(found)
+    print_json(found.dump()) if as_json else print_table(found.table())
     if out and not as_json:
         print(near(out))
 
@@ -131,6 +131,7 @@ def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json
     from gcsearch.driver import run as pipelines
     from gcsearch.errors import InputError
     from gcsearch.methods.registry import title_and_tags
+    from gcsearch.results.comparison import results_table
 
     try:
         limit = None if memory is None else bytes_of(memory)
@@ -142,7 +143,7 @@ def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json
     if as_json:
         print_json(record.to_dict() | {"curve": []})
     else:
-        print_results([record.model_copy(update={"label": title})], file.task)
+        print_table(results_table([record.model_copy(update={"label": title})], file.task))
     if record.outcome.value != "complete":
         say(f"{record.outcome.value}: {record.reason}")
         sys.exit(1)

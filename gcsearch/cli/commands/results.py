@@ -10,16 +10,7 @@ import typer
 
 from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, say
 from gcsearch.cli.commands.running import exit_code, run_matrix
-from gcsearch.cli.render import (
-    Form,
-    near,
-    print_averages,
-    print_beside,
-    print_csv,
-    print_group,
-    print_json,
-    print_ranking,
-)
+from gcsearch.cli.render import Form, near, print_json, print_table
 from gcsearch.sweep import interrupts
 
 if TYPE_CHECKING:
@@ -41,7 +32,7 @@ def best(
     if as_json:
         print_json([row.to_dict() for row in found.ranking])
         return
-    print_ranking(found, top)
+    print_table(found.ranking.table(top, name=found.name))
 
 
 def compare(
@@ -103,36 +94,21 @@ def print_comparison(
     published: bool = False,
 ) -> None:
     """The table of finished sweeps and matrices, its rows compared with the one called `row`."""
-    from gcsearch.results import comparison
-    from gcsearch.results.averages import averages
-    from gcsearch.results.beside import beside
     from gcsearch.sweep import gathering
 
-    groups = comparison.compare([one for name in sweeps for one in gathering.finished(name, store, say)])
-    groups = comparison.against(groups, row) if row else groups
-    means = averages(groups)
-    for why in dict.fromkeys(why for table in means for why in table.left_out):
+    found = gathering.compared(sweeps, store, say, against=row or "", published=published)
+    for why in found.left_out:
         say(f"left out of the averages: {why}")
-    found = list(map(beside, groups)) if published else None
     if form == "json":
-        documents = [group.to_dict() for group in groups]
-        if found:
-            documents = [d | {"published": one.to_dict()} for d, one in zip(documents, found, strict=True)]
-        print_json([*documents, *(table.to_dict() for table in means)])
+        print_json(found.documents())
     elif form == "csv":
-        print_csv(groups, found, means)
-        for difference in dict.fromkeys(one.difference for one in found or () if one.difference):
+        print(found.to_csv(), end="")
+        for difference in dict.fromkeys(one.difference for one in found.published if one.difference):
             say(f"not beside published numbers: {difference}")
     else:
-        for index, group in enumerate(groups):
+        for index, table in enumerate(found.tables(formal=form == "latex")):
             print("\n" * (index > 0), end="")
-            print_group(group, groups, form=form)
-            if found:
-                print_beside(found[index], group, groups, form=form)
-        averaged = [table for table in means if table.rows]
-        for table in averaged:
-            print()
-            print_averages(table, averaged, form=form)
+            print_table(table, form)
 
 
 def report(

@@ -37,7 +37,7 @@ from gcsearch.results.report.theme import (
     star,
     styled,
 )
-from gcsearch.results.report.wording import counted, hover, named, value_text
+from gcsearch.results.tables.wording import counted, hover, named, value_text
 from gcsearch.stats import harmonic_mean
 
 _MEANING = {

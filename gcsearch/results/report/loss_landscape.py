@@ -5,7 +5,6 @@ The surface is over the numbers of the prompt; that over hyperparameters is in `
 
 from __future__ import annotations
 
-import html
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,8 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gcsearch.results.documents import Sharpnesses
-from gcsearch.results.report.page import Picture, Section, block, document
+from gcsearch.results.report.page import document
+from gcsearch.results.report.sections import Picture, Section
 from gcsearch.results.report.theme import ACCENT, BAR, INK, SURFACE, colour_scale, empty_figure
 
 _STEPS = "distance along the {}"
@@ -71,33 +71,17 @@ def _prompt() -> go.Scatter:
 def loss_page(title: str, numbers: Sharpnesses, surfaces: Sequence[LossSurface]) -> str:
     """One HTML file, readable without a network: the numbers of every seed, and a picture for each of `surfaces`."""
     low, high = limits(surfaces)
-    figures: list[str] = []
     lead = (
         "Sharpness is the largest rise of the loss that was found within rho; the eigenvalue is the Hessian's largest."
     )
     reading = _READING.format(round(surfaces[0].steps[-1] / numbers.rho))
     pictures = [Picture(surface.title, partial(draw_loss, surface, low, high)) for surface in surfaces]
     sections = [
-        Section("Numbers", lead, body=_table(numbers)),
+        Section("Numbers", lead, table=numbers.table()),
         Section("The loss around the prompts", reading, pictures),
     ]
     about = f"{numbers.method} · rho {numbers.rho:.4g}"
-    return document("gcsearch landscape", title, about, [block(one, figures) for one in sections], figures, "")
-
-
-def _table(numbers: Sharpnesses) -> str:
-    head = ("seed", "images", "loss", "gradient norm", "sharpness", "eigenvalue")
-    rows = "".join(
-        f"<tr>{''.join(f'<td class=n>{cell}</td>' for cell in cells)}</tr>"
-        for one in numbers.seeds
-        if (cells := (one.seed, one.images, *(f"{value:.5g}" for value in _numbers(one))))
-    )
-    titles = "".join(f"<th class=n>{html.escape(one)}</th>" for one in head)
-    return f"<div class=scroll><table><thead><tr>{titles}</tr></thead><tbody>{rows}</tbody></table></div>"
-
-
-def _numbers(one: object) -> list[float]:
-    return [getattr(one, name) for name in ("loss", "gradient_norm", "sharpness", "eigenvalue")]
+    return document("gcsearch landscape", title, about, sections)
 
 
 def loss_png(title: str, numbers: Sharpnesses, surfaces: Sequence[LossSurface]) -> bytes:

@@ -18,7 +18,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from gcsearch.config.base import Value
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.methods.registry import Trained
-from gcsearch.results.report.wording import value_text
+from gcsearch.results.tables.wording import value_text
 
 logging.getLogger("optuna.storages").setLevel(logging.WARNING)
 

@@ -11,7 +11,8 @@ import sys
 import pytest
 
 from gcsearch.cli import progress
-from gcsearch.cli.render import _table
+from gcsearch.cli.render import print_table
+from gcsearch.results.tables.table import Heading, Table
 
 PRINTS = "from gcsearch.cli import streams as streams; streams.steady(); print('76.7 ± 0.4 … große Küche 猫 \\udc80'); "
 
@@ -85,7 +86,8 @@ def test_no_terminal_is_too_narrow_for_a_number(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     with os.fdopen(theirs, "w") as terminal:
         monkeypatch.setattr(sys, "stdout", terminal)
-        _table("", ["", "base", "new", "H"], [["zero-shot CLIP", "76.67", "70.83", "73.63"]], lambda *_: False)
+        headings = [Heading("", words=True), *map(Heading, ("base", "new", "H"))]
+        print_table(Table("", headings, [["zero-shot CLIP", 76.67, 70.83, 73.63]]))
         monkeypatch.undo()
         terminal.flush()
         shown = os.read(ours, 10_000).decode()

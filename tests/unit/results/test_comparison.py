@@ -17,8 +17,10 @@ from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.errors import InputError
 from gcsearch.methods.registry import complete, with_tags
 from gcsearch.results.averages import averages
-from gcsearch.results.comparison import Finished, against, compare, described, heading, tagged
+from gcsearch.results.comparison import Finished, against, compare, heading, results_table
 from gcsearch.results.differences import Verdict
+from gcsearch.results.method_table import Comparison
+from gcsearch.results.tables.wording import described, tagged
 
 SKETCH = Task()
 
@@ -175,16 +177,15 @@ def test_each_protocol_has_its_own_columns_and_its_own_part():
 def test_tables_and_csv_of_several_protocols_stand_together(capsys):
     champion = measured(a_final("sam"), AWAY, 70.0, 60.0, 70.0, 50.0, 55.0)
     groups = compare([a_sweep("usual", a_final("sam"), []), a_sweep("away", champion, [], AWAY)])
-    render.print_csv(groups)
-    usual, away = csv.DictReader(capsys.readouterr().out.splitlines())
+    usual, away = csv.DictReader(Comparison(tuple(groups), ()).to_csv().splitlines())
     assert (usual["h_mean"], usual["acc_mean"], usual["targets_sd"]) == ("67.0000", "", "")
     assert (away["h_mean"], away["acc_mean"], away["folder-my-birds_mean"]) == ("", "71.0000", "51.0000")
     assert (usual["targets"], away["targets"]) == ("", "shapes-neon;shapes-sketch;folder:my birds")
-    render.print_group(groups[1], groups, form="markdown")
+    render.print_table(groups[1].table(groups), "markdown")
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "|  | searched in | source | shapes-neon | shapes-sketch | folder-my-birds | mean of targets |"
     assert lines[4].startswith("| SAM | away | **71.00 ± 1.41** | **61.00 ± 1.41** |")
-    render.print_results([champion], AWAY)
+    render.print_table(results_table([champion], AWAY))
     assert "mean of targets" in capsys.readouterr().out
 
 
@@ -294,10 +295,9 @@ def test_a_name_that_is_in_no_table_or_fits_several_rows_is_refused():
 def test_rows_without_a_common_seed_say_so_in_every_form(capsys):
     other = a_final("gcscoop", seeds=(8, 9))
     groups = against(compare([a_sweep("one", other)]), "CoOp")
-    render.print_group(groups[0], groups)
+    render.print_table(groups[0].table(groups))
     assert "no common seed" in capsys.readouterr().out
-    render.print_csv(groups)
-    (row,) = [r for r in csv.DictReader(capsys.readouterr().out.splitlines()) if r["name"] == "GCSCoOp"]
+    (row,) = [r for r in csv.DictReader(Comparison(tuple(groups), ()).to_csv().splitlines()) if r["name"] == "GCSCoOp"]
     assert row["against_mean"] == ""
 
 
@@ -392,7 +392,7 @@ def test_averages_of_other_seeds_stand_in_one_table_that_names_them(capsys):
     tasks = (SKETCH, NIGHT)
     sweeps = [a_sweep(f"{t.dataset}-{r.config.method}", r, task=t) for t in tasks for r in (a_final("gcscoop"), more)]
     (table,) = averages(compare(sweeps))
-    render.print_averages(table, form="markdown")
+    render.print_table(table.table([table]), "markdown")
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == "|  | seeds | base | new | H | H of means |"
     assert [line.split("|")[1:3] for line in lines[6:]] == [[" GCSCoOp ", " 4, 5 "], [" SAM ", " 4, 5, 9 "]]
@@ -413,12 +413,15 @@ def test_averages_are_compared_by_seed_as_the_rows_are(capsys):
     assert (found.name, found.column.metric, found.lead.values) == ("CoOp", "test_h", (3.5, 3.5))
     assert found.verdict is Verdict.BETTER
     assert by_name["SAM"].lead.values == (0.5, 0.5), "over the seeds that both have"
-    render.print_averages(table, form="markdown")
+    render.print_table(table.table([table]), "markdown")
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].endswith("| H | H of means | H beside CoOp | p |")
     assert lines[-2].startswith("| GCSCoOp |") and lines[-2].endswith("| +3.50 [+3.50, +3.50]* | 0.500 |")
-    render.print_csv(groups, None, [table])
-    last = [row for row in csv.DictReader(capsys.readouterr().out.splitlines()) if row["dataset"].startswith("mean")]
+    last = [
+        row
+        for row in csv.DictReader(Comparison(tuple(groups), (table,)).to_csv().splitlines())
+        if row["dataset"].startswith("mean")
+    ]
     assert [(row["against_name"], row["against_mean"]) for row in last[1:3]] == [("", ""), ("CoOp", "3.5000")]
     rows = {row["name"]: row["against"] for row in table.to_dict()["rows"]}
     assert rows["CoOp"] is None
@@ -448,8 +451,7 @@ def test_the_csv_ends_with_the_averages_as_lines_of_the_same_columns(capsys):
         a_sweep("b", a_final("gcscoop", 90.0, 50.0, rho=0.2), task=NIGHT),
     ]
     groups = compare(sweeps)
-    render.print_csv(groups, None, averages(groups))
-    lines = capsys.readouterr().out.splitlines()
+    lines = Comparison(tuple(groups), tuple(averages(groups))).to_csv().splitlines()
     assert {len(line) for line in csv.reader(lines)} == {len(lines[0].split(","))}
     rows = list(csv.DictReader(lines))
     places = ("shapes-sketch", "shapes-night", "mean of 2 data sets")
@@ -474,7 +476,7 @@ def test_an_oracle_has_an_average_of_its_own_and_does_not_compete_there(capsys):
         ("SAM [oracle]", []),
     ]
     assert [row["oracle"] for row in table.to_dict()["rows"]] == [False, False, False, True]
-    render.print_averages(table, form="markdown")
+    render.print_table(table.table([table]), "markdown")
     assert "| SAM [oracle] | 100.00 ± 1.41 |" in capsys.readouterr().out
     (table,) = averages(compare([both[0], peeks[1]]))
     assert table.left_out == ("SAM (not on shapes-night)", "SAM [oracle] (not on shapes-sketch)")
@@ -493,9 +495,9 @@ def test_a_setting_that_broke_on_one_data_set_has_no_average():
 def test_latex_is_safe_and_bold_where_it_should_be(capsys):
     sweeps = [a_sweep("a_b", a_final("gcscoop")), a_sweep("c", a_final("gcscoop"), task=NIGHT)]
     groups = against(compare(sweeps), "CoOp")
-    render.print_group(groups[0], groups, form="latex")
+    render.print_table(groups[0].table(groups, formal=True), "latex")
     (table,) = averages(groups)
-    render.print_averages(table, form="latex")
+    render.print_table(table.table([table], formal=True), "latex")
     assert table.rows[-1].against.name == "CoOp"
     out = capsys.readouterr().out
     assert out.count(r"\toprule") == out.count(r"\bottomrule") == 2

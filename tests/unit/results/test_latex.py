@@ -16,7 +16,9 @@ from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
 from gcsearch.data.datasets import title_of
 from gcsearch.results.averages import averages
 from gcsearch.results.comparison import Finished, against, compare
-from gcsearch.results.latex import escape, label, table
+from gcsearch.results.method_table import Comparison
+from gcsearch.results.tables.latex import escape, label, table
+from gcsearch.results.tables.table import Heading, Table
 
 NASTY = (
     "100% of_a&b #1 {x} $y$ ~z ^w \\cmd",
@@ -53,9 +55,9 @@ def groups(names=NASTY, datasets=("shapes-sketch", "folder:my_50% birds & 猫"))
 def latex(capsys, **more) -> str:
     found = against(groups(**more), "gcscoop")
     for group in found:
-        render.print_group(group, found, form="latex")
+        render.print_table(group.table(found, formal=True), "latex")
     for one in (means := averages(found)):
-        render.print_averages(one, means, form="latex")
+        render.print_table(one.table(means, formal=True), "latex")
     return capsys.readouterr().out
 
 
@@ -73,7 +75,7 @@ def test_a_table_explains_its_star_and_has_a_label_and_minus_signs(capsys):
     assert "+5.00 [+5.00, +5.00]*" in first, "it is there to be explained"
     assert not re.search(r"(?<![\w$-])-\d", first), "no hyphen for a minus"
     (lower,) = against(compare([Finished("x", Task(), a_final("", 65.0, lr=1.0), [a_final("low", 40.0)])]), "x")
-    render.print_group(lower, [lower], form="latex")
+    render.print_table(lower.table([lower], formal=True), "latex")
     assert "$-$25.00 [$-$25.00, $-$25.00]*" in capsys.readouterr().out
 
 
@@ -98,16 +100,17 @@ def test_every_table_of_an_output_has_a_label_of_its_own(capsys):
 def test_a_data_set_has_its_proper_name_in_latex_and_its_key_elsewhere(name, title, capsys):
     assert title_of(name) == title
     found = groups(names=["CoOp"], datasets=(name,))
-    render.print_group(found[0], found, form="latex")
+    render.print_table(found[0].table(found, formal=True), "latex")
     assert rf"\caption{{{escape(title)}, mini" in capsys.readouterr().out
-    render.print_group(found[0], found, form="markdown")
+    render.print_table(found[0].table(found), "markdown")
     assert capsys.readouterr().out.startswith(f"{name}, mini")
 
 
 @pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
 def test_the_tables_compile_in_a_plain_article_whatever_things_are_called(capsys, tmp_path):
-    body = latex(capsys) + table("x", ["[a", *NASTY], [["*", *NASTY]], strong=lambda *_: True, words=bool,
-                                 label=label("x"), notes=NASTY)  # fmt: skip
+    nasty = Table("x", [Heading(name, words=bool(i)) for i, name in enumerate(["[a", *NASTY])], [["*", *NASTY]],
+                  strong=frozenset((0, i) for i in range(len(NASTY) + 1)), label=label("x"), notes=NASTY)  # fmt: skip
+    body = latex(capsys) + table(nasty)
     head = "\\documentclass{article}\n\\usepackage{booktabs}\n\\begin{document}\n"
     (tmp_path / "t.tex").write_text(f"{head}{body}\n\\end{{document}}\n", encoding="utf-8")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
@@ -127,7 +130,7 @@ def test_what_latex_reads_as_a_command_is_a_sign():
 
 def test_no_name_breaks_a_markdown_table(capsys):
     found = against(groups(), "gcscoop")
-    render.print_group(found[1], found, form="markdown")
+    render.print_table(found[1].table(found), "markdown")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(lines) == len(NASTY) + 3
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
@@ -135,15 +138,14 @@ def test_no_name_breaks_a_markdown_table(capsys):
     assert any(line.endswith("]* | 0.500 |") for line in lines)
 
 
-def test_a_csv_holds_every_name_and_no_formula(capsys):
+def test_a_csv_holds_every_name_and_no_formula():
     names = ["=1+1", "+1 b", "-cmd|'x'", "@SUM(A1)", 'quoted "x", y', "\tx", "- 5"]
     found = against(groups(names=names), "gcscoop")
-    render.print_csv(found)
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    rows = list(csv.DictReader(io.StringIO(Comparison(tuple(found), ()).to_csv())))
     read = [row["name"] for row in rows[: len(names)]]
     assert read == ["'=1+1", "'+1 b", "'-cmd|'x'", "'@SUM(A1)", 'quoted "x", y', "'\tx", "'- 5"]
     assert {row["against_mean"] for row in rows} >= {"5.0000", ""}
     low = [a_final("low", 40.0)]
-    render.print_csv(against(compare([Finished("x", Task(), a_final("champion", 65.0, lr=1.0), low)]), "x"))
-    (line,) = [row for row in csv.DictReader(io.StringIO(capsys.readouterr().out)) if row["name"] == "low"]
+    lower = Comparison.of([Finished("x", Task(), a_final("champion", 65.0, lr=1.0), low)], against_row="x")
+    (line,) = [row for row in csv.DictReader(io.StringIO(lower.to_csv())) if row["name"] == "low"]
     assert line["against_mean"] == "-25.0000", "a negative number stays one"

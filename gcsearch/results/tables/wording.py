@@ -15,10 +15,8 @@ from gcsearch.stats import plus_minus, spread
 
 
 def typeset(text: str) -> str:
-    """Words or numbers as HTML: escaped, with a true minus sign; a dash for a number that is missing."""
-    if text == "-":
-        return "–"
-    return html.escape(re.sub(r"(?<![\w.)-])-(?=\d)", "−", text))
+    """Words or numbers with a true minus sign; a dash for a number that is missing."""
+    return "–" if text == "-" else re.sub(r"(?<![\w.)-])-(?=\d)", "−", text)
 
 
 def value_text(value: Value) -> str:
@@ -51,6 +49,17 @@ def describe(config: TrialConfig, names: Sequence[str]) -> str:
     return f"{title} ({shown})" if shown else title
 
 
+def tagged(record: TrialRecord) -> str:
+    """The record's label with the tags of its method."""
+    return with_tags(record.label, title_and_tags(record.config)[1])
+
+
+def described(config: TrialConfig) -> str:
+    """The setting in one line, the tags of its method behind the method's name."""
+    method, space, rest = config.describe().partition(" ")
+    return with_tags(method, title_and_tags(config)[1]) + space + rest
+
+
 def outcome_counts(records: Iterable[TrialRecord]) -> str:
     """`8 complete, 1 failed`."""
     counts = Counter(record.outcome for record in records)
@@ -64,6 +73,6 @@ def hover(record: TrialRecord, names: Sequence[str]) -> str:
     for metric in METRICS.values():
         if values := record.metrics.get(metric.key):
             unit = f" {metric.unit.sign}" if metric.unit is PERCENT else ""
-            lines.append(f"{metric.title} {typeset(plus_minus(spread(values)))}{unit}")
+            lines.append(f"{metric.title} {html.escape(typeset(plus_minus(spread(values))))}{unit}")
     lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.values.items() if n in names]
     return "<br>".join(lines)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
+
+from gcsearch.results.tables.table import Table
 
 _SIGNS = {
     "\\": r"\textbackslash{}",
@@ -78,31 +80,20 @@ def label(*words: str) -> str:
     return "tab:" + re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 
-def table(
-    caption: str,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[str]],
-    *,
-    strong: Callable[[int, int], bool],
-    words: Callable[[int], bool],
-    label: str,
-    notes: Sequence[str] = (),
-) -> str:
-    """A table for the package booktabs.
-
-    Args:
-        strong: which cells, by row and column, are bold. words: which columns are words, and not numbers.
-        label: what `label` gave. notes: sentences below the table; those of signs in it are part of it.
-    """
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(caption)}}}", rf"\label{{{label}}}"]
-    lines += [rf"\begin{{tabular}}{{{''.join('l' if words(i) else 'r' for i in range(len(columns)))}}}", r"\toprule"]
-    lines += [_row(list(map(escape, columns))), r"\midrule"]
-    for line, row in enumerate(rows):
-        cells = [rf"\textbf{{{escape(cell)}}}" if strong(line, i) else escape(cell) for i, cell in enumerate(row)]
-        lines.append(_row(cells))
+def table(content: Table) -> str:
+    """A table for the package booktabs; of its notes the signs in it are part."""
+    columns = "".join("l" if one.words else "r" for one in content.headings)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{escape(content.title)}}}", rf"\label{{{content.label}}}"]
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
+    lines += [_row([escape(one.title) for one in content.headings]), r"\midrule"]
+    for line, row in enumerate(content.cells):
+        texts = map(escape, row)
+        lines.append(
+            _row([rf"\textbf{{{text}}}" if (line, i) in content.strong else text for i, text in enumerate(texts)])
+        )
     lines += [r"\bottomrule", r"\end{tabular}"]
-    if notes:
-        text = r" \\ ".join(map(_after_a_break, map(escape, notes)))
+    if content.notes:
+        text = r" \\ ".join(map(_after_a_break, map(escape, content.notes)))
         lines.append(rf"\par\smallskip\parbox{{\linewidth}}{{\footnotesize\raggedright {text}}}")
     return "\n".join([*lines, r"\end{table}"])
 

@@ -26,16 +26,19 @@ if (figures.length) {
   scheme.addEventListener('change', draw);
 }
 
-// What a cell is sorted by: its `data-v`, or its words; null for a number that is missing.
+// What a cell is sorted by: its words, in which the minus sign is typeset; null for what is missing.
 function key(row, column) {
-  const cell = row.cells[column];
-  return cell.dataset.v ?? (cell.classList.contains('n') ? null : cell.textContent);
+  const text = row.cells[column].textContent;
+  return text === '' || text === '–' ? null : text.replace('−', '-');
 }
+
+// The number that a cell begins with, as in `83.10 ± 0.82` and `1 *`.
+const number = text => Number(text.split(' ')[0]);
 
 // Numbers before words when ascending; what is missing comes last either way.
 function compare(a, b, up) {
   if (a === null || b === null) return (a === null) - (b === null);
-  const x = Number(a), y = Number(b), words = isNaN(x) - isNaN(y);
+  const x = number(a), y = number(b), words = isNaN(x) - isNaN(y);
   return (up ? 1 : -1) * (words || (isNaN(x) ? a.localeCompare(b) : x - y));
 }
 

@@ -1,0 +1,326 @@
+"""The sections of a report: their words, their tables, and the pictures that they show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+from plotly.graph_objects import Figure
+
+from gcsearch.config.metrics import Metric, columns, find
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import TrialRecord
+from gcsearch.methods.registry import title_and_tags, with_tags
+from gcsearch.results.ranking import RankedTrial
+from gcsearch.results.report.figures import (
+    draw_confirmation,
+    draw_contour,
+    draw_cosine,
+    draw_curves,
+    draw_history,
+    draw_importances,
+    draw_scatter,
+    draw_shares,
+    draw_slice,
+)
+from gcsearch.results.report.findings import (
+    branches,
+    choice,
+    compared,
+    curve,
+    deciding,
+    has_both_sides,
+    history,
+    render_table,
+    scatter_points,
+)
+from gcsearch.results.report.responses import (
+    LEAST_SURFACE,
+    REACH,
+    Responses,
+    contour_pairs,
+    importances,
+    searched,
+    surface,
+)
+from gcsearch.results.tables.table import Cell, Heading, Remark, Table
+from gcsearch.results.tables.wording import counted, describe, hover, joined, named, outcome_counts, value_text
+from gcsearch.stats import Spread, spread
+
+_MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
+_LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
+
+
+class Picture(NamedTuple):
+    """A picture by its name, drawn when the page is put together."""
+
+    name: str
+    draw: Callable[[], Figure]
+
+
+class Section(NamedTuple):
+    """A heading, words, and pictures or a table; without either, the words say why there are none.
+
+    `style` are the CSS classes of the table; a `sortable` one is sorted by a click on a heading. `legend` says what
+    the names in the pictures are.
+    """
+
+    title: str
+    lead: str
+    pictures: Sequence[Picture] = ()
+    table: Table | None = None
+    style: str = ""
+    legend: Sequence[tuple[str, str]] = ()
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is more than words."""
+        return bool(self.pictures or self.table)
+
+
+def results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
+    if not finals:
+        return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
+    task = pipeline.task
+    shown, rows = columns(task), render_table(finals, task)
+    ahead = f"champion ahead by, in {find(deciding(finals, task)).title}"
+    table = Table(
+        "",
+        [Heading("setting", words=True), *(Heading(column.title) for column in shown), Heading(ahead)],
+        [[row.name, *row.values.values(), row.lead] for row in rows],
+        marked=frozenset(index for index, row in enumerate(rows) if row.champion),
+    )
+    seeds = sorted({seed for record in finals for seed in record.seeds})
+    known = set(seeds) & set(task.seeds)
+    lead = (
+        f"Accuracy in per cent, mean ± standard deviation over {counted(len(seeds), 'seed')} "
+        f"({', '.join(map(str, seeds))}), {'some of which the search used too' if known else 'new to the search'}. "
+        f"Whatever is trained was trained on all {'' if task.classes == 'all' else 'base '}classes"
+        f"{' of the source' if task.targets else ''}. "
+        "The last column pairs the runs by seed and gives the 95 % interval of the mean difference."
+    )
+    style = "results dense" if len(shown) > _MOST_AT_EASE else "results"
+    return Section("Results on test images", lead, table=table, style=style)
+
+
+def choice_section(
+    pipeline: Pipeline,
+    records: Sequence[TrialRecord],
+    rechecked: Sequence[TrialRecord],
+    champion: int | None,
+    *,
+    over: bool,
+) -> Section:
+    title, search = "How the champion was chosen", pipeline.search
+    if not over:
+        first = "" if champion is None else f" So far it is the first of the search by {search.chosen_by}."
+        return Section(title, f"The confirmation is still to come.{first}")
+    if not rechecked:
+        return Section(title, f"It is the first of the search by {search.chosen_by}; nothing was measured again.")
+    seeds = counted(len(rechecked[0].seeds), "seed")
+    by = f" by {search.criterion}" if len(search.objectives) > 1 else ""
+    lead = (
+        f"The best {len(rechecked)} of the search{by} were trained again in the same way with {seeds} that no choice "
+        "had looked at: the best of many noisy means is on average too high, which the second column shows and the "
+        "third does not. Of those within one standard error of the best (of the difference, paired by seed) the one of "
+        "fewest epochs, then of smallest rho, is the champion."
+    )
+    names, again = searched(records), choice(records, rechecked, search.ranking_metric)
+    titles = (f"{search.ranking_metric} in the search", "with new seeds", "behind the best")
+    table = Table(
+        "",
+        [Heading("setting", words=True), *map(Heading, titles)],
+        [
+            [
+                f"trial {row.record.number}, {describe(row.record.config, names)}",
+                row.before,
+                row.again,
+                Spread(-row.behind.mean, row.behind.error, row.behind.n) if row.behind else None,
+            ]
+            for row in again
+        ],
+        marked=frozenset(index for index, row in enumerate(again) if row.record.number == champion),
+    )
+    return Section(title, lead, table=table, style="results")
+
+
+def scatter_section(records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None) -> Section:
+    title, measured = "Base against new", scatter_points(records)
+    points = measured if len(measured) >= _LEAST_PICTURED else []
+    pictures = (
+        [Picture("scatter of the search", partial(draw_scatter, points, champion, records[0].stage))] if points else []
+    )
+    one_sided = [record for record in finals if not has_both_sides(record)]
+    if len(one_sided) < len(finals):
+        pictures.append(Picture("scatter of the confirmation", partial(draw_confirmation, finals)))
+    if not pictures:
+        return Section(title, "Only one setting to show." if measured else "No setting has accuracies on both sides.")
+    parts = []
+    if points and records[0].stage == "search":
+        parts.append(
+            "The search: each point is one setting, by validation images; the held-out part of the base classes plays "
+            "“new”, and no test image or new class is involved."
+        )
+    elif points:
+        parts.append("The search, an oracle: each point is one setting, by test images of base and new classes.")
+    if len(pictures) > (1 if points else 0):
+        parts.append(
+            "The confirmation: test images; small dots are seeds, large marks their means (names on hovering)."
+        )
+        if one_sided:
+            parts.append(f"Without accuracies on both sides, so not in it: {joined([named(r) for r in one_sided])}.")
+    parts.append("Grey curves join points of equal H.")
+    if len(pictures) > 1:
+        parts.append("The two are not on one scale.")
+    return Section(title, " ".join(parts), pictures)
+
+
+def history_section(records: Sequence[TrialRecord], champion: int | None, objective: Metric) -> Section:
+    title = "Course of the search"
+    if not any(math.isfinite(record.mean(objective.key)) for record in records):
+        return Section(title, f"No trial has come to a number ({outcome_counts(records)}).")
+    names = searched(records)
+    if len(records) < _LEAST_PICTURED:
+        return Section(title, f"Only one setting was tried: {describe(records[0].config, names)}.")
+    texts = [hover(record, names) for record in records]
+    draw = partial(draw_history, history(records, objective.key), texts, champion, objective)
+    lead = f"Shown is {objective.legend}. Bars are standard deviations over seeds: read differences against them."
+    return Section(title, lead, [Picture("course of the search", draw)])
+
+
+def slices_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
+    title = "One hyper-parameter at a time"
+    if len(tried.records) < _LEAST_PICTURED or not tried.axes:
+        return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
+    pictures = [
+        Picture(f"slice of {name}", partial(draw_slice, tried, name, champion, objective)) for name in tried.axes
+    ]
+    lead = f"Every completed setting, {objective.legend}. The other hyper-parameters vary too, hence the scatter."
+    special = [f"{n}: “{text}” stands apart" for n, one in tried.axes.items() for text in one.special.values()]
+    return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", pictures)
+
+
+def contours_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
+    title = "Two at a time"
+    pairs = contour_pairs(tried)
+    if not pairs:
+        return Section(title, "Fewer than two numeric hyper-parameters were searched.")
+    if len(tried.records) < _LEAST_PICTURED:
+        return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
+    grounds = [surface(tried, pair) for pair in pairs]
+    pictures = [
+        Picture(f"map of {' and '.join(pair)}", partial(draw_contour, tried, pair, ground, champion, objective))
+        for pair, ground in zip(pairs, grounds, strict=True)
+    ]
+    lead = f"Each dot is a setting, its colour {objective.legend}; the lowest tenth shares one colour. "
+    if any(grounds):
+        lead += (
+            "The surface averages the settings near by and is blank where none lies within "
+            f"{REACH:.3g} of the axes' length. “off”, and 0 on a logarithmic axis, stand apart from it. "
+        )
+    if not all(grounds):
+        lead += f"Fewer than {LEAST_SURFACE} settings with numbers on both axes get no surface."
+    return Section(title, lead, pictures)
+
+
+def importance_section(tried: Responses) -> Section:
+    title = "Which hyper-parameters mattered"
+    if len(tried.records) < _LEAST_IMPORTANCE:
+        return Section(title, f"Fewer than {_LEAST_IMPORTANCE} settings have completed, too few to tell.")
+    shares = importances(tried)
+    if not shares:
+        return Section(title, "All settings came to the same number.")
+    lead = "PED-ANOVA: how far the best tenth of settings differs from all settings, per hyper-parameter."
+    if "rho" in tried.axes and {"beta1", "beta2"} & set(tried.axes):
+        lead += (
+            " Read it with care: as rho goes to 0 both gradients become the same, and then the bounds beta1 and "
+            "beta2 mean nothing, so settings of small rho make the bounds look less important than they are."
+        )
+    return Section(title, lead, [Picture("importances", partial(draw_importances, shares))])
+
+
+def curves_section(ranked: Sequence[RankedTrial], champion: int | None, objective: Metric) -> Section:
+    title = "Learning curves"
+    chosen = compared(ranked, champion, objective.key) if champion is not None else []
+    if not chosen or chosen[0][1].number != champion:
+        return Section(title, "The champion has fewer than two measured epochs, or there is no champion.")
+    curves = [(name, curve(record, objective.key)) for name, record in chosen]
+    names = searched([row.record for row in ranked])
+    listed = [(name, describe(record.config, names)) for name, record in chosen]
+    lead = f"Shown is {objective.legend}; the band spans the champion's lowest and highest seed."
+    return Section(
+        title,
+        lead,
+        [Picture("learning curves", partial(draw_curves, curves, objective))],
+        legend=listed,
+    )
+
+
+def branches_section(records: Sequence[TrialRecord], champion: int | None) -> Section:
+    title = "Inside the champion's gradient rule"
+    record = next((record for record in records if record.number == champion), None)
+    if record is None:
+        return Section(title, "There is no champion.")
+    chosen = branches(record)
+    if chosen is None:
+        name = describe(record.config, ())
+        return Section(title, f"{name} does not choose between gradients, or has a single measured epoch.")
+    lead = (
+        "Left: which gradient the steps of each epoch took. Right: the cosine between the plain and the perturbed "
+        "gradient, which decides: at or below beta1 the plain one, at or above beta2 the perturbed one, between "
+        "them the projection. Means over seeds; the band spans lowest and highest seed."
+    )
+    pictures = [Picture("branches", partial(draw_shares, chosen)), Picture("cosine", partial(draw_cosine, chosen))]
+    return Section(title, lead, pictures)
+
+
+def trials_section(
+    pipeline: Pipeline, ranked: Sequence[RankedTrial], champion: int | None, objective: Metric
+) -> Section:
+    title, records = "All trials", [row.record for row in ranked]
+    if not records:
+        return Section(title, "No trial has ended yet.")
+    search, names = pipeline.search, searched(records)
+    seeds = max((record.seeds for record in records), key=len)
+    several = [find(name) for name in search.objectives if name != objective.key]
+    joint = bool(pipeline.task.also)
+
+    def cells(row: RankedTrial) -> list[Cell]:
+        record, values = row.record, row.record.config.values
+        per_seed = dict(zip(record.seeds, record.metrics.get(row.objective, ()), strict=False))
+        return [
+            "" if row.rank is None else f"{row.rank}{' *' if row.front else ''}",
+            record.number,
+            *(value_text(values[name]) if name in values else None for name in names),
+            row.values,
+            *(spread(record.metrics.get(one.key, ())) for one in several),
+            *([row.worst_regret] if joint else []),
+            *(per_seed.get(seed) for seed in seeds),
+            record.epochs,
+            Remark(" · ".join(filter(None, [record.outcome.value, record.label])), record.reason),
+        ]
+
+    further = [one.key for one in several] + (["worst regret"] if joint else [])
+    titles = ["rank", "trial", *names, objective.key, *further, *(f"seed {seed}" for seed in seeds), "epochs run"]
+    table = Table(
+        "",
+        [*map(Heading, titles), Heading("outcome", words=True)],
+        list(map(cells, ranked)),
+        marked=frozenset(index for index, record in enumerate(records) if record.number == champion),
+    )
+    lead = f"Click a heading to sort. Mean ± standard deviation over seeds, {objective.unit.words}."
+    lead += " A star behind the rank: on the front." if several else ""
+    same = _shared(records, names)
+    lead += f" The same in all: {same}." if same else ""
+    return Section(title, lead, table=table, style="sortable")
+
+
+def _shared(records: Sequence[TrialRecord], varied: Sequence[str]) -> str:
+    first = records[0].config
+    titles, tags = (set(each) for each in zip(*(title_and_tags(record.config) for record in records), strict=True))
+    method = [with_tags(titles.pop(), tags.pop() if len(tags) == 1 else ())] if len(titles) == 1 else []
+    common = set.intersection(*(set(record.config.hyperparameters) for record in records)) - set(varied)
+    fixed = [f"{name} {value_text(value)}" for name, value in first.hyperparameters.items() if name in common]
+    return ", ".join(method + fixed)
