@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gcsearch.clip import model as backbones
 from gcsearch.clip.model import Backbone
-from gcsearch.methods.registry import Trained, find
+from gcsearch.methods.registry import find
 from gcsearch.training.episodes import Episode, Half
 from gcsearch.training.population import Member, Population
 
@@ -123,8 +123,7 @@ def population(
     """Members whose every epoch is one step on `images` [B, E]."""
     half = Half(torch.arange(len(names)), images, labels)
     episode = Episode(0, "search", tuple(names), images[None], labels, half, half)
-    setting = find(method).model_validate({"batch_size": len(images), "lr": 0.002, **values})
-    assert isinstance(setting, Trained)
+    setting = find(method).configured({"batch_size": len(images), "lr": 0.002, **values})
     return Population(backbone, [Member(setting, episode)] * members, limit=limit)
 
 

@@ -87,8 +87,8 @@ def main() -> None:
     names = names_of(args.classes)
     images, labels = random_images(BATCH, sizes.embed, args.classes)
     members = population(backbone, names, images, labels, args.members)
-    lengths = [suffix_tokens(backbone, members.method, [name]) for name in names]
-    shared = 1 + members.method.n_ctx
+    lengths = [suffix_tokens(backbone, members.method.prompt, [name]) for name in names]
+    shared = 1 + members.method.prompt.n_ctx
     a_pass = useful_operations(shared, lengths, sizes.width, sizes.layers, sizes.embed, BATCH)
     useful = 2 * args.members * a_pass
     executed = executed_operations(members.train_epoch)

@@ -37,7 +37,7 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Proposal, TrialConfig
 from gcsearch.methods.prompts import prompts
-from gcsearch.methods.registry import Trained, build
+from gcsearch.methods.registry import build
 from gcsearch.stats import Score
 from gcsearch.training import task_data
 from gcsearch.training.episodes import Episode, Half
@@ -111,11 +111,10 @@ def _keep(folder: Path, lab: Laboratory, episodes: Sequence[Episode], trial: Tri
 def shown(lab: Laboratory, episodes: Sequence[Episode], trial: Trial) -> dict[str, list[float]]:
     """Per seed: how each side is told, see `_scores`, among its own names and among others too."""
     method = build(trial.record.config)
-    assert isinstance(method, Trained)
     rows = []
     for episode, one in zip(episodes, trial.parameters, strict=True):
         names = [*episode.names, *episode.others[:OTHERS]]
-        text = prompts(lab.backbone, method, [names]).features(one[None])[0]
+        text = prompts(lab.backbone, method.prompt, [names]).features(one[None])[0]
         own, others = text[: len(episode.names)], text[len(episode.names) :]
         row: dict[str, float] = {}
         for side, half in (("base", episode.base), ("new", episode.new)):

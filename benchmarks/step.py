@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from common import Hardware, add_flags, build, names_of, population, print_table, seconds, settle
 
-from gcsearch.methods.rules import constrain_gradient
+from gcsearch.methods.rules import Step, constrain_gradient
 
 RHO, BETA1, BETA2 = 0.1, 0.5, 0.8
 
@@ -76,12 +76,9 @@ def compare(sizes, classes, args):
     reference = Reference(model, backbone, names, args.device)
     start = ours.parameters[0].clone()
     expected = reference.step(start, pixels, labels.to(args.device))
-    got = ours.rule(
-        lambda at: ours.gradients(at, images.expand(args.members, -1, -1).to(args.device), ours.labels),
-        ours.parameters,
-        ours.knobs,
-        None,
-    ).gradient[0]
+    batch = images.expand(args.members, -1, -1).to(args.device)
+    step = Step(lambda at: ours.gradients(at, batch, ours.labels), ours.parameters, ours.numbers)
+    got = ours.method.rule.update(step).gradient[0]
     apart = ((got - expected).norm() / expected.norm()).item()
     slow = seconds(lambda: reference.step(start, pixels, labels.to(args.device)), args.repeats, warm=True)
     fast = seconds(ours.train_epoch, args.repeats * 10) / args.members

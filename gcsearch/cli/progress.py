@@ -98,7 +98,7 @@ class ProgressWatcher(Watcher):
         self._show(float(done), float(total))
 
     def proposal(self, proposal: Proposal) -> None:
-        self.epochs[proposal.number] = getattr(build(proposal.config), "epochs", 1)
+        self.epochs[proposal.number] = build(proposal.config).epochs
 
     def reports(self, reports: list[EpochReport]) -> None:
         if self.name == "train":

@@ -63,14 +63,14 @@ def check_sets(task: Task) -> None:
 def check_setting(task: Task, config: TrialConfig, key: str | None = None) -> None:
     """InputError where a setting has nothing to say about what the task measures in the stage `test`."""
     method = registry.build(config)
-    if task.targets and getattr(method, "class_specific", False):
+    if task.targets and method.prompt.class_specific:
         raise InputError(
             "class-specific context vectors fit no class of another data set",
             key=key or "task.targets",
             received=f"class_specific = true with targets {', '.join(task.targets)}",
             remedy="Leave class_specific = false, or name no targets.",
         )
-    if task.classes == "all" and getattr(method, "nfl_names", "") == "transductive":
+    if task.classes == "all" and method.hyperparameters.get("nfl_names") == "transductive":
         raise InputError(
             "where all classes are trained, there are no new names to be seen",
             key=key or "task.classes",
@@ -126,14 +126,14 @@ def _check_weights(backbone: str, pretrained: str | None) -> None:
 
 def _capped(space: SearchSpace, cap: Mapping[str, float | dict[str, float]]) -> SearchSpace:
     """The space with the caps of `search.cap` that concern it. InputError for one that concerns no method."""
-    every = {name for method in registry.METHODS.values() for name in method.model_fields}
+    every = {name for method in registry.METHODS.values() for name in method.hyperparameters}
     for name, most in cap.items():
         key = f"search.cap.{name}"
         if not isinstance(most, dict):
             _check_known(name, every, "any method", key)
             continue
         try:
-            known = registry.find(name).model_fields
+            known = registry.find(name).hyperparameters
         except InputError as error:
             raise InputError(error.rule, key=key, received=error.received, remedy=error.remedy) from None
         for own in most:
@@ -176,9 +176,9 @@ def _check_parameters(space: SearchSpace) -> None:
 
 
 def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
-    known, key = registry.find(method).model_fields, f"parameters.{name}"
-    if name not in known and space.methods and any(name in registry.find(one).model_fields for one in space.methods):
-        having = ", ".join(f'"{one}"' for one in space.methods if name in registry.find(one).model_fields)
+    known, key = registry.find(method).hyperparameters, f"parameters.{name}"
+    if name not in known and space.methods and any(name in registry.find(one).hyperparameters for one in space.methods):
+        having = ", ".join(f'"{one}"' for one in space.methods if name in registry.find(one).hyperparameters)
         remedy = f"Say which methods have it: when = {{ method = [{having}] }}."
         raise InputError(f"{method} has no such parameter", key=key, remedy=remedy)
     if name not in known:
@@ -200,7 +200,7 @@ def _fits_beside_another(space: SearchSpace, method: str, name: str, value: Valu
 
     What the space fixes is as it fixes it, whatever the default is.
     """
-    known = registry.find(method).model_fields
+    known = registry.find(method).hyperparameters
     ends = {
         other: parameters.extremes(parameter)
         for other, parameter in space.parameters.items()

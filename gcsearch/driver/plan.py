@@ -206,7 +206,7 @@ def _begun(chosen: Pipeline, space: SearchSpace, store: str | Path | None) -> tu
 def _steps(lab: Laboratory, kinds: Sequence[registry.Method], names: Sequence[str]) -> float:
     """Optimiser steps of an epoch on one data set that trains so many classes, the mean over methods."""
     trained = len(names) * lab.task.shots
-    return fmean(max(1, trained // getattr(method, "batch_size", 1)) for method in kinds)
+    return fmean(max(1, trained // method.schedule.batch_size) for method in kinds)
 
 
 def _epoch(chosen: Pipeline, lab: Laboratory, stage: Stage, steps: float, cost: Cost) -> float:
@@ -235,35 +235,31 @@ def _confirming(chosen: Pipeline, space: SearchSpace, labs: Sequence[Laboratory]
     Long schedules mostly win, so that the shortlist is taken to be as long as the longer half of the space.
     """
     kinds, _ = typical(space)
-    lengths = sorted(_length(registry.build(space.config(values))) for values in space.sample(SAMPLE, seed=0))
+    lengths = sorted(registry.build(space.config(values)).total_epochs for values in space.sample(SAMPLE, seed=0))
     epochs = fmean(lengths[len(lengths) // 2 :])
-    known: dict[type[registry.Method], list[Cost]] = {}
+    known: dict[str, list[Cost]] = {}
 
     def alone(method: registry.Method, stage: Stage, length: float) -> float:
-        if not isinstance(method, registry.Trained):
+        if not method.trains:
             return 0.0
         members = len(chosen.confirm.seeds)
-        if type(method) not in known:
-            known[type(method)] = [measure(lab, method, _base_names(lab), members, placement.threads) for lab in labs]
+        if method.name not in known:
+            known[method.name] = [measure(lab, method, _base_names(lab), members, placement.threads) for lab in labs]
         return length * sum(
             _epoch(chosen, lab, stage, _steps(lab, [method], _base_names(lab)), cost)
-            for lab, cost in zip(labs, known[type(method)], strict=True)
+            for lab, cost in zip(labs, known[method.name], strict=True)
         )
 
     top = min(chosen.confirm.top, chosen.search.trials) if space.searched else 1
     references = [registry.build(config) for config, _ in checks.references(chosen, space)]
     shortlist = {stage: fmean(alone(kind, stage, epochs) for kind in kinds) for stage in ("search", "test")}
     again = 0.0 if top == 1 or chosen.search.oracle else _parallel([shortlist["search"]] * top, placement)
-    tested = [*(alone(one, "test", _length(one)) for one in references), *[shortlist["test"]] * top]
+    tested = [*(alone(one, "test", one.total_epochs) for one in references), *[shortlist["test"]] * top]
     return again + _parallel(tested, placement)
 
 
 def _base_names(lab: Laboratory) -> list[str]:
     return [lab.dataset.classes[label] for label in lab.halves[0]]
-
-
-def _length(method: registry.Method) -> float:
-    return float(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0))
 
 
 def _parallel(seconds: Iterable[float], placement: Placement) -> float:

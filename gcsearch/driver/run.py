@@ -359,12 +359,12 @@ def train(
         lab.check_names()
         lab.check_lists(trial.stage)
         check_data(lab, [(trial.stage, trial.seeds)], watcher)
-        lab.check_template(ensemble=getattr(method, "ensemble", False))
+        lab.check_template(ensemble=bool(method.template and method.template.ensemble))
         if export:
             measured.check_attested(classifier.read_facts(export), lab, trial.seeds, export)
         watcher.stage("features")
         episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
-        watcher.stage("train", getattr(method, "epochs", None))
+        watcher.stage("train", method.epochs or None)
         (done,) = run_pack(
             lab,
             episodes,

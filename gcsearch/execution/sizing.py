@@ -51,7 +51,7 @@ def _pack_size(
 ) -> int:
     kinds, _ = typical(space)
     seeds = len(lab.task.seeds)
-    if not any(isinstance(method, registry.Trained) for method in kinds):
+    if not any(method.trains for method in kinds):
         return 1
     names, rates = trained_names(lab), dict[int, float]()
     for size in SIZES:
@@ -90,9 +90,10 @@ def trained_names(lab: Laboratory) -> list[str]:
 def typical(space: SearchSpace) -> tuple[list[registry.Method], float]:
     """One of each of the space's methods, and the mean epochs of settings drawn at random, SubPT's probe included."""
     built = [registry.build(space.config(values)) for values in space.sample(SAMPLE, seed=0)]
-    kinds = {type(method): method for method in reversed(built)}
-    mean = fmean(getattr(method, "epochs", 0) + getattr(method, "probe_epochs", 0) for method in built)
-    return [kinds[kind] for kind in dict.fromkeys(map(type, built))], mean
+    kinds: dict[str, registry.Method] = {}
+    for method in built:
+        kinds.setdefault(method.name, method)
+    return list(kinds.values()), fmean(method.total_epochs for method in built)
 
 
 class Cost(NamedTuple):
@@ -137,7 +138,7 @@ def measure(
 
     from gcsearch.training.population import Population
 
-    if not isinstance(method, registry.Trained):
+    if not method.trains:
         return Cost()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -165,7 +166,7 @@ def measure(
     )
 
 
-def _random_member(method: registry.Trained, names: tuple[str, ...], lab: Laboratory) -> Member:
+def _random_member(method: registry.Method, names: tuple[str, ...], lab: Laboratory) -> Member:
     """A member whose every epoch is one step on random features."""
     import torch
 
@@ -173,8 +174,9 @@ def _random_member(method: registry.Trained, names: tuple[str, ...], lab: Labora
     from gcsearch.training.population import Member
 
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(1, method.batch_size, lab.backbone.embedding_size, generator=generator)
-    labels = torch.randint(len(names), (method.batch_size,), generator=generator)
+    batch = method.schedule.batch_size
+    images = torch.randn(1, batch, lab.backbone.embedding_size, generator=generator)
+    labels = torch.randint(len(names), (batch,), generator=generator)
     scored = torch.randn(SCORED, lab.backbone.embedding_size, generator=generator)
     half = Half(torch.arange(len(names)), scored, torch.randint(len(names), (SCORED,), generator=generator))
     images = images / images.norm(dim=-1, keepdim=True)

@@ -7,14 +7,14 @@ has no option for is never made up, but said.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from gcsearch.clip.preprocess import OPENAI_MEAN, OPENAI_STD
 from gcsearch.config.task import Task
 from gcsearch.config.trials import TrialConfig
-from gcsearch.methods.registry import Trained, build
-from gcsearch.training.population import WARMUP_LR
+from gcsearch.methods.registry import build
+from gcsearch.methods.schedule import WARMUP_LR
 
 _OPTIMISERS = {"gcscoop": "gcsam", "sam": "sam"}
 _WORDS = "a photo of a"  # the only words that their trainer starts from
@@ -52,22 +52,24 @@ class Options(NamedTuple):
 
 def options(config: TrialConfig, task: Task, seeds: Sequence[int]) -> Options:
     """The setting for the authors' code, or the reason why that code cannot run it."""
-    method = build(config)
-    if config.method not in _OPTIMISERS or not isinstance(method, Trained):
+    values = build(config).hyperparameters
+    if config.method not in _OPTIMISERS:
         return Options(
             reason=f"Options for the GCSCoOp authors' code are written for GCSCoOp and SAM, not for {config.method}."
         )
-    if method.ctx_init not in ("", _WORDS):
-        return Options(reason=f"The authors' code starts from {_WORDS!r} or at random, not from {method.ctx_init!r}.")
-    if method.class_specific and method.ctx_init:
+    if values["ctx_init"] not in ("", _WORDS):
+        return Options(
+            reason=f"The authors' code starts from {_WORDS!r} or at random, not from {values['ctx_init']!r}."
+        )
+    if values["class_specific"] and values["ctx_init"]:
         return Options(reason="The authors' code ignores class-specific vectors where they start from words.")
     import yaml
 
     notes = _differences(task, seeds)
 
     head = ["Options for the GCSCoOp authors' train.py: a file for --config-file.", *notes]
-    file = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(_tree(method, config, task), sort_keys=False)
-    return Options(file, _commands(method, task, seeds, notes))
+    file = "".join(f"# {line}\n" for line in head) + yaml.safe_dump(_tree(values, config, task), sort_keys=False)
+    return Options(file, _commands(values, task, seeds, notes))
 
 
 def _differences(task: Task, seeds: Sequence[int]) -> list[str]:
@@ -94,47 +96,47 @@ def _backbone(task: Task) -> tuple[str, int] | None:
     return _BACKBONES.get(task.backbone.removesuffix("-quickgelu"))
 
 
-def _flat(method: Trained, task: Task) -> dict[str, Any]:
+def _flat(values: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """What its scripts give on the command line."""
     found: dict[str, Any] = {
-        "TRAINER.COOP.N_CTX": method.n_ctx,
-        "TRAINER.COOP.CSC": method.class_specific,
-        "TRAINER.COOP.CLASS_TOKEN_POSITION": method.position,
-        "OPTIM.RHO": float(getattr(method, "rho")),  # noqa: B009 - a field of both methods, not of their base
+        "TRAINER.COOP.N_CTX": values["n_ctx"],
+        "TRAINER.COOP.CSC": values["class_specific"],
+        "TRAINER.COOP.CLASS_TOKEN_POSITION": values["position"],
+        "OPTIM.RHO": values["rho"],
     }
-    if hasattr(method, "beta1") and hasattr(method, "beta2"):
+    if "beta1" in values:
         # Any lower bound <= 0 removes the branch of the plain gradient.
-        found["OPTIM.LOWBOUND"] = 0.0 if method.beta1 == "off" else float(method.beta1)
-        found["OPTIM.UPBOUND"] = float(method.beta2)
+        found["OPTIM.LOWBOUND"] = 0.0 if values["beta1"] == "off" else values["beta1"]
+        found["OPTIM.UPBOUND"] = values["beta2"]
     return found | {"DATASET.NUM_SHOTS": task.shots, "DATASET.SUBSAMPLE_CLASSES": task.classes}
 
 
-def _tree(method: Trained, config: TrialConfig, task: Task) -> dict[str, Any]:
+def _tree(values: Mapping[str, Any], config: TrialConfig, task: Task) -> dict[str, Any]:
     """The whole configuration, nested as in their files."""
     flat: dict[str, Any] = {
-        "DATALOADER.TRAIN_X.BATCH_SIZE": method.batch_size,
+        "DATALOADER.TRAIN_X.BATCH_SIZE": values["batch_size"],
         "INPUT.SIZE": [224, 224],
         "INPUT.INTERPOLATION": "bicubic",
         "INPUT.PIXEL_MEAN": list(OPENAI_MEAN),
         "INPUT.PIXEL_STD": list(OPENAI_STD),
         "INPUT.TRANSFORMS": ["random_resized_crop", "random_flip", "normalize"],
         "OPTIM.NAME": _OPTIMISERS[config.method],
-        "OPTIM.LR": method.lr,
-        "OPTIM.MAX_EPOCH": method.epochs,
-        "OPTIM.MOMENTUM": method.momentum,
-        "OPTIM.WEIGHT_DECAY": method.weight_decay,
+        "OPTIM.LR": values["lr"],
+        "OPTIM.MAX_EPOCH": values["epochs"],
+        "OPTIM.MOMENTUM": values["momentum"],
+        "OPTIM.WEIGHT_DECAY": values["weight_decay"],
         "OPTIM.LR_SCHEDULER": "cosine",
         "OPTIM.WARMUP_EPOCH": 1,
         "OPTIM.WARMUP_TYPE": "constant",
         "OPTIM.WARMUP_CONS_LR": WARMUP_LR,
-        "TRAINER.COOP.CTX_INIT": bool(method.ctx_init),
+        "TRAINER.COOP.CTX_INIT": bool(values["ctx_init"]),
         "TRAINER.COOP.PREC": "fp32",
     }
     if known := _backbone(task):
         flat["MODEL.BACKBONE.NAME"], side = known
         flat["INPUT.SIZE"] = [side, side]
     tree: dict[str, Any] = {}
-    for key, value in (flat | _flat(method, task)).items():
+    for key, value in (flat | _flat(values, task)).items():
         *path, last = key.split(".")
         place = tree
         for part in path:
@@ -143,8 +145,8 @@ def _tree(method: Trained, config: TrialConfig, task: Task) -> dict[str, Any]:
     return tree
 
 
-def _commands(method: Trained, task: Task, seeds: Sequence[int], notes: Sequence[str]) -> str:
-    words = [word for key, value in _flat(method, task).items() for word in (key, str(value))]
+def _commands(values: Mapping[str, Any], task: Task, seeds: Sequence[int], notes: Sequence[str]) -> str:
+    words = [word for key, value in _flat(values, task).items() for word in (key, str(value))]
     dataset = f"configs/datasets/{_DATASETS.get(task.dataset, 'DATASET')}.yaml"
     lines = [
         f"# {note}" for note in ("In the folder of the authors' train.py; DATA is the folder of data sets.", *notes)

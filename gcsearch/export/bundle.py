@@ -35,7 +35,7 @@ from gcsearch.export import authors, card, words
 from gcsearch.export.classifier import Classifier, named_parameters
 from gcsearch.files import to_toml, write_tensors, write_whole
 from gcsearch.methods import registry
-from gcsearch.methods.registry import Method, Trained
+from gcsearch.methods.registry import Method
 from gcsearch.results import documents
 from gcsearch.results.documents import Against, Chosen, Classes, Data, Exported, Frozen, Measured, Origin, facts
 from gcsearch.training.task_data import Laboratory
@@ -134,13 +134,13 @@ def write(
 
 def _check_given(method: Method, given: Sequence[str]) -> None:
     """InputError where no text features can be made of further names."""
-    if given and isinstance(method, registry.CoCoOp):
+    if given and method.trains and method.prompt.per_image:
         raise InputError(
             "CoCoOp's text features depend on the image, so none can be exported",
             key="--classes",
             remedy="Leave it out, and name the classes when classifying: gcsearch predict DIR IMAGE --classes FILE.",
         )
-    if given and isinstance(method, Trained) and method.class_specific:
+    if given and method.prompt.class_specific:
         raise InputError(
             "every class has context vectors of its own, which fit no other name",
             key="--classes",
@@ -151,7 +151,7 @@ def _check_given(method: Method, given: Sequence[str]) -> None:
 def _classes(laboratory: Laboratory, method: Method, given: Sequence[str]) -> Classes:
     """Names of the data set, and of the given the others; class-specific vectors fit the trained names alone."""
     trained, new = (tuple(laboratory.dataset.classes[label] for label in half) for half in laboratory.halves)
-    if isinstance(method, Trained) and method.class_specific:
+    if method.prompt.class_specific:
         new = ()
     every = laboratory.task.classes == "all"
     others = tuple(name for name in given if name not in {*trained, *new})

@@ -25,8 +25,8 @@ from gcsearch.data.image_loader import named as some_of
 from gcsearch.data.lists.folders import images_below, saying_what_is_passed_over
 from gcsearch.errors import InputError
 from gcsearch.methods import registry
-from gcsearch.methods.prompts import named, prompts, template_features, tensor_sizes
-from gcsearch.methods.registry import CoCoOp, Method, Trained, ZeroShot
+from gcsearch.methods.prompts import Context, prompts
+from gcsearch.methods.registry import Method
 from gcsearch.results.documents import Classified, Exported, Guess, Predictions
 from gcsearch.training import task_data
 from gcsearch.training.population import IMAGE_TOKENS
@@ -51,12 +51,12 @@ class Classifier:
     @property
     def conditional(self) -> bool:
         """Whether the text features depend on the image."""
-        return isinstance(self.method, CoCoOp)
+        return self.method.prompt.per_image
 
     @property
     def class_specific(self) -> bool:
         """Whether every class has vectors of its own, so that no other name can be asked for."""
-        return isinstance(self.method, Trained) and self.method.class_specific
+        return self.method.prompt.class_specific
 
     def check_names(self, names: Sequence[str]) -> None:
         """InputError where class-specific vectors are asked for other names than their own."""
@@ -71,10 +71,9 @@ class Classifier:
     def text(self, names: Sequence[str]) -> list[Tensor]:
         """Unit text features [C, E] of each seed, on the CPU. Not for prompts that depend on the image."""
         self.check_names(names)
-        if isinstance(self.method, ZeroShot):
-            one = template_features(self.backbone, self.template, names, ensemble=self.method.ensemble).cpu()
-            return [one] * len(self.seeds)
-        table = prompts(self.backbone, self._method, [names])
+        if self.method.template:
+            return [self.method.template.features(self.backbone, self.template, names)] * len(self.seeds)
+        table = prompts(self.backbone, self.method.prompt, [names])
         device = self.backbone.tower.device
         return [table.features(one[None].to(device))[0].cpu() for one in self.parameters]
 
@@ -101,14 +100,9 @@ class Classifier:
             )
         return self.seeds.index(seed)
 
-    @property
-    def _method(self) -> Trained:
-        assert isinstance(self.method, Trained)  # noqa: S101 - zero-shot CLIP is the only other kind
-        return self.method
-
     def _by_image(self, parameters: Tensor, images: Tensor, names: Sequence[str]) -> Tensor:
         """Cosines [N, C] where every image has text features of its own: some hundred images at a time."""
-        table, device = prompts(self.backbone, self._method, [names]), self.backbone.tower.device
+        table, device = prompts(self.backbone, self.method.prompt, [names]), self.backbone.tower.device
         size, rows = max(1, IMAGE_TOKENS // table.suffixes[0].tokens), []
         for part in images.split(size):
             text = table.features(parameters[None].to(device), part[None].to(device))[0].cpu()
@@ -192,9 +186,7 @@ def open_export(folder: str | Path) -> Export:
             remedy="Name there the checkpoint that it was made with.",
         )
     trained = facts.classes.trained
-    parameters = (
-        () if isinstance(method, ZeroShot) else _parameters(folder, backbone, method, trial.seeds, len(trained))
-    )
+    parameters = _parameters(folder, backbone, method.prompt, trial.seeds, len(trained)) if method.trains else ()
     task = trial.task
     classifier = Classifier(backbone, method, task.template, trial.seeds, trained, parameters, task.exif)
     return Export(folder, trial, facts, classifier)
@@ -214,31 +206,30 @@ def read_facts(folder: Path) -> Exported:
 
 
 def _parameters(
-    folder: Path, backbone: Backbone, method: Method, seeds: Sequence[int], classes: int
+    folder: Path, backbone: Backbone, prompt: Context, seeds: Sequence[int], classes: int
 ) -> tuple[Tensor, ...]:
     """What each seed trained, as the flat tensors that `gcsearch.methods.prompts` works with."""
     import safetensors
     import safetensors.torch
 
     path = folder / "prompt.safetensors"
-    assert isinstance(method, Trained)  # noqa: S101 - the caller has looked
     try:
         tensors = safetensors.torch.load_file(path)
-        return tuple(_joined(tensors, seed, backbone, method, classes) for seed in seeds)
+        return tuple(_joined(tensors, seed, backbone, prompt, classes) for seed in seeds)
     except (OSError, safetensors.SafetensorError, KeyError) as error:
         raise InputError("the prompts of every seed must be readable", file=path, received=str(error)) from None
 
 
-def _joined(tensors: Mapping[str, Tensor], seed: int, backbone: Backbone, method: Trained, classes: int) -> Tensor:
-    """The inverse of `prompts.named`."""
-    sizes = tensor_sizes(backbone, method, classes)
+def _joined(tensors: Mapping[str, Tensor], seed: int, backbone: Backbone, prompt: Context, classes: int) -> Tensor:
+    """The inverse of `Context.named`."""
+    sizes = prompt.sizes(backbone, classes)
     parts = [tensors[f"seed_{seed}.{name}"].reshape(size) for name, size in sizes.items()]
     return parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
 
 
 def named_parameters(classifier: Classifier) -> list[dict[str, Tensor]]:
     """Per seed, what was trained by name; empty for zero-shot CLIP."""
-    return [named(classifier.backbone, classifier._method, one) for one in classifier.parameters]
+    return [classifier.method.prompt.named(classifier.backbone, one) for one in classifier.parameters]
 
 
 def read_names(path: Path) -> list[str]:

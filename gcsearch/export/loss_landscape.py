@@ -18,7 +18,6 @@ from gcsearch.errors import InputError
 from gcsearch.export import sharpness
 from gcsearch.export.classifier import Export
 from gcsearch.export.sharpness import Curvature
-from gcsearch.methods.registry import CoCoOp, Trained
 from gcsearch.results.documents import Sharp, Sharpnesses
 from gcsearch.results.report.loss_landscape import LossSurface
 from gcsearch.training import task_data
@@ -83,7 +82,7 @@ def loss_landscapes(export: Export, seeds: Sequence[int] | None = None, *, draw:
         InputError: nothing was trained, there is no prompt of a seed, or the data set is not there.
     """
     method, classifier = export.classifier.method, export.classifier
-    if not isinstance(method, Trained):
+    if not method.trains:
         raise InputError(
             "only a trained prompt has a loss around it, and zero-shot CLIP trains nothing",
             file=export.folder,
@@ -97,8 +96,8 @@ def loss_landscapes(export: Export, seeds: Sequence[int] | None = None, *, draw:
     found = []
     for place, episode in zip(places, lab.episodes(export.trial.stage, chosen), strict=True):
         population = Population(backbone, [Member(method, episode)])
-        images, labels = _images(episode, conditional=isinstance(method, CoCoOp))
-        texts = population.parts[0].prompts.texts * (len(labels) if isinstance(method, CoCoOp) else 1)
+        images, labels = _images(episode, conditional=method.prompt.per_image)
+        texts = population.parts[0].prompts.texts * (len(labels) if method.prompt.per_image else 1)
         found.append(
             LossLandscape(
                 seed=episode.seed,
@@ -127,7 +126,7 @@ def _loss(population: Population, images: Tensor, labels: Tensor) -> sharpness.L
 
     def loss(points: Tensor) -> Tensor:
         every, answers = images.expand(len(points), -1, -1), labels.expand(len(points), -1)
-        return part.objective(part.prompts.features(points, every), every, answers).total
+        return part.loss(part.prompts.features(points, every), every, answers).total
 
     return loss
 
@@ -136,7 +135,7 @@ def radius(export: Export, given: float | None) -> float:
     """The radius in question: `given`, else the method's own rho, else 0.1. InputError unless above 0."""
     if given is not None and given <= 0:
         raise InputError("a radius must be above 0", key="--rho", received=given, remedy=f"For example {_RHO}.")
-    return given or getattr(export.classifier.method, "rho", 0.0) or _RHO
+    return given or float(export.classifier.method.hyperparameters.get("rho") or 0.0) or _RHO
 
 
 def survey(

@@ -264,4 +264,4 @@ def _with_rivals(rung: Rung, records: Iterable[TrialRecord]) -> Rung:
 
 def _epochs(record: TrialRecord) -> int:
     """How many epochs the configuration of a record has in all; at least the one that its record is of."""
-    return getattr(registry.build(record.config), "epochs", 0) or max(record.epochs, 1)
+    return registry.build(record.config).epochs or max(record.epochs, 1)

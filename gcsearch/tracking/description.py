@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Run
 
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import EpochReport, TrialRecord
-from gcsearch.methods.registry import Trained, title_and_tags
+from gcsearch.methods.registry import METHODS, title_and_tags
 
 RECORD_FILE = "record.json"
 PARAM_LENGTH, TAG_LENGTH, _DIGEST_LENGTH = 6000, 8000, 36
@@ -32,7 +32,8 @@ def run_name(record: TrialRecord) -> str:
     else:
         first = f"t{record.number:04d}"
     given = record.config.hyperparameters
-    own = sorted((key for key in given if key not in Trained.model_fields), key=lambda key: key not in _SHORT)
+    common = METHODS["coop"].hyperparameters
+    own = sorted((key for key in given if key not in common), key=lambda key: key not in _SHORT)
     named = own[:3] or [key for key in given if key in ("lr", "epochs")]
     parts = [f"{_SHORT.get(key, key)}{cut(_short(given[key]), 20)}" for key in named]
     return "-".join([first, record.config.method, *parts])

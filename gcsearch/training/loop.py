@@ -24,7 +24,7 @@ State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """The numbers of one member after one epoch; `diverged` once a number of it was not finite."""
 
     epoch: int
@@ -32,7 +32,7 @@ class Measured:
     diverged: bool
 
 
-OnMeasured = Callable[[Mapping[int, Measured]], None]
+OnMeasured = Callable[[Mapping[int, Measurement]], None]
 """Called after an epoch with the measured members, by position in the list given to `train`."""
 
 
@@ -156,7 +156,7 @@ class _Course:
             scores = population.evaluate()
             self.on_measured(
                 {
-                    p: Measured(population.epochs[i], {**scores[i], **trained[i]}, diverged=not alive[i])
+                    p: Measurement(population.epochs[i], {**scores[i], **trained[i]}, diverged=not alive[i])
                     for i, p in enumerate(going)
                     if due[i]
                 }

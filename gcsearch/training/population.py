@@ -11,25 +11,21 @@ C trained classes, V views, E embedding size.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import cast
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from gcsearch.clip.model import Backbone
 from gcsearch.methods import rules
-from gcsearch.methods.losses import Anchored, Objective, Teacher
-from gcsearch.methods.prompts import Pieces, Prompts, initial_parameters, prompts, suffix_tokens, template_features
-from gcsearch.methods.registry import NFL, CoCoOp, KgCoOp, ProGrad, SubPT, Trained
-from gcsearch.methods.rules import principal_directions, project
+from gcsearch.methods.base import Names
+from gcsearch.methods.losses import TrainingLoss, training_loss
+from gcsearch.methods.prompts import Pieces, Prompts, prompts, suffix_tokens
+from gcsearch.methods.registry import Method
 from gcsearch.stats import Score
 from gcsearch.training import memory
 from gcsearch.training.episodes import Episode, metrics_of, score
-
-WARMUP_LR = 1e-5
 
 IMAGE_TOKENS = 20_000
 """Token positions that go through the text tower at once when image-conditioned prompts are measured."""
@@ -42,21 +38,8 @@ SCORED_NAMES = 1000
 class Member:
     """One setting with one seed."""
 
-    method: Trained
+    method: Method
     episode: Episode
-
-
-def learning_rate(base: float, epoch: int, epochs: int, *, squared: bool = False) -> float:
-    """Rate of epoch 1..`epochs`: 1e-5 in the first, then base/2 (1 + cos(pi (epoch-2) / epochs)).
-
-    The closed form of the CoOp repositories' schedule: one constant warm-up epoch, cosine decay counted
-    over all epochs and stepped once per epoch, so that the last epoch's rate is not zero. With `squared` the
-    factor of `base` is squared, as by KgCoOp's code, which steps two schedulers.
-    """
-    if epoch == 1:
-        return WARMUP_LR
-    share = 0.5 * (1 + math.cos(math.pi * (epoch - 2) / epochs))
-    return base * (share * share if squared else share)
 
 
 def batches(order: Tensor, batch_size: int) -> Iterator[Tensor]:
@@ -70,11 +53,9 @@ def structure(member: Member) -> tuple[object, ...]:
     """What must be equal for two members to train in one population."""
     method, episode = member.method, member.episode
     return (
-        type(method),
-        method.n_ctx,
-        method.class_specific,
-        method.position,
-        method.batch_size,
+        method.name,
+        method.prompt.structure,
+        method.schedule.batch_size,
         tuple(episode.views.shape),
         len(_prompted(member)),
         episode.names,
@@ -82,18 +63,14 @@ def structure(member: Member) -> tuple[object, ...]:
     )
 
 
+def _names(episode: Episode) -> Names:
+    return Names(episode.named(episode.base), episode.named(episode.new) if episode.new else [], episode.others)
+
+
 def _prompted(member: Member) -> list[str]:
     """The names that a member's loss has text features of: trained classes, and for NFL other names."""
-    return [*member.episode.named(member.episode.base), *_others(member)]
-
-
-def _others(member: Member) -> list[str]:
-    method, episode = member.method, member.episode
-    if not isinstance(method, NFL):
-        return []
-    if method.nfl_names == "transductive" and episode.new:
-        return episode.named(episode.new)
-    return list(episode.others[: method.nfl_count])
+    names = _names(member.episode)
+    return [*names.trained, *member.method.other_names(names)]
 
 
 class Population:
@@ -111,51 +88,53 @@ class Population:
         self.members = list(members)
         self.limit = limit
         self.method = members[0].method
-        self.rule = rules.RULES[self.method.rule]
         self.generators = [torch.Generator().manual_seed(_stream(m.episode.seed)) for m in members]
         classes = len(members[0].episode.base.classes)
-        starts = [
-            initial_parameters(backbone, m.method, classes, g) for m, g in zip(members, self.generators, strict=True)
-        ]
+        starts = [m.method.prompt.start(backbone, classes, g) for m, g in zip(members, self.generators, strict=True)]
         self.parameters = torch.stack(starts).to(backbone.tower.device)
         self.velocity = torch.zeros_like(self.parameters)
         self.carried: Tensor | None = None  # what the rule hands to its next step
         self.basis: Tensor | None = None  # [P, r, K], of SubPT's subspace
-        self.project = project and isinstance(self.method, SubPT)
+        self.projection = self.method.projection if project else None
         self.alive = torch.ones(len(members), dtype=torch.bool, device=backbone.tower.device)
         self.epochs = [0] * len(members)  # that each member has trained
-        self.knobs = {knob: _vector(members, knob, backbone.tower.device) for knob in _KNOBS}
+        numbers = [member.method.numbers for member in members]
+        self.numbers = {
+            name: torch.tensor([one[name] for one in numbers], dtype=torch.float32, device=backbone.tower.device)
+            for name in numbers[0]
+        }
         self.labels = torch.stack([m.episode.labels for m in members]).to(backbone.tower.device)
-        self.objective = _objective(backbone, self.members)
+        names = [_names(member.episode) for member in members]
+        self.loss = training_loss(backbone, self.method, members[0].episode.template, names, dict(self.numbers))
         self._lay_out()
 
     def _lay_out(self) -> None:
         """Prompts and pieces of the present members; anew whenever some have left."""
         names = [_prompted(member) for member in self.members]
         pieces = self._pieces(names)
-        every = prompts(self.backbone, self.method, names, pieces)
+        every = prompts(self.backbone, self.method.prompt, names, pieces)
         size = pieces.members or max(len(names), 1)
         slices = [slice(start, start + size) for start in range(0, len(names), size)]
-        self.parts = [_Part(part, every.part(part), self.objective.part(part)) for part in slices]
+        self.parts = [_Part(part, every.part(part), self.loss.part(part)) for part in slices]
         self.scored = self._scored_prompts()
 
     def _scored_prompts(self) -> Prompts | None:
         """The prompts that are measured, where they are the same for every image."""
-        if isinstance(self.method, CoCoOp):
+        if self.method.prompt.per_image:
             return None
-        if self.method.class_specific:
-            return prompts(self.backbone, self.method, [m.episode.named(m.episode.base) for m in self.members])
-        return prompts(self.backbone, self.method, [self.members[0].episode.names], Pieces(classes=SCORED_NAMES))
+        if self.method.prompt.class_specific:
+            return prompts(self.backbone, self.method.prompt, [m.episode.named(m.episode.base) for m in self.members])
+        return prompts(self.backbone, self.method.prompt, [self.members[0].episode.names], Pieces(classes=SCORED_NAMES))
 
     def _pieces(self, names: Sequence[Sequence[str]]) -> Pieces:
-        tower, images = self.backbone.tower, min(self.method.batch_size, self.labels.shape[1])
+        tower, prompt = self.backbone.tower, self.method.prompt
         load = memory.Load(
             tower,
             members=len(names),
-            shared=1 + self.method.n_ctx,
-            suffix_tokens=max(suffix_tokens(self.backbone, self.method, one) for one in names),
+            shared=1 + prompt.n_ctx,
+            suffix_tokens=max(suffix_tokens(self.backbone, prompt, one) for one in names),
             classes=len(names[0]),
-            images=images if isinstance(self.method, CoCoOp) else None,
+            images=min(self.method.schedule.batch_size, self.labels.shape[1]) if prompt.per_image else None,
         )
         pieces = load.pieces(memory.budget(self.limit, tower.device))
         self.bytes = load.bytes(pieces)
@@ -163,7 +142,7 @@ class Population:
 
     def train_epoch(self) -> list[dict[str, float]]:
         """One epoch of all members; per member the epoch's mean loss, mean cosine and branch shares."""
-        if self.project and self.basis is None:
+        if self.projection and self.basis is None:
             self.basis = _probe(self.backbone, self.members, self.limit)
         device = self.parameters.device
         self.epochs = [epoch + 1 for epoch in self.epochs]
@@ -172,12 +151,12 @@ class Population:
         at = list(zip(self.members, self.epochs, strict=True))
         views = torch.stack([m.episode.views[(epoch - 1) % len(m.episode.views)] for m, epoch in at])
         views = views.to(device).float()
-        rates = [_rate(member.method, epoch) for member, epoch in at]
+        rates = [member.method.rate(epoch) for member, epoch in at]
         rate = torch.tensor(rates, device=device)
-        shares = [one / member.method.lr for one, member in zip(rates, self.members, strict=True)]
-        self.knobs["rate_share"] = torch.tensor(shares, device=device)
+        shares = [one / member.method.schedule.lr for one, member in zip(rates, self.members, strict=True)]
+        self.numbers["rate_share"] = torch.tensor(shares, device=device)
         sums = _Sums(len(self.members), device)
-        for chosen in batches(order, self.method.batch_size):
+        for chosen in batches(order, self.method.schedule.batch_size):
             images = views.gather(1, chosen[:, :, None].expand(-1, -1, views.shape[2]))
             self._step(images, self.labels.gather(1, chosen), rate, sums)
         return sums.means()
@@ -185,12 +164,13 @@ class Population:
     def _step(self, images: Tensor, labels: Tensor, rate: Tensor, sums: _Sums) -> None:
         """One optimiser step: SGD with momentum; weight decay is added after the rule has chosen."""
         like = self.parameters
-        update = self.rule(lambda at: self.gradients(at, images, labels), like, self.knobs, self.carried)
+        step = rules.Step(lambda at: self.gradients(at, images, labels), like, self.numbers, self.carried)
+        update = self.method.rule.update(step)
         finite = torch.isfinite(update.loss) & rules.is_finite(update.gradient)
         if update.branch is not None:
             finite &= update.branch != rules.NOT_FINITE
-        decayed = update.gradient + rules.along(self.knobs["weight_decay"], like) * like
-        velocity = rules.along(self.knobs["momentum"], like) * self.velocity + decayed
+        decayed = update.gradient + rules.along(self.numbers["weight_decay"], like) * like
+        velocity = rules.along(self.numbers["momentum"], like) * self.velocity + decayed
         moved = like - rules.along(rate, like) * velocity
         # A member with a number that is not finite keeps its last good state; the others go on untouched.
         self.alive &= finite & rules.is_finite(moved)
@@ -210,8 +190,8 @@ class Population:
         """
         done = [self._gradients(part, parameters, images, labels) for part in self.parts]
         loss, gradient = (torch.cat(pieces) if len(done) > 1 else pieces[0] for pieces in zip(*done, strict=True))
-        if self.basis is not None:
-            gradient = project(gradient, self.basis)
+        if self.projection and self.basis is not None:
+            gradient = self.projection.project(gradient, self.basis)
         return loss, gradient
 
     def _gradients(self, part: _Part, parameters: Tensor, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -219,11 +199,11 @@ class Population:
         with torch.enable_grad():
             at = parameters[members].detach().requires_grad_()
             text = part.prompts.features(at, images[members])
-            losses = part.objective(text, images[members], labels[members])
+            losses = part.loss(text, images[members], labels[members])
             (gradient,) = torch.autograd.grad(losses.total.sum(), at, retain_graph=losses.teacher is not None)
-            if losses.teacher is not None:
+            if losses.teacher is not None and self.method.teacher:
                 (teacher,) = torch.autograd.grad(losses.teacher.sum(), at)
-                gradient = rules.align_with_teacher(gradient, teacher, self.knobs["prograd_lambda"][members])
+                gradient = self.method.teacher.align(gradient, teacher, part.loss.numbers)
         return losses.total.detach(), gradient
 
     @torch.inference_mode()
@@ -235,7 +215,7 @@ class Population:
         return [self._score(member, text) for member, text in zip(self.members, torch.cat(parts).cpu(), strict=True)]
 
     def _score(self, member: Member, text: Tensor) -> dict[str, float]:
-        if not self.method.class_specific:
+        if not self.method.prompt.class_specific:
             return score(member.episode, text)
         base = member.episode.base
         return metrics_of(member.episode, Score.of(base.features, text, base.labels))
@@ -244,7 +224,7 @@ class Population:
         """The same where every image has text features of its own: some hundred images at a time."""
         scores = []
         for half in member.episode.sides:
-            table = prompts(self.backbone, self.method, [member.episode.named(half)])
+            table = prompts(self.backbone, self.method.prompt, [member.episode.named(half)])
             size = max(1, IMAGE_TOKENS // table.suffixes[0].tokens)
             parts = []
             for images, labels in zip(half.features.split(size), half.labels.split(size), strict=True):
@@ -262,8 +242,8 @@ class Population:
         for name in ("parameters", "velocity", "carried", "basis", "alive", "labels"):
             tensor = getattr(self, name)
             setattr(self, name, None if tensor is None else tensor[index])
-        self.knobs = {knob: vector[index] for knob, vector in self.knobs.items()}
-        self.objective = self.objective.part(index)
+        self.numbers = {name: vector[index] for name, vector in self.numbers.items()}
+        self.loss = self.loss.part(index)
         if positions:
             self._lay_out()
 
@@ -291,57 +271,29 @@ class Population:
 
 @dataclass(frozen=True)
 class _Part:
-    """Some of the members, with their prompts and their objective."""
+    """Some of the members, with their prompts and their loss."""
 
     members: slice
     prompts: Prompts
-    objective: Objective
-
-
-def _objective(backbone: Backbone, members: Sequence[Member]) -> Objective:
-    """The loss of the members, with the zero-shot features that its terms refer to."""
-    method, device = members[0].method, backbone.tower.device
-
-    def zero_shot(names: Sequence[Sequence[str]], *, ensemble: bool) -> Tensor:
-        template = members[0].episode.template
-        known = list(dict.fromkeys(name for one in names for name in one))
-        table = template_features(backbone, template, known, ensemble=ensemble)
-        place = {name: index for index, name in enumerate(known)}
-        return torch.stack([table[[place[name] for name in one]] for one in names])
-
-    bases = [member.episode.named(member.episode.base) for member in members]
-    objective = Objective(backbone.tower.logit_scale, classes=len(bases[0]))
-    if isinstance(method, KgCoOp):
-        guidance = Anchored(_vector(members, "kg_lambda", device), zero_shot(bases, ensemble=False))
-        objective = replace(objective, guidance=guidance)
-    if isinstance(method, ProGrad):
-        teacher = Teacher(_vector(members, "temperature", device), zero_shot(bases, ensemble=False), objective.scale)
-        objective = replace(objective, teacher=teacher)
-    if isinstance(method, NFL):
-        names = [_others(member) for member in members]
-        novel = Anchored(_vector(members, "nfl_lambda", device), zero_shot(names, ensemble=True))
-        objective = replace(objective, novel=novel)
-    return objective
+    loss: TrainingLoss
 
 
 def _probe(backbone: Backbone, members: Sequence[Member], limit: int | None) -> Tensor:
-    """SubPT's subspace of each member [P, r, K], from an earlier run of the same members without it.
+    """The subspace of each member [P, r, K], from an earlier run of the same members without it.
 
     The probe starts from the same parameters and sees the same batches. Of members of smaller rank the last
     rows are zero, which project on nothing.
     """
-    methods = [cast(SubPT, member.method) for member in members]
+    projections = [member.method.projection for member in members if member.method.projection]
     population = Population(backbone, members, limit=limit, project=False)
     trajectory = []
-    for _ in range(max(method.probe_epochs for method in methods)):
+    for _ in range(max(one.probe_epochs for one in projections)):
         population.train_epoch()
         trajectory.append(population.parameters.flatten(1))
-    basis = torch.zeros(
-        len(members), max(m.rank for m in methods), trajectory[0].shape[1], device=population.parameters.device
-    )
-    for index, method in enumerate(methods):
-        path = torch.stack([parameters[index] for parameters in trajectory[: method.probe_epochs]])
-        directions = principal_directions(path, method.rank)
+    paths = torch.stack(trajectory, dim=1)  # [P, t, K]
+    every = [one.directions(path) for one, path in zip(projections, paths, strict=True)]
+    basis = paths.new_zeros(len(members), max(map(len, every)), paths.shape[2])
+    for index, directions in enumerate(every):
         basis[index, : len(directions)] = directions
     return basis
 
@@ -374,34 +326,8 @@ class _Sums:
         return [{name: values[name][i] for name in values} for i in range(len(self.loss))]
 
 
-_KNOBS = (
-    "momentum",
-    "weight_decay",
-    "prograd_lambda",
-    *("rho", "rho_min", "beta1", "beta2", "alpha", "eta", "sigma", "decay"),
-)
-"""Hyper-parameters that are vectors over members; 0 where a method lacks one, which nothing reads."""
-
 _STATE = ("parameters", "velocity", "carried", "basis", "alive")
 _SHARES = ("share_plain", "share_projected", "share_perturbed")
-
-
-def _number(method: Trained, knob: str) -> float:
-    """A knob as a number: beta1 "off" is 0, which removes the plain branch; no rho_min is a constant radius."""
-    value = getattr(method, knob, 0.0)
-    if value is None:
-        value = getattr(method, "rho", 0.0)
-    return 0.0 if value == "off" else float(value)
-
-
-def _vector(members: Sequence[Member], knob: str, device: torch.device) -> Tensor:
-    """A knob of all members, [P]."""
-    return torch.tensor([_number(m.method, knob) for m in members], dtype=torch.float32, device=device)
-
-
-def _rate(method: Trained, epoch: int) -> float:
-    squared = isinstance(method, KgCoOp) and method.kgcoop_lr == "squared"
-    return learning_rate(method.lr, epoch, method.epochs, squared=squared)
 
 
 def _stream(seed: int) -> int:

@@ -31,8 +31,9 @@ from gcsearch.data.lists.splits import Item
 from gcsearch.data.synthetic import worlds
 from gcsearch.errors import InputError
 from gcsearch.files import cache_address, cache_folder
-from gcsearch.methods.prompts import ENSEMBLE, initial_parameters, prompts
-from gcsearch.methods.registry import NFL, Trained, build
+from gcsearch.methods.base import Names
+from gcsearch.methods.prompts import ENSEMBLE, prompts
+from gcsearch.methods.registry import Method, build
 from gcsearch.training.episodes import Episode, Half, Target
 
 _Made = tuple[Wanted, Tensor]
@@ -156,8 +157,7 @@ class Laboratory:
         ]
         every = [*(point.values for point in space.points), *drawn, *map(space.there, ends)]
         built = [build(space.config(values)) for values in every]
-        trained = [method for method in built if isinstance(method, Trained)]
-        distinct = {(type(m), m.n_ctx, m.ctx_init, m.position, m.class_specific): m for m in trained}
+        distinct = {(method.name, method.prompt): method for method in built if method.trains}
         for method in distinct.values():
             try:
                 self.check_prompt(method)
@@ -173,18 +173,19 @@ class Laboratory:
             _check_template(self.backbone, template, longest)
 
     @torch.inference_mode()
-    def check_prompt(self, method: Trained) -> None:
+    def check_prompt(self, method: Method) -> None:
         """InputError where context vectors and start words do not fit each other, or a name the model."""
         tower, classes = self.backbone.tower, len(self.dataset.classes)
         every = (*self.dataset.classes, *(name for target in self.targets for name in target.classes))
-        parameters = initial_parameters(self.backbone, method, classes, torch.Generator())[None].to(tower.device)
+        parameters = method.prompt.start(self.backbone, classes, torch.Generator())[None].to(tower.device)
         image = torch.zeros(1, 1, self.backbone.embedding_size, device=tower.device)
-        others = self.others[: method.nfl_count] if isinstance(method, NFL) else ()
-        for names in (every, others):
+        for names in (every, method.other_names(Names((), (), self.others))):
             longest = max(names, key=lambda name: len(self.backbone.tokenize(name)), default=None)
             if longest is None:
                 continue
-            table = prompts(self.backbone, method, [[longest] * classes if method.class_specific else [longest]])
+            table = prompts(
+                self.backbone, method.prompt, [[longest] * classes if method.prompt.class_specific else [longest]]
+            )
             try:
                 table.features(parameters, image)
             except InputError as error:

@@ -10,11 +10,10 @@ from typing import Any
 from torch import Tensor
 
 from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, Rung, TrialRecord
-from gcsearch.methods.prompts import template_features
-from gcsearch.methods.registry import Method, Trained, ZeroShot, build
+from gcsearch.methods.registry import Method, build
 from gcsearch.search import pruning
 from gcsearch.training.episodes import Episode, score
-from gcsearch.training.loop import Checkpoint, Measured, Rungs, State, train
+from gcsearch.training.loop import Checkpoint, Measurement, Rungs, State, train
 from gcsearch.training.population import Member
 from gcsearch.training.task_data import Laboratory
 
@@ -58,7 +57,7 @@ def run_pack(
     spent = ledger.restore(kept[0]) if kept else 0.0
     members, owners = [], []
     for index, method in enumerate(methods):
-        if isinstance(method, Trained):
+        if method.trains:
             members += [Member(method, episode) for episode in episodes]
             owners += [(index, seed) for seed in range(len(episodes))]
 
@@ -101,14 +100,14 @@ def _rungs(
 
 def _untrained(
     laboratory: Laboratory, methods: Sequence[Method], episodes: Sequence[Episode]
-) -> dict[tuple[int, int], Measured]:
+) -> dict[tuple[int, int], Measurement]:
     """Zero-shot numbers of the methods that do not train, at epoch 0."""
     backbone, template, measured = laboratory.backbone, laboratory.task.template, {}
     for index, method in enumerate(methods):
-        if isinstance(method, ZeroShot):
-            text = template_features(backbone, template, episodes[0].names, ensemble=method.ensemble).cpu()
+        if method.template:
+            text = method.template.features(backbone, template, episodes[0].names)
             for seed, episode in enumerate(episodes):
-                measured[index, seed] = Measured(0, score(episode, text), diverged=False)
+                measured[index, seed] = Measurement(0, score(episode, text), diverged=False)
     return measured
 
 
@@ -119,12 +118,12 @@ class _Ledger:
         self.proposals = proposals
         self.seeds = seeds
         self.on_reports = on_reports
-        self.open: dict[tuple[int, int], dict[int, Measured]] = {}
+        self.open: dict[tuple[int, int], dict[int, Measurement]] = {}
         self.curves: list[list[EpochReport]] = [[] for _ in proposals]
         self.broken: list[dict[int, int]] = [{} for _ in proposals]
         self.left: dict[int, str] = {}
 
-    def enter(self, measured: Mapping[tuple[int, int], Measured]) -> None:
+    def enter(self, measured: Mapping[tuple[int, int], Measurement]) -> None:
         """Note members by (setting, seed); report the settings whose seeds are now all measured."""
         complete = []
         for (index, seed), one in measured.items():
@@ -138,7 +137,7 @@ class _Ledger:
         if complete:
             self.on_reports(complete)
 
-    def _report(self, index: int, epoch: int, seeds: Mapping[int, Measured]) -> EpochReport:
+    def _report(self, index: int, epoch: int, seeds: Mapping[int, Measurement]) -> EpochReport:
         metrics = {name: tuple(seeds[seed].metrics[name] for seed in range(self.seeds)) for name in seeds[0].metrics}
         report = EpochReport(number=self.proposals[index].number, epoch=epoch, metrics=metrics)
         self.curves[index].append(report)
@@ -178,7 +177,7 @@ class _Ledger:
         self.curves = [[EpochReport.from_dict(report) for report in curve] for curve in state["curves"]]
         self.broken = [dict(broken) for broken in state["broken"]]
         for index, seed, one in state["open"]:
-            self.open.setdefault((index, one["epoch"]), {})[seed] = Measured(**one)
+            self.open.setdefault((index, one["epoch"]), {})[seed] = Measurement(**one)
         if any(self.curves):
             self.on_reports([curve[-1] for curve in self.curves if curve])
         return float(state["seconds"])
@@ -192,7 +191,7 @@ class _Ledger:
         )
         epochs = curve[-1].epoch if curve else 0
         # Who had no epoch left when it had to leave has run to its end.
-        pruned = index in self.left and epochs < getattr(build(self.proposals[index].config), "epochs", 0)
+        pruned = index in self.left and epochs < build(self.proposals[index].config).epochs
         outcome = Outcome.DIVERGED if broken else Outcome.PRUNED if pruned else Outcome.COMPLETE
         return TrialRecord(
             number=self.proposals[index].number,

@@ -15,7 +15,7 @@ from gcsearch.cli.app import app
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome
 from gcsearch.driver import run
-from gcsearch.methods.registry import METHODS, Trained
+from gcsearch.methods.registry import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -63,7 +63,7 @@ def test_a_method_runs_is_exported_and_gives_its_numbers_again(name, store, comb
     for metric, values in champion.metrics.items():
         assert again.metrics[metric] == pytest.approx(values, abs=1e-6), metric
     kept = (folder / "prompt.safetensors").exists()
-    assert kept == issubclass(METHODS.get(name, Trained), Trained)
+    assert kept == (name != "zeroshot")
     if kept:
         tensors = safetensors.torch.load_file(folder / "prompt.safetensors")
         assert {key.split(".")[0] for key in tensors} == {"seed_4", "seed_5"}

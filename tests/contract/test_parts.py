@@ -13,7 +13,7 @@ from gcsearch.training.population import Member, Population, _Sums
 from tests.unit.methods.test_rules import NothingReadBack
 
 PARTS = ("coop", "cocoop", "kgcoop", "prograd", "subpt", "nfl", "subpt+nfl", "cocoop+kgcoop+prograd+subpt+nfl")
-RULES = ("", *(name for name, method in METHODS.items() if method.kind == "rule"))
+RULES = ("", *(name for name, method in METHODS.items() if method.kinds == ("rule",)))
 EVERY = [
     "+".join(part for part in (parts, rule) if part and not (part == "coop" and rule))
     for parts in PARTS
@@ -26,7 +26,7 @@ def setting(name, **values):
     """A short run of `name`: three epochs of two batches."""
     short = {"epochs": 3, "batch_size": 4, "lr": 0.02, "nfl_count": 3, "probe_epochs": 3, "rank": 1} | values
     method = find(name)
-    return method(**{key: value for key, value in short.items() if key in method.model_fields})
+    return method.configured({key: value for key, value in short.items() if key in method.hyperparameters})
 
 
 def run(laboratory, members, limit=None):

@@ -17,7 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from gcsearch.config.base import Value
 from gcsearch.config.trials import Outcome, TrialRecord
-from gcsearch.methods.registry import Trained
+from gcsearch.methods.registry import METHODS
 from gcsearch.results.tables.wording import value_text
 
 logging.getLogger("optuna.storages").setLevel(logging.WARNING)
@@ -41,7 +41,7 @@ def searched(records: Sequence[TrialRecord]) -> list[str]:
         for name, value in record.config.values.items():
             values.setdefault(name, set()).add(value)
     varied = [name for name, seen in values.items() if len(seen) > 1]
-    common = tuple(Trained.model_fields)
+    common = tuple(METHODS["coop"].hyperparameters)
 
     def order(name: str) -> tuple[int, int, str]:
         if name in _FIRST:

@@ -155,9 +155,9 @@ def by_hand(lab, trial, target):
     images = lab.cache.fixed(target, target.test).float()
     if trial.record.config.method == "zeroshot":
         return accuracy(images, template_features(lab.backbone, lab.task.template, target.classes), labels)
-    table = prompts(lab.backbone, method, [target.classes])
+    table = prompts(lab.backbone, method.prompt, [target.classes])
     with torch.inference_mode():
-        text = table.features(trial.parameters[0][None], images[None] if table.conditional else None)[0]
+        text = table.features(trial.parameters[0][None], images[None] if method.prompt.per_image else None)[0]
     return accuracy(images, text, labels)
 
 

@@ -87,7 +87,7 @@ def test_wrong_settings_are_refused_in_words(method, values, message):
 
 
 def test_a_whole_number_is_a_number_and_a_list_a_tuple():
-    assert build(TrialConfig(method="sam", hyperparameters={"rho": 1})).rho == 1.0
+    assert build(TrialConfig(method="sam", hyperparameters={"rho": 1})).numbers["rho"] == 1.0
     assert Pipeline.from_dict({"name": "a", "task": {"seeds": [3, 4]}}).task.seeds == (3, 4)
     values = {"flag": True, "count": 1, "share": 1.0, "word": "end"}
     read = TrialConfig.from_dict({"method": "sam", "hyperparameters": values}).hyperparameters

@@ -49,7 +49,7 @@ def test_whatever_may_be_proposed_is_accepted_by_the_method(name):
 def test_it_names_no_parameter_that_the_method_lacks(name):
     space = load(name)
     for parameter in space.parameters:
-        assert all(parameter in METHODS[method].model_fields for method in space.methods_with(parameter))
+        assert all(parameter in METHODS[method].hyperparameters for method in space.methods_with(parameter))
     assert not any(isinstance(parameter, Fixed) for parameter in space.parameters.values())
 
 

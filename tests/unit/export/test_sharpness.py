@@ -130,7 +130,7 @@ def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradi
     product = hessian_product(loss, point, direction[None])[0]
     assert float((product - difference).norm() / product.norm()) < 0.05
     if method != "cocoop":  # where not all classes fit at once, pieces of them are encoded, and encoded again
-        table = prompts(twice, built, [_prompted(exact.members[0])], Pieces(classes=3))
+        table = prompts(twice, built.prompt, [_prompted(exact.members[0])], Pieces(classes=3))
         exact.parts[0] = replace(exact.parts[0], prompts=table)
         again = hessian_product(loss_landscape._loss(exact, images, labels), point, direction[None])[0]
         assert float((product - again).norm() / product.norm()) < 1e-4

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcsearch.methods.losses import Anchored, Objective, Teacher
+from gcsearch.methods.losses import NovelNames, Teacher, TrainingLoss, ZeroShotGuidance
 
 P, B, C, A, E = 3, 5, 4, 2, 8
 SCALE = 30.0
@@ -28,7 +28,7 @@ def cross_entropy(text, images, labels):
 
 def test_without_terms_it_is_cross_entropy(batch):
     text, images, labels = batch
-    losses = Objective(SCALE, C)(text[:, :C], images, labels)
+    losses = TrainingLoss(SCALE, C, {})(text[:, :C], images, labels)
     assert losses.teacher is None
     expected = torch.stack([cross_entropy(*one) for one in zip(*batch, strict=True)])
     torch.testing.assert_close(losses.total, expected)
@@ -37,7 +37,9 @@ def test_without_terms_it_is_cross_entropy(batch):
 def test_kgcoop_adds_the_mean_distance_to_the_zero_shot_features(batch):
     text, images, labels = batch
     anchors, weight = unit(P, C, E, seed=3), torch.tensor([8.0, 1.0, 0.0])
-    got = Objective(SCALE, C, guidance=Anchored(weight, anchors))(text[:, :C], images, labels).total
+    got = TrainingLoss(SCALE, C, {"kg_lambda": weight}, [(ZeroShotGuidance(), anchors)])(
+        text[:, :C], images, labels
+    ).total
     for p in range(P):
         distance = 1 - torch.stack([F.cosine_similarity(text[p, c], anchors[p, c], dim=0) for c in range(C)]).mean()
         torch.testing.assert_close(got[p], cross_entropy(text[p], images[p], labels[p]) + weight[p] * distance)
@@ -46,7 +48,7 @@ def test_kgcoop_adds_the_mean_distance_to_the_zero_shot_features(batch):
 def test_nfl_looks_at_the_other_names_and_predicts_among_the_trained_ones(batch):
     text, images, labels = batch
     anchors, weight = unit(P, A, E, seed=4), torch.tensor([1.0, 2.0, 0.5])
-    got = Objective(SCALE, C, novel=Anchored(weight, anchors))(text, images, labels).total
+    got = TrainingLoss(SCALE, C, {"nfl_lambda": weight}, [(NovelNames(), anchors)])(text, images, labels).total
     for p in range(P):
         distance = 1 - F.cosine_similarity(text[p, C:], anchors[p], dim=1).mean()
         torch.testing.assert_close(got[p], cross_entropy(text[p], images[p], labels[p]) + weight[p] * distance)
@@ -56,7 +58,7 @@ def test_the_teachers_loss_is_the_divergence_from_its_predictions_up_to_a_consta
     text, images, labels = batch
     known, temperature = unit(P, C, E, seed=5), torch.tensor([1.0, 2.0, 4.0])
     at = text[:, :C].clone().requires_grad_()
-    losses = Objective(SCALE, C, teacher=Teacher(temperature, known, SCALE))(at, images, labels)
+    losses = TrainingLoss(SCALE, C, {"temperature": temperature}, teacher=(Teacher(), known))(at, images, labels)
     (got,) = torch.autograd.grad(losses.teacher.sum(), at)
     again = text[:, :C].clone().requires_grad_()
     divergence = sum(
@@ -76,8 +78,8 @@ def test_text_that_depends_on_the_image_is_compared_with_its_own_image(batch):
     _, images, labels = batch
     own = unit(P, B, C, E, seed=6)
     anchors = unit(P, C, E, seed=7)
-    objective = Objective(SCALE, C, guidance=Anchored(torch.ones(P), anchors))
-    got = objective(own, images, labels).total
+    loss = TrainingLoss(SCALE, C, {"kg_lambda": torch.ones(P)}, [(ZeroShotGuidance(), anchors)])
+    got = loss(own, images, labels).total
     for p in range(P):
         logits = torch.stack([SCALE * own[p, b] @ images[p, b] for b in range(B)])
         distance = torch.stack([1 - F.cosine_similarity(own[p, b], anchors[p], dim=1).mean() for b in range(B)]).mean()
@@ -86,15 +88,16 @@ def test_text_that_depends_on_the_image_is_compared_with_its_own_image(batch):
 
 def test_a_part_of_the_members_has_their_numbers(batch):
     text, images, labels = batch
-    objective = Objective(
+    numbers = {"kg_lambda": [8.0, 1.0, 0.0], "nfl_lambda": [1.0, 2.0, 0.5], "temperature": [1.0, 2.0, 4.0]}
+    loss = TrainingLoss(
         SCALE,
         C,
-        guidance=Anchored(torch.tensor([8.0, 1.0, 0.0]), unit(P, C, E, seed=3)),
-        novel=Anchored(torch.tensor([1.0, 2.0, 0.5]), unit(P, A, E, seed=4)),
-        teacher=Teacher(torch.tensor([1.0, 2.0, 4.0]), unit(P, C, E, seed=5), SCALE),
+        {name: torch.tensor(values) for name, values in numbers.items()},
+        [(ZeroShotGuidance(), unit(P, C, E, seed=3)), (NovelNames(), unit(P, A, E, seed=4))],
+        (Teacher(), unit(P, C, E, seed=5)),
     )
-    whole = objective(text, images, labels)
+    whole = loss(text, images, labels)
     for members in (slice(1, 3), torch.tensor([2, 0])):
-        part = objective.part(members)(text[members], images[members], labels[members])
+        part = loss.part(members)(text[members], images[members], labels[members])
         torch.testing.assert_close(part.total, whole.total[members])
         torch.testing.assert_close(part.teacher, whole.teacher[members])

@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from gcsearch.errors import InputError
-from gcsearch.methods.prompts import ENSEMBLE, Pieces, initial_parameters, named, prompts, template_features
-from gcsearch.methods.registry import METHODS
+from gcsearch.methods.prompts import ENSEMBLE, ConditionalContext, Context, Pieces, prompts, template_features
 
 NAMES = ["dog", "tiny yellow cat", "old_horse", "snowy white owl"]
 
@@ -20,9 +19,9 @@ def generator(seed=0):
 
 def cocoop(backbone, members=2, seed=0):
     """CoCoOp's parameters with a meta-net far from zero."""
-    method = METHODS["cocoop"](n_ctx=3, ctx_init="")
-    stacked = torch.stack([initial_parameters(backbone, method, 4, generator(seed + i)) for i in range(members)])
-    return method, stacked
+    context = ConditionalContext(n_ctx=3, ctx_init="")
+    stacked = torch.stack([context.start(backbone, 4, generator(seed + i)) for i in range(members)])
+    return context, stacked
 
 
 def images(*shape, seed=5):
@@ -30,16 +29,16 @@ def images(*shape, seed=5):
 
 
 def test_cocoops_features_and_gradient_equal_a_loop_over_images(backbone):
-    method, parameters = cocoop(backbone)
+    context, parameters = cocoop(backbone)
     batch = images(2, 3, backbone.embedding_size)
     parameters.requires_grad_()
-    got = prompts(backbone, method, [NAMES]).features(parameters, batch)
+    got = prompts(backbone, context, [NAMES]).features(parameters, batch)
     weights = torch.randn(got.shape, generator=generator(7))
     (gradient,) = torch.autograd.grad((got * weights).sum(), parameters)
-    plain = METHODS["coop"](n_ctx=3, ctx_init="")
+    plain = Context(n_ctx=3, ctx_init="")
     for member in range(2):
         at = parameters[member].detach().clone().requires_grad_()
-        tensors = named(backbone, method, at)
+        tensors = context.named(backbone, at)
         first, second = nn.Linear(32, 2), nn.Linear(2, 64)
         shape = {"linear1": first, "linear2": second}
         assert {name for name in tensors if name != "ctx"} == {
@@ -58,42 +57,42 @@ def test_cocoops_features_and_gradient_equal_a_loop_over_images(backbone):
 
 
 def test_a_meta_net_that_gives_zero_is_coop(backbone):
-    method, parameters = cocoop(backbone, members=1)
-    tensors = named(backbone, method, parameters)
+    context, parameters = cocoop(backbone, members=1)
+    tensors = context.named(backbone, parameters)
     tensors["meta_net.linear2.weight"].zero_()
     tensors["meta_net.linear2.bias"].zero_()
-    got = prompts(backbone, method, [NAMES]).features(parameters, images(1, 3, backbone.embedding_size))
-    expected = prompts(backbone, METHODS["coop"](n_ctx=3), [NAMES]).features(tensors["ctx"])
+    got = prompts(backbone, context, [NAMES]).features(parameters, images(1, 3, backbone.embedding_size))
+    expected = prompts(backbone, Context(n_ctx=3), [NAMES]).features(tensors["ctx"])
     torch.testing.assert_close(got[0], expected.expand(3, -1, -1))
 
 
 def test_the_meta_net_starts_as_torchs_linear_layers_do(backbone):
-    method, _ = cocoop(backbone)
-    start = named(backbone, method, initial_parameters(backbone, method, 4, generator()))
+    context, _ = cocoop(backbone)
+    start = context.named(backbone, context.start(backbone, 4, generator()))
     for layer, inputs in (("linear1", backbone.embedding_size), ("linear2", backbone.embedding_size // 16)):
         for kind in ("weight", "bias"):
             values = start[f"meta_net.{layer}.{kind}"]
             assert 0.5 * inputs**-0.5 < values.abs().max() <= inputs**-0.5
-    other = initial_parameters(backbone, method, 4, generator(1))
-    assert not torch.equal(other, initial_parameters(backbone, method, 4, generator()))
+    other = context.start(backbone, 4, generator(1))
+    assert not torch.equal(other, context.start(backbone, 4, generator()))
 
 
 def test_words_fill_the_last_rows_and_random_vectors_are_small(backbone):
     tower = backbone.tower
-    start = initial_parameters(backbone, METHODS["coop"](n_ctx=6), 4, generator())
+    start = Context(n_ctx=6).start(backbone, 4, generator())
     assert torch.equal(start[:2], torch.zeros(2, 64))
     assert torch.equal(start[2:], tower.embed(backbone.tokenize("a photo of a")))
-    random = initial_parameters(backbone, METHODS["coop"](n_ctx=16, ctx_init=""), 4, generator())
+    random = Context(n_ctx=16, ctx_init="").start(backbone, 4, generator())
     assert random.std().item() == pytest.approx(0.02, rel=0.1)
     with pytest.raises(InputError, match=r"more tokens.*\(4 tokens\) with n_ctx=3"):
-        initial_parameters(backbone, METHODS["coop"](n_ctx=3), 4, generator())
+        Context(n_ctx=3).start(backbone, 4, generator())
 
 
 def test_class_specific_vectors_start_alike_with_words_and_apart_without(backbone):
-    words = initial_parameters(backbone, METHODS["coop"](class_specific=True), 3, generator())
+    words = Context(class_specific=True).start(backbone, 3, generator())
     assert words.shape == (3, 4, 64)
     assert torch.equal(words[0], words[2])
-    random = initial_parameters(backbone, METHODS["coop"](class_specific=True, ctx_init=""), 3, generator())
+    random = Context(class_specific=True, ctx_init="").start(backbone, 3, generator())
     assert not torch.equal(random[0], random[2])
 
 
@@ -104,18 +103,18 @@ def test_class_specific_vectors_start_alike_with_words_and_apart_without(backbon
 def test_word_vectors_at_every_position_are_the_sentence(backbone, position, sentence):
     """Context vectors that are the embeddings of words give the features of the written sentence."""
     for specific in (False, True):
-        method = METHODS["coop"](position=position, class_specific=specific)
-        start = initial_parameters(backbone, method, len(NAMES), generator())
-        got = prompts(backbone, method, [NAMES]).features(start[None])[0]
+        context = Context(position=position, class_specific=specific)
+        start = context.start(backbone, len(NAMES), generator())
+        got = prompts(backbone, context, [NAMES]).features(start[None])[0]
         torch.testing.assert_close(got, template_features(backbone, sentence, NAMES), rtol=1e-4, atol=1e-5)
 
 
 def test_members_may_have_different_names(backbone):
-    method = METHODS["coop"]()
+    context = Context()
     start = torch.randn(2, 4, 64, generator=generator()) * 0.02
-    both = prompts(backbone, method, [NAMES[:2], NAMES[2:]]).features(start)
+    both = prompts(backbone, context, [NAMES[:2], NAMES[2:]]).features(start)
     for member, names in enumerate((NAMES[:2], NAMES[2:])):
-        alone = prompts(backbone, method, [names]).features(start[[member]])
+        alone = prompts(backbone, context, [names]).features(start[[member]])
         torch.testing.assert_close(both[[member]], alone, rtol=1e-4, atol=1e-6)
 
 
@@ -129,14 +128,14 @@ def test_the_ensemble_is_the_normalised_mean_of_eight_templates(backbone):
 @pytest.mark.parametrize("pieces", [Pieces(classes=1), Pieces(classes=3), Pieces(images=1), Pieces(images=2)])
 def test_pieces_change_no_feature_and_no_gradient(backbone, pieces):
     if pieces.images:
-        method, parameters = cocoop(backbone)
+        context, parameters = cocoop(backbone)
     else:
-        method, parameters = METHODS["coop"](), torch.randn(2, 4, 64, generator=generator()) * 0.02
+        context, parameters = Context(), torch.randn(2, 4, 64, generator=generator()) * 0.02
     batch = images(2, 3, backbone.embedding_size)
     results = []
     for cut in (Pieces(), pieces):
         at = parameters.clone().requires_grad_()
-        text = prompts(backbone, method, [NAMES], cut).features(at, batch)
+        text = prompts(backbone, context, [NAMES], cut).features(at, batch)
         weights = torch.randn(text.shape, generator=generator(3))
         twice = [torch.autograd.grad((text * w).sum(), at, retain_graph=True)[0] for w in (weights, weights.flip(0))]
         results.append((text.detach(), *twice))

@@ -6,37 +6,55 @@ import pytest
 
 from gcsearch.config.trials import TrialConfig
 from gcsearch.errors import InputError
-from gcsearch.methods import rules as updates
-from gcsearch.methods.registry import KINDS, METHODS, NFL, KgCoOp, SubPT, Trained, build, complete, find
+from gcsearch.methods.registry import METHODS, build, complete, find
+
+PUBLISHED = {
+    "coop": {"lr": 0.002, "epochs": 200, "batch_size": 32, "momentum": 0.9, "weight_decay": 5e-4, "n_ctx": 4},
+    "cocoop": {"epochs": 10, "batch_size": 1},
+    "kgcoop": {"kg_lambda": 8.0, "epochs": 100},
+    "prograd": {"prograd_lambda": 1.0, "temperature": 1.0, "epochs": 100},
+    "subpt": {"probe_epochs": 50, "rank": 10, "epochs": 200},
+    "nfl": {"nfl_lambda": 1.0},
+    "asam": {"rho": 0.5, "eta": 0.01},
+    "sagm": {"rho": 0.05, "alpha": 0.001},
+    "fsam": {"rho": 0.05, "sigma": 1.0, "decay": 0.9},
+    "sample": {"rho": 0.05, "alpha": 0.0015, "decay": 0.15},
+}
 
 
-def test_published_constants_are_the_defaults():
-    assert (METHODS["cocoop"]().epochs, METHODS["cocoop"]().batch_size) == (10, 1)
-    assert (METHODS["kgcoop"]().kg_lambda, METHODS["kgcoop"]().epochs) == (8.0, 100)
-    assert (METHODS["prograd"]().prograd_lambda, METHODS["prograd"]().temperature) == (1.0, 1.0)
-    assert (METHODS["subpt"]().probe_epochs, METHODS["subpt"]().rank, METHODS["subpt"]().epochs) == (50, 10, 200)
-    assert METHODS["nfl"]().nfl_lambda == 1.0
-    assert (METHODS["asam"]().rho, METHODS["asam"]().eta) == (0.5, 0.01)
-    assert (METHODS["sagm"]().rho, METHODS["sagm"]().alpha) == (0.05, 0.001)
-    assert (METHODS["fsam"]().rho, METHODS["fsam"]().sigma, METHODS["fsam"]().decay) == (0.05, 1.0, 0.9)
-    assert (METHODS["sample"]().rho, METHODS["sample"]().alpha, METHODS["sample"]().decay) == (0.05, 0.0015, 0.15)
-
-
-def test_every_rule_is_one_that_exists():
-    rules = {method.rule for method in METHODS.values() if issubclass(method, Trained)}
-    assert rules == set(updates.RULES)
-    assert {method.kind for method in METHODS.values() if method.kind} <= set(KINDS)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_constants_are_the_defaults(name):
+    assert PUBLISHED[name].items() <= METHODS[name].hyperparameters.items()
 
 
 def test_a_combination_has_all_parts():
-    method = find("kgcoop+gcscoop")(rho=0.3, kg_lambda=2.0)
-    assert (method.title, method.rule, method.rho, method.kg_lambda) == ("KgCoOp + GCSCoOp", "gcsam", 0.3, 2.0)
-    assert isinstance(method, KgCoOp)
-    assert method.epochs == 100  # the first part that has a default of its own
-    both = METHODS["subpt+nfl"]()
-    assert isinstance(both, SubPT)
-    assert isinstance(both, NFL)
-    assert find("subpt+nfl") is find("subpt+nfl")
+    method = find("kgcoop+gcscoop").configured({"rho": 0.3, "kg_lambda": 2.0})
+    assert method.title == "KgCoOp + GCSCoOp"
+    assert method.kinds == ("guidance", "rule")
+    assert method.rule == METHODS["gcscoop"].rule.changed({"rho": 0.3})
+    assert method.losses == (METHODS["kgcoop"].losses[0].changed({"kg_lambda": 2.0}),)
+    assert method.epochs == 100  # the first that has a default of its own
+    assert find("cocoop+kgcoop").epochs == 10
+    assert find("subpt+nfl") is METHODS["subpt+nfl"]
+    assert METHODS["subpt+nfl"].losses == METHODS["nfl"].losses
+    assert METHODS["subpt+nfl"].projection == METHODS["subpt"].projection
+
+
+def test_total_epochs_count_the_probe_and_nothing_that_is_not_trained():
+    assert {name: METHODS[name].total_epochs for name in ("zeroshot", "coop", "kgcoop", "subpt")} == {
+        "zeroshot": 0,
+        "coop": 200,
+        "kgcoop": 100,
+        "subpt": 250,
+    }
+
+
+def test_hyperparameters_that_are_floats_are_vectors_over_the_members():
+    shared = {"lr", "momentum", "weight_decay"}
+    assert METHODS["coop"].numbers.keys() == shared
+    assert find("kgcoop+gcscoop").numbers.keys() == shared | {"kg_lambda", "rho", "beta1", "beta2"}
+    assert METHODS["gcscoop"].configured({"beta1": "off"}).numbers["beta1"] == 0.0  # removes the plain branch
+    assert METHODS["gsam"].configured({"rho": 0.3}).numbers["rho_min"] == 0.3  # a constant radius
 
 
 @pytest.mark.parametrize(
@@ -76,14 +94,14 @@ def test_a_wrong_setting_is_refused_by_key(name, values, message):
 
 
 def test_tags_say_what_a_reader_must_know():
-    assert METHODS["nfl"]().tags == ()
-    assert METHODS["nfl"](nfl_names="transductive").tags == ("transductive",)
-    assert METHODS["zeroshot"](ensemble=True).tags == ("ensemble",)
-    assert METHODS["sam"](class_specific=True).tags == ("class-specific",)
+    assert METHODS["nfl"].tags == ()
+    assert METHODS["nfl"].configured({"nfl_names": "transductive"}).tags == ("transductive",)
+    assert METHODS["zeroshot"].configured({"ensemble": True}).tags == ("ensemble",)
+    assert METHODS["sam"].configured({"class_specific": True}).tags == ("class-specific",)
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_completed_setting_is_the_same_method(name):
     config = complete(TrialConfig(method=name))
-    assert build(config) == METHODS[name]()
+    assert build(config) == METHODS[name]
     assert complete(config) == config

@@ -11,12 +11,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gcsearch.methods.registry import METHODS
 from gcsearch.methods.rules import (
     NOT_FINITE,
     PERTURBED,
     PLAIN,
     PROJECTED,
-    RULES,
+    PlainGradient,
+    Step,
     align_with_teacher,
     constrain_gradient,
     cosine_between,
@@ -24,8 +26,13 @@ from gcsearch.methods.rules import (
     norm,
     perturbation,
     remove_along,
-    sam_update,
 )
+
+RULES = {"plain": PlainGradient()} | {name: one.rule for name, one in METHODS.items() if one.kinds == ("rule",)}
+
+
+def step(rule, gradients, parameters, numbers, memory=None):
+    return RULES[rule].update(Step(gradients, parameters, numbers, memory))
 
 
 def vectors(*rows):
@@ -155,7 +162,7 @@ def quadratic(context):
 def test_sam_on_a_quadratic_has_its_closed_form():
     start = torch.tensor([[1.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
     rho = torch.tensor([0.1, 0.1])
-    update = sam_update(quadratic, start, {"rho": rho}, None)
+    update = step("sam", quadratic, start, {"rho": rho})
     g = CURVATURE * start[0]
     torch.testing.assert_close(update.gradient[0], CURVATURE * (start[0] + 0.1 * g / g.norm()))
     torch.testing.assert_close(update.gradient[1], torch.zeros(3))
@@ -218,10 +225,10 @@ def random_starts(count, dtype=torch.float32):
     return (size * torch.randn(count, *SHAPE, generator=generator, dtype=torch.float64)).to(dtype)
 
 
-KNOBS = {
+RANGES = {
     "plain": {},
     "sam": {"rho": (0.05, 1.5)},
-    "gcsam": {"rho": (0.05, 1.5), "beta1": (-0.5, 0.6), "beta2": (0.6, 1.0)},
+    "gcscoop": {"rho": (0.05, 1.5), "beta1": (-0.5, 0.6), "beta2": (0.6, 1.0)},
     "asam": {"rho": (0.1, 1.5), "eta": (0.0, 0.2)},
     "gsam": {"rho": (0.3, 1.5), "rho_min": (0.0, 0.3), "alpha": (0.1, 0.9), "rate_share": (0.05, 1.0)},
     "sagm": {"rho": (0.05, 1.5), "alpha": (0.001, 0.3)},
@@ -230,14 +237,21 @@ KNOBS = {
     "gnp": {"rho": (0.05, 1.5), "alpha": (0.1, 1.0)},
     "conflict": {"rho": (0.05, 2.5)},
 }
-"""What every rule needs, with the range over the members of a test."""
+"""The numbers of a rule, with the range over the members of a test; of one that is not here, around its defaults."""
+
+SCALED = {"sagm": "alpha", "sample": "alpha"}
+"""Of a rule, the hyperparameter that multiplies a gradient and so goes with one over the scale of the loss."""
 
 
-def knobs_of(rule, count, dtype=torch.float32, **fixed):
+def ranges_of(rule):
+    return RANGES.get(rule) or {name: (0.5 * value, 1.5 * value) for name, value in RULES[rule].numbers.items()}
+
+
+def numbers_of(rule, count, dtype=torch.float32, **fixed):
     """Another value for every member, `fixed` ones the same for all."""
     generator = torch.Generator().manual_seed(7)
     spread = {}
-    for name, (low, high) in KNOBS[rule].items():
+    for name, (low, high) in ranges_of(rule).items():
         spread[name] = low + (high - low) * torch.rand(count, generator=generator, dtype=torch.float64)
         if name in fixed:
             spread[name] = torch.full((count,), fixed[name], dtype=torch.float64)
@@ -245,11 +259,11 @@ def knobs_of(rule, count, dtype=torch.float32, **fixed):
     return {name: values.to(dtype) for name, values in spread.items()}
 
 
-def run(rule, parameters, knobs, gradients=wells, steps=3, rate=0.1):
+def run(rule, parameters, numbers, gradients=wells, steps=3, rate=0.1):
     """`steps` steps of gradient descent: every update, and the parameters at the end."""
     taken, memory = [], None
     for _ in range(steps):
-        update = RULES[rule](gradients, parameters, knobs, memory)
+        update = step(rule, gradients, parameters, numbers, memory)
         taken.append(update)
         parameters, memory = parameters - rate * update.gradient, update.memory
     return taken, parameters
@@ -267,33 +281,31 @@ def bits(update):
 @pytest.mark.parametrize("rule", RULES)
 def test_a_rule_keeps_shapes_and_reports_the_plain_loss(rule):
     start = random_starts(4)
-    updates, _ = run(rule, start, knobs_of(rule, 4))
+    updates, _ = run(rule, start, numbers_of(rule, 4))
     assert torch.equal(updates[0].loss, wells(start)[0])
     for update in updates:
         assert update.gradient.shape == start.shape
-        assert (update.cosine is None) == (rule == "plain")
-        assert (update.branch is None) == (rule != "gcsam")
-        assert (update.memory is None) == (rule not in ("fsam", "sample"))
         assert all(len(field) == 4 for field in bits(update))
+    assert len({len(bits(update)) for update in updates}) == 1  # what it reports and keeps, it does at every step
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_member_does_the_same_alone_and_in_a_crowd(rule):
-    start, knobs = random_starts(5), knobs_of(rule, 5)
-    _, together = run(rule, start, knobs)
+    start, numbers = random_starts(5), numbers_of(rule, 5)
+    _, together = run(rule, start, numbers)
     for i in range(5):
-        _, alone = run(rule, start[[i]], {name: values[[i]] for name, values in knobs.items()})
+        _, alone = run(rule, start[[i]], {name: values[[i]] for name, values in numbers.items()})
         torch.testing.assert_close(together[[i]], alone, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("poison", [math.nan, math.inf])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_broken_member_is_named_and_leaves_the_bits_of_the_others(rule, poison):
-    start, knobs = random_starts(4), knobs_of(rule, 4)
+    start, numbers = random_starts(4), numbers_of(rule, 4)
     broken = start.clone()
     broken[1, 0, 2] = poison
-    clean, _ = run(rule, start, knobs)
-    spoilt, _ = run(rule, broken, knobs)
+    clean, _ = run(rule, start, numbers)
+    spoilt, _ = run(rule, broken, numbers)
     for healthy, update in zip(clean, spoilt, strict=True):
         for left, right in zip(bits(healthy), bits(update), strict=True):
             assert torch.equal(left[[0, 2, 3]], right[[0, 2, 3]])
@@ -312,7 +324,7 @@ def test_a_gradient_that_breaks_only_at_the_perturbed_point_is_named(rule):
             gradient[0, 1, 1] = math.nan
         return loss, gradient
 
-    update = RULES[rule](breaks_at_the_second_look, random_starts(2), knobs_of(rule, 2), None)
+    update = step(rule, breaks_at_the_second_look, random_starts(2), numbers_of(rule, 2))
     named = update.branch is not None and update.branch[0].item() == NOT_FINITE
     assert named or not torch.isfinite(update.gradient[0]).all()
     assert torch.isfinite(update.gradient[1]).all()
@@ -321,18 +333,18 @@ def test_a_gradient_that_breaks_only_at_the_perturbed_point_is_named(rule):
 @pytest.mark.parametrize("rule", RULES)
 @pytest.mark.parametrize("scale", [1e-4, 1e12, 1e25])
 def test_a_rule_follows_the_scale_of_the_loss(rule, scale):
-    knobs = knobs_of(rule, 6)
-    expected, _ = run(rule, random_starts(6), knobs)
-    if rule in ("sagm", "sample"):  # their alpha multiplies a gradient
-        knobs["alpha"] = knobs["alpha"] / scale
-    scaled, _ = run(rule, random_starts(6), knobs, lambda x: wells(x, scale), rate=0.1 / scale)
+    numbers = numbers_of(rule, 6)
+    expected, _ = run(rule, random_starts(6), numbers)
+    if rule in SCALED:
+        numbers[SCALED[rule]] = numbers[SCALED[rule]] / scale
+    scaled, _ = run(rule, random_starts(6), numbers, lambda x: wells(x, scale), rate=0.1 / scale)
     for small, large in zip(expected, scaled, strict=True):
         torch.testing.assert_close(large.gradient / scale, small.gradient, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_vanishing_gradient_vanishes_in_peace(rule):
-    updates, _ = run(rule, random_starts(3), knobs_of(rule, 3), lambda x: wells(x, 1e-36))
+    updates, _ = run(rule, random_starts(3), numbers_of(rule, 3), lambda x: wells(x, 1e-36))
     for update in updates:
         assert all(torch.isfinite(field).all() for field in bits(update))
         assert update.gradient.abs().max() < 1e-33
@@ -342,7 +354,7 @@ def test_a_vanishing_gradient_vanishes_in_peace(rule):
 def test_a_member_at_a_critical_point_stays_there(rule):
     start = random_starts(3)
     start[1] = 0.0
-    updates, end = run(rule, start, knobs_of(rule, 3))
+    updates, end = run(rule, start, numbers_of(rule, 3))
     assert torch.equal(end[1], torch.zeros(SHAPE))
     assert all(torch.isfinite(field).all() for update in updates for field in bits(update))
     assert torch.equal(updates[0].gradient[1], torch.zeros(SHAPE))
@@ -369,7 +381,7 @@ def test_flat_ground_at_the_perturbed_point_leaves_a_share_of_the_plain_gradient
         loss, gradient = wells(parameters)
         return loss, torch.where((parameters == start).flatten(1).all(1)[:, None, None], gradient, 0.0)
 
-    update = RULES[rule](flat_elsewhere, start, knobs_of(rule, 2, **fixed), None)
+    update = step(rule, flat_elsewhere, start, numbers_of(rule, 2, **fixed))
     torch.testing.assert_close(update.gradient, share * wells(start)[1])
     assert update.cosine.tolist() == [1.0, 1.0]
 
@@ -411,9 +423,9 @@ def test_the_guard_against_waiting_sees_what_waits(waits):
 
 @pytest.mark.parametrize("rule", RULES)
 def test_no_rule_makes_the_host_wait(rule):
-    start, knobs = random_starts(3), knobs_of(rule, 3)
+    start, numbers = random_starts(3), numbers_of(rule, 3)
     with NothingReadBack():
-        updates, _ = run(rule, start, knobs)
+        updates, _ = run(rule, start, numbers)
     assert torch.isfinite(updates[-1].gradient).all()
 
 
@@ -429,50 +441,70 @@ def cos(a, b):
     return float(unit(a) @ unit(b))
 
 
+def sam_of(x, k):
+    return slope(x + k["rho"] * unit(slope(x)))
+
+
+def gcsam_of(g, sam, k):
+    if k["beta1"] > 0 and cos(g, sam) <= k["beta1"]:
+        return g
+    return sam if cos(g, sam) >= k["beta2"] else unit(g + sam) * (sam @ unit(g + sam))
+
+
+def asam_of(x, g, k):
+    s = torch.diag(x.abs() + k["eta"])
+    return slope(x + k["rho"] * s @ s @ g / (s @ g).norm())
+
+
+def gsam_of(x, g, k):
+    there = slope(x + (k["rho_min"] * (1 - k["rate_share"]) + k["rho"] * k["rate_share"]) * unit(g))
+    return there - k["alpha"] * (g - (g @ there) / (there @ there) * there)
+
+
+def fsam_of(x, g, k, m):
+    if m is None:
+        return sam_of(x, k), g
+    return slope(x + k["rho"] * unit(g - k["sigma"] * m)), k["decay"] * m + (1 - k["decay"]) * g
+
+
+def sample_of(x, g, k, m):
+    m = (1 - k["decay"]) * g + (0 if m is None else k["decay"] * m)
+    batch = g - cos(m, g) * g.norm() / m.norm() * m
+    return g + slope(x + k["rho"] * unit(g) - k["alpha"] * batch), m
+
+
+def conflict_of(g, sam):
+    return sam if cos(g, sam) >= 0 else sam - (sam @ g) / (g @ g) * g
+
+
+FORMULAS = {
+    "plain": lambda x, g, k, m: (g, None),
+    "sam": lambda x, g, k, m: (sam_of(x, k), None),
+    "gcscoop": lambda x, g, k, m: (gcsam_of(g, sam_of(x, k), k), None),
+    "asam": lambda x, g, k, m: (asam_of(x, g, k), None),
+    "gsam": lambda x, g, k, m: (gsam_of(x, g, k), None),
+    "sagm": lambda x, g, k, m: ((g + slope(x + (k["rho"] / g.norm() - k["alpha"]) * g)) / 2, None),
+    "fsam": fsam_of,
+    "sample": sample_of,
+    "gnp": lambda x, g, k, m: ((1 - k["alpha"]) * g + k["alpha"] * sam_of(x, k), None),
+    "conflict": lambda x, g, k, m: (conflict_of(g, sam_of(x, k)), None),
+}
+"""(gradient, memory) of one member at the flat float64 vector x, with gradient g, numbers k and memory m."""
+
+
 def reference(rule, x, k, m):
-    """(gradient, memory) of one member at the flat float64 vector x with knobs k and memory m."""
-    g = slope(x)
-    sam = slope(x + k.get("rho", 0.0) * unit(g))
-    if rule == "plain":
-        return g, None
-    if rule == "sam":
-        return sam, None
-    if rule == "gcsam":
-        if k["beta1"] > 0 and cos(g, sam) <= k["beta1"]:
-            return g, None
-        return (sam if cos(g, sam) >= k["beta2"] else unit(g + sam) * (sam @ unit(g + sam))), None
-    if rule == "asam":
-        s = torch.diag(x.abs() + k["eta"])
-        return slope(x + k["rho"] * s @ s @ g / (s @ g).norm()), None
-    if rule == "gsam":
-        there = slope(x + (k["rho_min"] * (1 - k["rate_share"]) + k["rho"] * k["rate_share"]) * unit(g))
-        return there - k["alpha"] * (g - (g @ there) / (there @ there) * there), None
-    if rule == "sagm":
-        return (g + slope(x + (k["rho"] / g.norm() - k["alpha"]) * g)) / 2, None
-    if rule == "fsam":
-        if m is None:
-            return sam, g
-        return slope(x + k["rho"] * unit(g - k["sigma"] * m)), k["decay"] * m + (1 - k["decay"]) * g
-    if rule == "sample":
-        m = (1 - k["decay"]) * g + (0 if m is None else k["decay"] * m)
-        batch = g - cos(m, g) * g.norm() / m.norm() * m
-        return g + slope(x + k["rho"] * unit(g) - k["alpha"] * batch), m
-    if rule == "gnp":
-        return (1 - k["alpha"]) * g + k["alpha"] * sam, None
-    if rule == "conflict":
-        return (sam if cos(g, sam) >= 0 else sam - (sam @ g) / (g @ g) * g), None
-    raise KeyError(rule)
+    return FORMULAS[rule](x, slope(x), k, m)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 2e-5)])
 @pytest.mark.parametrize("rule", RULES)
 def test_four_steps_follow_the_formula(rule, dtype, tolerance):
     members = 12
-    start, knobs = random_starts(members, dtype), knobs_of(rule, members, dtype)
-    updates, _ = run(rule, start, knobs, steps=4)
+    start, numbers = random_starts(members, dtype), numbers_of(rule, members, dtype)
+    updates, _ = run(rule, start, numbers, steps=4)
     for i in range(members):
         x, memory = start[i].flatten().double(), None
-        k = {name: values[i].item() for name, values in knobs.items()}
+        k = {name: values[i].item() for name, values in numbers.items()}
         for update in updates:
             gradient, memory = reference(rule, x, k, memory)
             got = update.gradient[i].flatten().double()
@@ -483,9 +515,9 @@ def test_four_steps_follow_the_formula(rule, dtype, tolerance):
 
 
 def test_the_starts_lead_into_every_case_of_the_formulas():
-    conflict, _ = run("conflict", random_starts(12), knobs_of("conflict", 12), steps=1)
+    conflict, _ = run("conflict", random_starts(12), numbers_of("conflict", 12), steps=1)
     assert 0 < (conflict[0].cosine < 0).sum() < 12
-    gcsam, _ = run("gcsam", random_starts(12), knobs_of("gcsam", 12), steps=4)
+    gcsam, _ = run("gcscoop", random_starts(12), numbers_of("gcscoop", 12), steps=4)
     assert {PLAIN, PROJECTED, PERTURBED} == {b for update in gcsam for b in update.branch.tolist()}
 
 
@@ -493,10 +525,10 @@ def test_the_starts_lead_into_every_case_of_the_formulas():
 
 LIMITS = [
     ("sam", {"rho": 0.0}, "plain"),
-    ("gcsam", {"rho": 0.0, "beta1": 0.5, "beta2": 0.8}, "plain"),
-    ("gcsam", {"rho": 0.0, "beta1": 0.0, "beta2": 2.0}, "plain"),
-    ("gcsam", {"rho": 3.0, "beta1": 1.0, "beta2": 0.8}, "plain"),
-    ("gcsam", {"beta1": 0.0, "beta2": -1.0}, "sam"),
+    ("gcscoop", {"rho": 0.0, "beta1": 0.5, "beta2": 0.8}, "plain"),
+    ("gcscoop", {"rho": 0.0, "beta1": 0.0, "beta2": 2.0}, "plain"),
+    ("gcscoop", {"rho": 3.0, "beta1": 1.0, "beta2": 0.8}, "plain"),
+    ("gcscoop", {"beta1": 0.0, "beta2": -1.0}, "sam"),
     ("asam", {"rho": 0.0}, "plain"),
     ("gsam", {"rho": 0.0, "rho_min": 0.0}, "plain"),
     ("gsam", {"rho": 0.4, "rho_min": 0.4, "alpha": 0.0}, "sam"),
@@ -512,32 +544,32 @@ LIMITS = [
 
 @pytest.mark.parametrize(("rule", "fixed", "becomes"), LIMITS)
 def test_a_rule_becomes_its_neighbour_at_its_limit(rule, fixed, becomes):
-    start, knobs = random_starts(6), knobs_of(rule, 6, **fixed)
-    updates, _ = run(rule, start, knobs)
-    neighbours, _ = run(becomes, start, knobs)
+    start, numbers = random_starts(6), numbers_of(rule, 6, **fixed)
+    updates, _ = run(rule, start, numbers)
+    neighbours, _ = run(becomes, start, numbers)
     for update, neighbour in zip(updates, neighbours, strict=True):
         torch.testing.assert_close(update.gradient, neighbour.gradient, rtol=1e-5, atol=2e-6)
 
 
 def test_sample_without_radius_and_offset_is_twice_the_plain_gradient():
-    start, knobs = random_starts(6), knobs_of("sample", 6, rho=0.0, alpha=0.0)
-    assert torch.equal(RULES["sample"](wells, start, knobs, None).gradient, 2 * wells(start)[1])
+    start, numbers = random_starts(6), numbers_of("sample", 6, rho=0.0, alpha=0.0)
+    assert torch.equal(step("sample", wells, start, numbers, None).gradient, 2 * wells(start)[1])
 
 
 @pytest.mark.parametrize("fixed", [{"alpha": 0.0}, {"decay": 0.0}])
 def test_sample_without_a_batch_part_adds_the_two_gradients_of_sam(fixed):
-    start, knobs = random_starts(6), knobs_of("sample", 6, **fixed)
-    sam = sam_update(wells, start, knobs, None).gradient
+    start, numbers = random_starts(6), numbers_of("sample", 6, **fixed)
+    sam = step("sam", wells, start, numbers, None).gradient
     for memory in (None, random_starts(12)[6:]):
-        update = RULES["sample"](wells, start, knobs, memory)
+        update = step("sample", wells, start, numbers, memory)
         torch.testing.assert_close(update.gradient, wells(start)[1] + sam, rtol=1e-5, atol=2e-6)
 
 
 def test_asam_with_a_large_eta_is_sam_with_a_larger_radius():
     start = random_starts(4, torch.float64)
     ones = torch.ones(4, dtype=torch.float64)
-    asam = RULES["asam"](wells, start, {"rho": 0.5e-6 * ones, "eta": 1e6 * ones}, None)
-    sam = sam_update(wells, start, {"rho": 0.5 * ones}, None)
+    asam = step("asam", wells, start, {"rho": 0.5e-6 * ones, "eta": 1e6 * ones}, None)
+    sam = step("sam", wells, start, {"rho": 0.5 * ones}, None)
     torch.testing.assert_close(asam.gradient, sam.gradient, rtol=1e-5, atol=1e-5)
 
 
@@ -550,14 +582,14 @@ def test_asam_without_eta_leaves_zero_parameters_unperturbed():
         looked.append(parameters)
         return wells(parameters)
 
-    RULES["asam"](watched, start, knobs_of("asam", 1, eta=0.0), None)
+    step("asam", watched, start, numbers_of("asam", 1, eta=0.0), None)
     assert torch.equal(looked[1][0, 0], torch.zeros(3))
     assert (looked[1][0, 1] != start[0, 1]).all()
 
 
 def test_conflict_is_sam_where_the_gradients_agree_and_orthogonal_where_not():
-    start, knobs = random_starts(12), knobs_of("conflict", 12)
-    update, sam = RULES["conflict"](wells, start, knobs, None), sam_update(wells, start, knobs, None)
+    start, numbers = random_starts(12), numbers_of("conflict", 12)
+    update, sam = step("conflict", wells, start, numbers, None), step("sam", wells, start, numbers, None)
     agree = sam.cosine >= 0
     assert torch.equal(update.gradient[agree], sam.gradient[agree])
     assert cosine_between(update.gradient, wells(start)[1])[~agree].abs().max() < 1e-5
@@ -573,11 +605,11 @@ def constant(*rows):
 
 
 def test_friendly_sam_averages_from_its_first_gradient_and_subtracts_the_average_before():
-    knobs = {"rho": torch.tensor([0.5]), "sigma": torch.tensor([1.0]), "decay": torch.tensor([0.75])}
+    numbers = {"rho": torch.tensor([0.5]), "sigma": torch.tensor([1.0]), "decay": torch.tensor([0.75])}
     looked, memory, start = [], None, torch.zeros(1, 2)
     for gradient in ([1.0, 0.0], [0.0, 1.0], [0.0, 1.0]):
         fixed = constant(gradient)
-        update = RULES["fsam"](lambda x, fixed=fixed: looked.append(x) or fixed(x), start, knobs, memory)
+        update = step("fsam", lambda x, fixed=fixed: looked.append(x) or fixed(x), start, numbers, memory)
         memory = update.memory
     steps = torch.cat(looked[1::2])
     # g; then g - m with m = (1, 0); then g - m with m = (3/4, 1/4): always along a unit vector times rho.
@@ -586,11 +618,11 @@ def test_friendly_sam_averages_from_its_first_gradient_and_subtracts_the_average
 
 
 def test_sample_averages_from_zero_and_subtracts_the_average_with_this_gradient():
-    knobs = {"rho": torch.tensor([0.0]), "alpha": torch.tensor([1.0]), "decay": torch.tensor([0.75])}
+    numbers = {"rho": torch.tensor([0.0]), "alpha": torch.tensor([1.0]), "decay": torch.tensor([0.75])}
     looked, memories, memory, start = [], [], None, torch.zeros(1, 2)
     for gradient in ([4.0, 0.0], [0.0, 4.0]):
         fixed = constant(gradient)
-        update = RULES["sample"](lambda x, fixed=fixed: looked.append(x) or fixed(x), start, knobs, memory)
+        update = step("sample", lambda x, fixed=fixed: looked.append(x) or fixed(x), start, numbers, memory)
         memory = update.memory
         memories.append(memory)
     torch.testing.assert_close(torch.cat(memories), vectors([1.0, 0.0], [0.75, 1.0]))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.methods.rules import principal_directions, project
+from gcsearch.methods.subspace import principal_directions, project
 
 
 def walk(checkpoints, size, seed=0):

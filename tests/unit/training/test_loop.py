@@ -8,15 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from gcsearch.methods.prompts import initial_parameters, prompts
+from gcsearch.methods.prompts import prompts
 from gcsearch.methods.registry import METHODS
+from gcsearch.methods.schedule import learning_rate
 from gcsearch.training.loop import train
-from gcsearch.training.population import Member, batches, learning_rate
+from gcsearch.training.population import Member, batches
 
 
 @pytest.fixture(scope="module")
 def episodes(laboratory):
     return laboratory.episodes("search", [1, 2, 3])
+
+
+def setting(name, **values):
+    return METHODS[name].configured(values)
 
 
 def run(laboratory, members, every=1):
@@ -52,33 +57,34 @@ def test_the_last_partial_batch_is_dropped_unless_it_is_the_only_one():
 def reference(laboratory, member):
     """One member trained alone, step by step, by torch's own SGD and one text forward per class."""
     method, episode, backbone = member.method, member.episode, laboratory.backbone
+    prompt, schedule, numbers = method.prompt, method.schedule, method.numbers
     generator = torch.Generator().manual_seed(1_000_003 * (episode.seed + 1))
     classes = len(episode.base.classes)
-    context = initial_parameters(backbone, method, classes, generator).requires_grad_()
-    shared = method.model_copy(update={"class_specific": False})
-    optimiser = torch.optim.SGD([context], lr=1.0, momentum=method.momentum, weight_decay=method.weight_decay)
+    context = prompt.start(backbone, classes, generator).requires_grad_()
+    shared = prompt.model_copy(update={"class_specific": False})
+    optimiser = torch.optim.SGD([context], lr=1.0, momentum=schedule.momentum, weight_decay=schedule.weight_decay)
     tables = [prompts(backbone, shared, [[name]]) for name in episode.named(episode.base)]
 
     def loss_of(at, images, labels):
-        contexts = at if method.class_specific else at.expand(classes, -1, -1)
+        contexts = at if prompt.class_specific else at.expand(classes, -1, -1)
         rows = [table.features(one[None])[0, 0] for table, one in zip(tables, contexts, strict=True)]
         return F.cross_entropy(backbone.tower.logit_scale * images @ torch.stack(rows).T, labels)
 
     losses = []
     for epoch in range(1, method.epochs + 1):
-        optimiser.param_groups[0]["lr"] = learning_rate(method.lr, epoch, method.epochs)
+        optimiser.param_groups[0]["lr"] = method.rate(epoch)
         views = episode.views[(epoch - 1) % len(episode.views)].float()
         order, epoch_losses = torch.randperm(len(episode.labels), generator=generator), []
-        for step in range(max(1, len(order) // method.batch_size)):
-            chosen = order[step * method.batch_size : (step + 1) * method.batch_size]
+        for step in range(max(1, len(order) // schedule.batch_size)):
+            chosen = order[step * schedule.batch_size : (step + 1) * schedule.batch_size]
             images, labels = views[chosen], episode.labels[chosen]
             loss = loss_of(context, images, labels)
             (plain,) = torch.autograd.grad(loss, context)
             gradient = plain
-            if method.rule != "plain":
-                moved = (context + method.rho * plain / (plain.norm() + 1e-12)).detach().requires_grad_()
+            if "rho" in numbers:
+                moved = (context + numbers["rho"] * plain / (plain.norm() + 1e-12)).detach().requires_grad_()
                 (perturbed,) = torch.autograd.grad(loss_of(moved, images, labels), moved)
-                gradient = perturbed if method.rule == "sam" else choose(plain, perturbed, method)
+                gradient = perturbed if method.name == "sam" else choose(plain, perturbed, numbers)
             context.grad = gradient
             optimiser.step()
             epoch_losses.append(loss.item())
@@ -86,28 +92,28 @@ def reference(laboratory, member):
     return losses, context.detach()
 
 
-def choose(y, x, method):
-    low = 0.0 if method.beta1 == "off" else method.beta1
+def choose(y, x, numbers):
+    low = numbers["beta1"]
     k = (x * y).sum() / (x.norm() * y.norm())
     if low > 0 and k <= low:
         return y
-    if k >= method.beta2:
+    if k >= numbers["beta2"]:
         return x
     z = x + y
     return (x * z).sum() / (z * z).sum() * z
 
 
 SETTINGS = {
-    "coop": METHODS["coop"](epochs=6, batch_size=4, lr=0.05),
-    "sam": METHODS["sam"](epochs=6, batch_size=4, lr=0.05, rho=0.5),
-    "gcscoop": METHODS["gcscoop"](epochs=6, batch_size=4, lr=0.05, rho=0.5, beta1=0.5, beta2=0.9),
-    "gcscoop, beta1 off": METHODS["gcscoop"](epochs=6, batch_size=4, lr=0.05, rho=0.5, beta1="off", beta2=0.999),
-    "random start": METHODS["coop"](epochs=4, batch_size=32, ctx_init="", n_ctx=2),
-    "name first": METHODS["coop"](epochs=4, batch_size=4, lr=0.05, position="front"),
-    "name in the middle": METHODS["sam"](epochs=4, batch_size=4, lr=0.05, position="middle", n_ctx=5),
-    "class-specific": METHODS["sam"](epochs=4, batch_size=4, lr=0.05, class_specific=True),
-    "class-specific, random, middle": METHODS["coop"](
-        epochs=4, batch_size=4, lr=0.05, class_specific=True, position="middle", ctx_init="", n_ctx=3
+    "coop": setting("coop", epochs=6, batch_size=4, lr=0.05),
+    "sam": setting("sam", epochs=6, batch_size=4, lr=0.05, rho=0.5),
+    "gcscoop": setting("gcscoop", epochs=6, batch_size=4, lr=0.05, rho=0.5, beta1=0.5, beta2=0.9),
+    "gcscoop, beta1 off": setting("gcscoop", epochs=6, batch_size=4, lr=0.05, rho=0.5, beta1="off", beta2=0.999),
+    "random start": setting("coop", epochs=4, batch_size=32, ctx_init="", n_ctx=2),
+    "name first": setting("coop", epochs=4, batch_size=4, lr=0.05, position="front"),
+    "name in the middle": setting("sam", epochs=4, batch_size=4, lr=0.05, position="middle", n_ctx=5),
+    "class-specific": setting("sam", epochs=4, batch_size=4, lr=0.05, class_specific=True),
+    "class-specific, random, middle": setting(
+        "coop", epochs=4, batch_size=4, lr=0.05, class_specific=True, position="middle", ctx_init="", n_ctx=3
     ),
 }
 
@@ -122,9 +128,9 @@ def test_a_curve_equals_the_plain_reference(laboratory, episodes, name):
 
 
 def test_a_member_is_the_same_alone_and_among_twelve_others(laboratory, episodes):
-    ours = Member(METHODS["gcscoop"](epochs=12, batch_size=8, rho=0.3), episodes[0])
+    ours = Member(setting("gcscoop", epochs=12, batch_size=8, rho=0.3), episodes[0])
     others = [
-        Member(METHODS["gcscoop"](epochs=epochs, batch_size=8, rho=rho, beta1=beta1, lr=0.01), episode)
+        Member(setting("gcscoop", epochs=epochs, batch_size=8, rho=rho, beta1=beta1, lr=0.01), episode)
         for epochs, rho, beta1 in ((3, 0.0, 0.5), (12, 1.0, "off"), (7, 0.1, 0.75), (20, 0.05, 0.1))
         for episode in episodes
     ]
@@ -138,7 +144,7 @@ def test_a_member_is_the_same_alone_and_among_twelve_others(laboratory, episodes
 
 
 def test_members_that_are_guided_by_different_templates_are_each_as_if_alone(laboratory, episodes):
-    method = METHODS["kgcoop"](epochs=4, batch_size=4, lr=0.05, kg_lambda=8.0)
+    method = setting("kgcoop", epochs=4, batch_size=4, lr=0.05, kg_lambda=8.0)
     members = [Member(method, replace(episodes[0], template=one)) for one in ("a photo of a {}.", "art of a {}.")]
     curves, contexts = run(laboratory, members)
     assert not torch.equal(*contexts)
@@ -149,7 +155,7 @@ def test_members_that_are_guided_by_different_templates_are_each_as_if_alone(lab
 
 
 def test_branch_shares_add_up_and_the_cosine_is_one_at_rho_zero(laboratory, episodes):
-    members = [Member(METHODS["gcscoop"](epochs=2, rho=rho, beta1=0.5, beta2=0.8), episodes[0]) for rho in (0.0, 3.0)]
+    members = [Member(setting("gcscoop", epochs=2, rho=rho, beta1=0.5, beta2=0.8), episodes[0]) for rho in (0.0, 3.0)]
     (still, moved), _ = run(laboratory, members)
     for one in (*still, *moved):
         shares = [one.metrics[f"share_{branch}"] for branch in ("plain", "projected", "perturbed")]

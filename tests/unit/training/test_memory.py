@@ -72,8 +72,7 @@ def test_a_budget_leaves_out_what_the_process_has_already():
 def test_a_step_in_pieces_gives_the_same_numbers(laboratory, monkeypatch, name):
     episodes = laboratory.episodes("search", [1, 2, 3])
     short = {"epochs": 2, "batch_size": 4, "lr": 0.02, "probe_epochs": 2, "rank": 1}
-    fields = METHODS[name].model_fields
-    method = METHODS[name](**{key: value for key, value in short.items() if key in fields})
+    method = METHODS[name].configured({k: v for k, v in short.items() if k in METHODS[name].hyperparameters})
     members = [Member(method, episode) for episode in episodes]
     whole = Population(laboratory.backbone, members)
     assert len(whole.parts) == 1
