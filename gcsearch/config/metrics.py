@@ -19,14 +19,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import inf
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 from gcsearch.config.base import plain_name
 from gcsearch.config.task import Task
 from gcsearch.errors import InputError
-
-if TYPE_CHECKING:
-    from gcsearch.config.pipeline import SearchSettings
 
 Stage = Literal["search", "test"]
 """`search`: validation images of the trained classes, and of base classes held out as if they were new.
@@ -215,12 +212,12 @@ def objectives(task: Task) -> tuple[Metric, ...]:
 STAGES: tuple[Stage, ...] = ("search", "test")
 
 
-def check_objective(task: Task, settings: SearchSettings) -> None:
+def check_objective(task: Task, objective: str | Sequence[str]) -> None:
     """InputError where the protocol of `task` does not measure the objective, or the several do not go together."""
-    if not isinstance(settings.objective, str):
-        _check_several(task, settings.objectives)
+    if not isinstance(objective, str):
+        _check_several(task, objective)
         return
-    objective, fitting = settings.objective, [one.key for one in objectives(task)]
+    fitting = [one.key for one in objectives(task)]
     if objective in fitting:
         return
     if task.classes == "all":

@@ -32,7 +32,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     space = search_space.load(pipeline.search.space)
     _check_space(space, search_space.find(pipeline.search.space))
     space = _capped(space, pipeline.search.cap)
-    check_objective(pipeline.task, pipeline.search)
+    check_objective(pipeline.task, pipeline.search.objective)
     _check_prompts(pipeline, space)
     _check_seeds(pipeline)
     _check_pruner(pipeline)

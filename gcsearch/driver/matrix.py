@@ -244,9 +244,9 @@ class _Ground:
 
     def ready(self, pipeline: Pipeline) -> None:
         """Have a Ray that holds what the sweep's placement asks for. InputError and RunError as `pipeline.run`."""
-        from gcsearch.execution import cluster
+        from gcsearch.execution import machines
 
-        found = cluster.find_machines(pipeline)
+        found = machines.find_machines(pipeline)
         wanted = None if found.cluster else found.placement
         if wanted == self._placement and not daemons.lost():
             return

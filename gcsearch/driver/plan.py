@@ -16,7 +16,7 @@ from gcsearch.driver import checks, session
 from gcsearch.driver.prepare import check_goes_on, check_loaded
 from gcsearch.driver.run import is_finished
 from gcsearch.errors import InputError
-from gcsearch.execution.cluster import check_here, find_machines
+from gcsearch.execution.machines import check_here, find_machines
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.sizing import SAMPLE, Cost, measure, measure_mixed, pack_size, trained_names, typical
 from gcsearch.methods import registry

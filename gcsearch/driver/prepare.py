@@ -19,8 +19,8 @@ from gcsearch.data.lists.splits import RepeatWarning
 from gcsearch.driver.load import flat
 from gcsearch.driver.session import over
 from gcsearch.errors import InputError
-from gcsearch.execution import cluster
-from gcsearch.execution.cluster import Where
+from gcsearch.execution import machines
+from gcsearch.execution.machines import Where
 from gcsearch.files import cache_address, cache_folder, cache_place
 from gcsearch.sweep.callbacks import Watcher
 from gcsearch.sweep.journal import Journal
@@ -50,7 +50,7 @@ def prepare(
     if where.cluster:
         watcher.cluster(where.cluster.describe())
         watcher.stage("nodes")
-        one_cache = cluster.check_nodes(where, store.root, None if cache_address() else cache_folder())
+        one_cache = machines.check_nodes(where, store.root, None if cache_address() else cache_folder())
     watcher.stage("data")
     task_data.forget()  # in a notebook the data may be others than at the call before
     task_data.data_root(pipeline.task, watcher.progress)
@@ -68,7 +68,7 @@ def prepare(
     if where.cluster:
         watcher.stage("features")
         shared = one_cache or cache_address() is not None
-        cluster.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
+        machines.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
         return data
     # Both stages at once: the user hears at once of all images that cannot be read.
     for lab in labs:

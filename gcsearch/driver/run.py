@@ -18,7 +18,7 @@ from gcsearch.driver.load import load, load_trial, with_paths_of_the_command
 from gcsearch.driver.prepare import check_data, check_not_cancelled, check_same, origin_texts, prepare
 from gcsearch.driver.session import Session, guarded, judge, over
 from gcsearch.errors import InputError
-from gcsearch.execution import cluster
+from gcsearch.execution import machines
 from gcsearch.execution.local_ray import daemons
 from gcsearch.execution.placement import check_threads
 from gcsearch.methods import registry
@@ -109,10 +109,10 @@ def _drive(
         watcher.warn(remark)
     if pipeline.search.warm_start and not (known and known.journal.events("before")):
         session.gather(pipeline, space, store)  # what it refuses is refused before anything is encoded
-    where = cluster.find_machines(pipeline)
-    cluster.check_here(where)
+    where = machines.find_machines(pipeline)
+    machines.check_here(where)
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
-    with daemons.told("The same command goes on"), cluster.joined(where):
+    with daemons.told("The same command goes on"), machines.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
         with cache_in_words():
             data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
@@ -260,8 +260,8 @@ def cache(
         InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
     """
     pipeline = open_form(_given(pipeline, overrides))
-    space, where = check(pipeline), cluster.find_machines(pipeline)
-    with cluster.joined(where), cache_in_words():
+    space, where = check(pipeline), machines.find_machines(pipeline)
+    with machines.joined(where), cache_in_words():
         prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
 
 

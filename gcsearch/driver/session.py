@@ -20,8 +20,8 @@ from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import CHAMPION, SHORTLISTED, EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.driver.confirm import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
-from gcsearch.execution.cluster import Where
 from gcsearch.execution.local_ray import daemons, scratch
+from gcsearch.execution.machines import Where
 from gcsearch.execution.placement import Placement
 from gcsearch.files import cache_place
 from gcsearch.search import warm_start

@@ -23,10 +23,10 @@ from gcsearch.config.pipeline import Pipeline, Resources
 from gcsearch.driver import run as pipelines_run
 from gcsearch.errors import InputError, RunError
 from gcsearch.execution import cluster as clusters
-from gcsearch.execution import cluster as where
-from gcsearch.execution import preflight
-from gcsearch.execution.cluster import Cluster, Node, Where
+from gcsearch.execution import machines, preflight
+from gcsearch.execution.cluster import Cluster, Node
 from gcsearch.execution.executor import run_search
+from gcsearch.execution.machines import Where
 from gcsearch.execution.placement import Machine, Placement, spread
 from gcsearch.execution.session import session
 from gcsearch.sweep import callbacks
@@ -379,7 +379,7 @@ def test_a_head_without_workers_is_told_to_wait_for_them(cpus, monkeypatch):
     """By whatever looks at the cluster first: `run`, `plan` and `cache` alike, and `doctor`."""
     monkeypatch.setattr(clusters, "find", lambda *_: a_cluster(*cpus))
     with pytest.raises(InputError) as raised:
-        where.find_machines(Pipeline.from_dict(SMALL))
+        machines.find_machines(Pipeline.from_dict(SMALL))
     assert "no worker node has joined the cluster" in str(raised.value)
     assert "ray start --address=10.0.0.5:6379" in str(raised.value)
     assert "threads" not in str(raised.value)
@@ -603,4 +603,4 @@ def test_plan_and_doctor_say_what_the_cluster_is(three_nodes, tmp_path, monkeypa
     assert findings["node 1"]["ok"]
     assert "runs no trials" in findings["head"]["found"]
     pipeline = Pipeline.from_dict({**SMALL, "resources": {"address": three_nodes.address}})
-    assert where.find_machines(pipeline).cluster == clusters.find(three_nodes.address)
+    assert machines.find_machines(pipeline).cluster == clusters.find(three_nodes.address)

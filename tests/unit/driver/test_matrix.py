@@ -14,7 +14,7 @@ from gcsearch.cli.app import app
 from gcsearch.driver import load, matrix
 from gcsearch.driver import run as pipeline
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
-from gcsearch.execution import cluster
+from gcsearch.execution import machines
 from gcsearch.execution import session as raysession
 from gcsearch.execution.cluster import Cluster
 from gcsearch.execution.placement import Placement
@@ -224,8 +224,8 @@ def test_what_is_finished_needs_no_ray_and_resources_that_are_not_there_are_the_
 
 def test_a_sweep_on_a_cluster_joins_it_by_itself(write, sweeps, rays, tmp_path, monkeypatch):
     placement = Placement(1, 1)
-    asked = {"many-1": cluster.Where(placement, Cluster("10.0.0.5:6379", ())), "many-2": cluster.Where(placement)}
-    monkeypatch.setattr(cluster, "find_machines", lambda chosen: asked[chosen.name])
+    asked = {"many-1": machines.Where(placement, Cluster("10.0.0.5:6379", ())), "many-2": machines.Where(placement)}
+    monkeypatch.setattr(machines, "find_machines", lambda chosen: asked[chosen.name])
     matrix.run_matrix(write(HEAD + '[matrix]\n"task.shots" = [1, 2]\n'), store=tmp_path)
     assert sweeps[0] == ["many-1", "many-2"]
     assert rays == [(1, 1), None]
