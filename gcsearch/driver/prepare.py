@@ -5,7 +5,6 @@ features are encoded.
 from __future__ import annotations
 
 import json
-import shlex
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -131,7 +130,7 @@ def check_not_cancelled(name: str, store: Store) -> None:
             file=store.sweep(name),
             key="name",
             received=name,
-            remedy=f"It goes on with `gcsearch resume {name}`, or begins anew with --fresh.",
+            remedy=f"It goes on with `{store.command('resume', name)}`, or begins anew with --fresh.",
         )
 
 
@@ -192,19 +191,18 @@ def _commands(sweep: Sweep, pipeline: Pipeline, differing: Sequence[str]) -> lis
     """What gives the sweep what is asked of it more, where nothing else differs: trials, seeds of the confirmation."""
     if not set(differing) <= {"search.trials", "confirm.seeds"}:
         return []
-    elsewhere = "" if sweep.store == Store.locate() else f" --store {shlex.quote(str(sweep.store.root))}"
     added = pipeline.search.trials - sweep.trials
     known = {seed for batch in sweep.confirmed_seeds for seed in batch}
     seeds = [str(seed) for seed in pipeline.confirm.seeds if seed not in known]
     commands = []
     if "search.trials" in differing and added > 0:
-        commands.append(f"For more trials: `gcsearch extend {sweep.name} --trials {added}{elsewhere}`.")
+        commands.append(f"For more trials: `{sweep.command('extend', '--trials', str(added))}`.")
     elif "search.trials" in differing:
         commands.append(f"The sweep has {sweep.trials} trials, and none is taken away.")
     if "confirm.seeds" in differing and seeds:
-        commands.append(f"For more seeds: `gcsearch confirm {sweep.name} --seeds {','.join(seeds)}{elsewhere}`.")
+        commands.append(f"For more seeds: `{sweep.command('confirm', '--seeds', ','.join(seeds))}`.")
     if not over(sweep.journal):
-        commands.insert(0, f"Finish it first: `gcsearch resume {sweep.name}{elsewhere}`.")
+        commands.insert(0, f"Finish it first: `{sweep.command('resume')}`.")
     return commands
 
 

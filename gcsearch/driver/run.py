@@ -200,7 +200,7 @@ def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
         raise InputError(
             "only a finished sweep can be extended",
             file=sweep.folder,
-            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
+            remedy=f"Finish it with `{sweep.command('resume')}`.",
         )
     for count in (trials, sweep.trials + trials):
         SearchSettings.from_dict({"trials": count}, file="--trials")
@@ -231,7 +231,7 @@ def confirm(
 
 def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
     if not over(sweep.journal):
-        remedy = f"Finish it first: `gcsearch resume {sweep.name}`."
+        remedy = f"Finish it first: `{sweep.command('resume')}`."
         raise InputError("seeds are added to a finished sweep", file=sweep.folder, remedy=remedy)
     # As of a pipeline: what is written to the journal now is what every later command goes on from.
     Confirm.from_dict({"seeds": list(seeds)}, file="--seeds")

@@ -86,7 +86,7 @@ class Session:
         placement = self.where.placement
         mirror: Mirror | None = None
         why = "KILLED"
-        goes_on = f"`gcsearch resume {self.sweep.name}` goes on where it stopped"
+        goes_on = f"`{self.sweep.command('resume')}` goes on where it stopped"
         try:
             with interrupts.held():  # whatever has the line `open` gets its line `close`
                 self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
@@ -106,7 +106,7 @@ class Session:
         except (Interrupted, KeyboardInterrupt) as error:
             asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
             why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
-            interrupts.advice = goes_on
+            interrupts.advise(goes_on)
             raise
         except Exception as error:
             why = "FAILED"
@@ -133,7 +133,7 @@ class Session:
             first = next(iter(str(error).splitlines()), "")
             why = f"{type(error).__name__}: {first}" if first else type(error).__name__
             self.watcher.warn(
-                f"the report could not be written ({why}); `gcsearch report {self.sweep.name}` tries it again"
+                f"the report could not be written ({why}); `{self.sweep.command('report')}` tries it again"
             )
         else:
             self.journal.append("artifact", file=path.name)
@@ -143,7 +143,7 @@ class Session:
         if failed := next(filter(_failed, self.journal.final()), None):
             raise RunError(
                 f"{failed.label} could not be confirmed: {failed.reason}\n"
-                f"All other results are kept. `gcsearch resume {self.sweep.name}` tries it again."
+                f"All other results are kept. `{self.sweep.command('resume')}` tries it again."
             )
 
     def _check_wishes(self) -> None:
@@ -152,7 +152,7 @@ class Session:
         if self.driver.stopping():
             raise Interrupted(
                 f"The sweep {self.sweep.name} was stopped on request; all that had begun has ended.\n"
-                f"`gcsearch resume {self.sweep.name}` goes on."
+                f"`{self.sweep.command('resume')}` goes on."
             )
 
     def _mend(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -81,10 +80,9 @@ def _finished(name: str, store: str | Path | None) -> list[Finished]:
     sweep = open_sweep(name, store)
     found = seen_from_each(sweep)
     if not found:
-        command = ["gcsearch", "resume", name, "--store", str(sweep.store.root)]
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
             file=sweep.folder,
-            remedy=f"It goes on where it stopped: {shlex.join(command)}",
+            remedy=f"It goes on where it stopped: {sweep.command('resume')}",
         )
     return found

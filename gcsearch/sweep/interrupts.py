@@ -28,10 +28,6 @@ _LONGEST = 10.0
 """Seconds that a signal waits at most for the end of an import: a scheduler kills half a minute after SIGTERM."""
 
 
-advice = "the same command goes on where it stopped"
-"""What the command line says of an interruption; who knows better puts another sentence here."""
-
-
 class _State:
     """What this process knows of signals; only its main thread, where handlers run, changes it."""
 
@@ -46,6 +42,7 @@ class _State:
     caught = 0.0  # when `catch` raised last
     number = 0  # the signal that it raised, or is to raise
     ignored: frozenset[int] = frozenset()  # signals that were ignored before the block
+    advice = ""  # what to do after an interruption
 
 
 _state = _State()
@@ -254,9 +251,15 @@ def obey() -> None:
         raise SignalError(_state.number)
 
 
+def advise(text: str) -> None:
+    """Have `farewell` say what goes on after an interruption. Whoever knows better says it later."""
+    _state.advice = text
+
+
 def farewell(number: int) -> int:
     """Say on stderr that a signal has ended this process; its exit code. No further one hinders that."""
     for one in SIGNALS:
         signal.signal(one, signal.SIG_IGN)
-    sys.stderr.write(f"gcsearch: interrupted by {signal.Signals(number).name}; {advice}\n")
+    advice = f"; {_state.advice}" if _state.advice else ""
+    sys.stderr.write(f"gcsearch: interrupted by {signal.Signals(number).name}{advice}\n")
     return 128 + number

@@ -40,6 +40,7 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.trials import TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
 from gcsearch.files import is_full
+from gcsearch.sweep.store import Store
 
 Event = dict[str, Any]
 
@@ -231,7 +232,9 @@ class Journal:
 
     def goes_on(self, remedy: str) -> str:
         """What to do after an error that `remedy` mends."""
-        return f"Every line before is safe. {remedy}, then `gcsearch resume {self.path.parent.name}` goes on."
+        folder = self.path.parent
+        command = Store(folder.parents[1]).command("resume", folder.name)
+        return f"Every line before is safe. {remedy}, then `{command}` goes on."
 
     def mend(self) -> int:
         """Cut off a torn last line, which a writer killed halfway left; returns how many bytes it had."""

@@ -30,6 +30,7 @@ from gcsearch import files
 from gcsearch.config.base import Model
 from gcsearch.errors import InputError, Interrupted, RunError
 from gcsearch.sweep import interrupts
+from gcsearch.sweep.store import Store
 
 BEAT = 5.0
 """Seconds between two beats."""
@@ -242,8 +243,13 @@ def _held(found: Seen, path: Path, what: str) -> InputError:
         file=path,
         received=f"{found.holder.process}, which drives it since {found.holder.since} "
         f"and was heard of {found.age:.0f} s ago",
-        remedy="Wait for it to end, or end it with `gcsearch stop`.",
+        remedy=f"Wait for it to end, or end it with `{_command(path, 'stop')}`.",
     )
+
+
+def _command(lease: Path, verb: str) -> str:
+    """The command that does `verb` to the sweep of a lease."""
+    return Store(lease.parents[1]).command(verb, lease.name.removeprefix(".").removesuffix(".lease"))
 
 
 class Driver:
@@ -267,7 +273,8 @@ class Driver:
         if self.lost:
             raise self.lost
         if self.wish is Wish.CANCEL:
-            raise Interrupted(f"{self.lease.what} was cancelled on request; `gcsearch resume` goes on all the same.")
+            resume = _command(self.lease.path, "resume")
+            raise Interrupted(f"{self.lease.what} was cancelled on request; `{resume}` goes on all the same.")
 
     def end(self) -> None:
         """Give the lease back."""

@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,17 @@ class Store:
                 "see GCSEARCH_CACHE.",
             )
         return cls(absolute(found, key="--store" if folder else "GCSEARCH_STORE"))
+
+    def command(self, verb: str, name: str, *options: str) -> str:
+        """The command that does `verb` to a sweep or a matrix of this store, to be typed where the user is now.
+
+        It names the store, unless that is the one which a command without `--store` takes.
+        """
+        usual = None
+        with suppress(InputError):  # GCSEARCH_STORE is no folder
+            usual = Store.locate()
+        store = () if self == usual else ("--store", str(self.root))
+        return shlex.join(["gcsearch", verb, name, *options, *store])
 
     def check_writable(self) -> None:
         """InputError where nothing can be written to the store."""

@@ -91,6 +91,10 @@ class Sweep:
     def journal(self) -> Journal:
         return Journal(self.folder / "journal.jsonl")
 
+    def command(self, verb: str, *options: str) -> str:
+        """The command that does `verb` to this sweep, see `Store.command`."""
+        return self.store.command(verb, self.name, *options)
+
     @cached_property
     def id(self) -> str:
         """Name and eight random digits: tells this sweep from a former one of the same name."""
@@ -273,14 +277,14 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
         raise InputError(
             "only a finished sweep can be exported",
             file=sweep.folder,
-            remedy=f"Finish it with `gcsearch resume {sweep.name}`.",
+            remedy=f"Finish it with `{sweep.command('resume')}`.",
         )
     if record.outcome is not Outcome.COMPLETE:
         raise InputError(
             f"only a confirmed champion can be exported, and this one {record.outcome.value}: {record.reason}",
             file=sweep.folder,
-            remedy=f"`gcsearch resume {sweep.name}` measures again what failed; where that does not help, try more "
-            f"settings with `gcsearch extend {sweep.name}`.",
+            remedy=f"`{sweep.command('resume')}` measures again what failed; where that does not help, try more: "
+            f"`{sweep.command('extend', '--trials', '8')}`.",
         )
     whole = sweep.pipeline.task
     references = [other for other in sweep.finals if other.role is not Role.CHAMPION]

@@ -77,7 +77,7 @@ class Mirror:
         return (
             f"MLflow at {shown(self.uri)} {lag(lines, lines_synced(self.sweep))}: "
             f"{self._error or 'it is too slow to wait for'}\n"
-            f"Nothing is lost: `gcsearch sync {self.sweep.name}` writes it later."
+            f"Nothing is lost: `{self.sweep.command('sync')}` writes it later."
         )
 
     def sync(self) -> int:

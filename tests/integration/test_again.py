@@ -103,7 +103,7 @@ def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_
         with pytest.raises(RunError, match=r"champion could not be confirmed: out of memory\n.*gcsearch resume smoke"):
             pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
     assert copy.journal.ended() == "FAILED"
-    with pytest.raises(InputError, match=r"this one failed: out of memory.\n`gcsearch resume smoke`"):
+    with pytest.raises(InputError, match=r"this one failed: out of memory.\n`gcsearch resume smoke --store"):
         Sweep("smoke", copy.store, copy.folder).export(tmp_path / "out")
     elsewhere = {**SMOKE, "resources": {"memory": "16 GiB"}, "tracking": {"experiment": "other"}}
     done = pipelines.run(Pipeline.from_dict(elsewhere), store=tmp_path)

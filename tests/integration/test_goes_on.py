@@ -69,7 +69,7 @@ def test_more_seeds_are_a_confirmation(place):
     begun(place)
     said = refused(place, confirm__seeds="[4, 5, 6, 7, 8, 9, 10]")
     assert "confirm.seeds = [4, 5, 6, 7, 8], got confirm.seeds = [4, 5, 6, 7, 8, 9, 10]" in said
-    assert "gcsearch confirm demo --seeds 9,10" in said
+    assert f"gcsearch confirm demo --seeds 9,10 --store {place / 'store'}" in said
     both = refused(place, confirm__seeds="[4, 5, 6, 7, 8, 9]", search__trials="33")
     assert "extend demo --trials 1" in both
     assert "confirm demo --seeds 9" in both

@@ -178,7 +178,7 @@ def stopped_by_a_full_disk(store, journal, ballast):
     said = Path(log.name).read_text()
     assert "journal.jsonl: a last line cut off in the middle (27 bytes) was removed" in said
     assert "the journal cannot be written" in said or "no room is left" in said  # whichever comes first
-    assert "Make room on this disk, then `gcsearch resume smoke` goes on." in said
+    assert f"Make room on this disk, then `gcsearch resume smoke --store {store}` goes on." in said
     assert "Traceback" not in said
     ballast.unlink()
 
@@ -208,7 +208,7 @@ def test_the_mlflow_server_comes_and_goes_and_a_worker_is_killed(undisturbed, tm
         assert process.wait(PATIENCE) == 0, Path(log.name).read_text()
         said = Path(log.name).read_text()
         assert "does not answer" in said
-        assert "`gcsearch sync smoke` writes it later" in said
+        assert f"`gcsearch sync smoke --store {store}` writes it later" in said
         sweep = open_sweep("smoke", store)
         assert len({record.worker for record in sweep.records}) == 2  # another process took over
         for words in (["best", "smoke", "--json"], ["compare", "smoke"], ["report", "smoke"]):
@@ -309,7 +309,9 @@ def test_whatever_ends_ray_or_the_driver_it_says_so_and_resume_goes_on(undisturb
                 process.send_signal(number)
             assert process.wait(PATIENCE) == code, Path(log.name).read_text()
         said = Path(log.name).read_text()
-        assert sentence in said and "`gcsearch resume smoke` goes on" in said and "Traceback" not in said, said
+        assert (
+            sentence in said and f"`gcsearch resume smoke --store {store}` goes on" in said and "Traceback" not in said
+        ), said
         sweep = open_sweep("smoke", store)
         assert sweep.journal.ended() == why
         assert not list((store / "sweeps").glob(".smoke.*"))  # neither lease nor request

@@ -102,7 +102,7 @@ def cache_build(
     def watch(one: Pipeline) -> ProgressWatcher:
         if not (made.single or quiet):
             announce(made, one)
-        return watch_progress(quiet=quiet)
+        return watch_progress(quiet=quiet, goes_on=True)
 
     matrix.cache(made, watch, store=store)
     print(f"every image that {pipeline} reads is encoded, in {cache_place()}")

@@ -62,7 +62,11 @@ def seeds_of(text: str) -> list[int]:
         raise InputError("seeds are whole numbers with commas between", key="--seeds", received=text) from None
 
 
-def watch_progress(objective: str = "", *, quiet: bool) -> ProgressWatcher:
+def watch_progress(objective: str = "", *, quiet: bool, goes_on: bool = False) -> ProgressWatcher:
+    """The bars of a command. `goes_on`: after an interruption the same command goes on where it stopped."""
     from gcsearch.cli.progress import ProgressWatcher
+    from gcsearch.sweep import interrupts
 
+    if goes_on:
+        interrupts.advise("the same command goes on where it stopped")
     return ProgressWatcher(objective, quiet=quiet)

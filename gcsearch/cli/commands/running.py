@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 from gcsearch.cli.commands.options import say, watch_progress
@@ -18,25 +17,21 @@ if TYPE_CHECKING:
     from gcsearch.sweep.sweep import Sweep
 
 
-def print_end(sweep: Sweep, store: Path | None, export: Path | None = None) -> None:
+def print_end(sweep: Sweep, export: Path | None = None) -> None:
     """The numbers, and where there is more; with `export` the champion is exported there first."""
     folder = sweep.export(export, force=True) if export else None
     print_finals(sweep)
-    print(f"\nreport  {_report_of(sweep, store)}")
+    print(f"\nreport  {_report_of(sweep)}")
     if folder:
         print(f"export  {near(folder)}")
     else:
-        print(f"next    gcsearch export {sweep.name} --out best{elsewhere(store)}")
+        print(f"next    {sweep.command('export', '--out', 'best')}")
 
 
-def _report_of(sweep: Sweep, store: Path | None) -> str:
+def _report_of(sweep: Sweep) -> str:
     """Where the report lies, or the command that draws it where that has failed."""
     path = sweep.folder / "report.html"
-    return near(path) if path.exists() else f"gcsearch report {sweep.name}{elsewhere(store)}"
-
-
-def elsewhere(store: Path | None) -> str:
-    return f" --store {shlex.quote(str(store))}" if store else ""
+    return near(path) if path.exists() else sweep.command("report")
 
 
 def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, show: bool = True) -> list[Ended]:
@@ -48,13 +43,13 @@ def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, sh
         over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
         if over or not quiet:
             announce(made, pipeline, over)
-        return watch_progress(pipeline.search.ranking_metric, quiet=quiet)
+        return watch_progress(pipeline.search.ranking_metric, quiet=quiet, goes_on=not fresh)
 
     def on_end(ended: Ended) -> None:
         if ended.sweep and show:
             print(f"{ended.name}\n")
             print_finals(ended.sweep)
-            print(f"\nreport  {_report_of(ended.sweep, store)}\n", flush=True)
+            print(f"\nreport  {_report_of(ended.sweep)}\n", flush=True)
         if ended.error:
             say(f"{ended.name}: {_words(ended.error)}")
 

@@ -10,7 +10,7 @@ import typer
 
 from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, say, seeds_of, watch_progress
 from gcsearch.cli.commands.results import print_comparison
-from gcsearch.cli.commands.running import elsewhere, exit_code, print_end, run_matrix
+from gcsearch.cli.commands.running import exit_code, print_end, run_matrix
 from gcsearch.cli.render import print_json, print_pairs, print_plans
 
 
@@ -33,6 +33,7 @@ def run(
     from gcsearch.driver import matrix
     from gcsearch.driver import run as pipelines
     from gcsearch.errors import InputError
+    from gcsearch.sweep.store import Store as Folder
     from gcsearch.sweep.sweep import check_free
 
     made = matrix.load(pipeline, overrides_of(sets), quick=quick)
@@ -43,17 +44,17 @@ def run(
         ended = run_matrix(made, store, fresh=fresh, quiet=quiet)
         if any(one.sweep for one in ended):
             print_comparison([made.name], store)
-            print(f"\nnext    gcsearch compare {made.name}{elsewhere(store)}")
+            print(f"\nnext    {Folder.locate(store).command('compare', made.name)}")
         sys.exit(exit_code(ended))
     (chosen,) = made.pipelines
     if export:
         check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
     finished = not fresh and pipelines.is_finished(chosen, store)
-    with watch_progress(chosen.search.ranking_metric, quiet=quiet) as watcher:
+    with watch_progress(chosen.search.ranking_metric, quiet=quiet, goes_on=not fresh) as watcher:
         sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
     if finished:
         say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
-    print_end(sweep, store, export)
+    print_end(sweep, export)
 
 
 def resume(
@@ -71,9 +72,9 @@ def resume(
         say(f"the sweep {sweep} is finished: there is nothing to go on with")
         pipelines.resume(sweep, store=store)  # ends as it did before
         return
-    with watch_progress(found.pipeline.search.ranking_metric, quiet=quiet) as watcher:
+    with watch_progress(found.pipeline.search.ranking_metric, quiet=quiet, goes_on=True) as watcher:
         done = pipelines.resume(sweep, store=store, watcher=watcher)
-    print_end(done, store)
+    print_end(done)
 
 
 def status(
@@ -123,7 +124,7 @@ def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: 
     """Write to MLflow what it lacks of a sweep, for example after its server was away."""
     from gcsearch.driver import run as pipelines
 
-    with watch_progress(quiet=False) as watcher:
+    with watch_progress(quiet=False, goes_on=True) as watcher:
         written = pipelines.sync(sweep, store=store, watcher=watcher)
     print(f"wrote {written} runs; MLflow has all of {sweep}")
 
@@ -138,9 +139,10 @@ def extend(
     from gcsearch.driver import run as pipelines
     from gcsearch.sweep.sweep import open_sweep
 
-    with watch_progress(open_sweep(sweep, store).pipeline.search.ranking_metric, quiet=quiet) as watcher:
+    metric = open_sweep(sweep, store).pipeline.search.ranking_metric
+    with watch_progress(metric, quiet=quiet, goes_on=True) as watcher:
         done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
-    print_end(done, store)
+    print_end(done)
 
 
 def confirm(
@@ -152,9 +154,9 @@ def confirm(
     """Add seeds to the confirmation: the shortlist, the choice and the verdict follow from all of them."""
     from gcsearch.driver import run as pipelines
 
-    with watch_progress(quiet=quiet) as watcher:
+    with watch_progress(quiet=quiet, goes_on=True) as watcher:
         done = pipelines.confirm(sweep, seeds_of(seeds), store=store, watcher=watcher)
-    print_end(done, store)
+    print_end(done)
 
 
 def plan(

@@ -16,6 +16,7 @@ from gcsearch.cli.app import app
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import TrialConfig, TrialRecord
 from gcsearch.methods.registry import complete
+from gcsearch.sweep import interrupts
 from gcsearch.sweep.journal import Journal
 from tests.support.calls import call
 from tests.support.trees import TREES
@@ -346,7 +347,36 @@ def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
     done = call("compare", "kg", "half", cwd=store, GCSEARCH_STORE=str(store))
     assert (done.returncode, done.stdout) == (2, "")
     assert "only finished sweeps can be compared, and half is not" in done.stderr
-    assert "gcsearch resume half --store" in done.stderr
+    assert done.stderr.endswith("gcsearch resume half\n")
+    assert call("compare", "half", "--store", store).stderr.endswith(f"gcsearch resume half --store {store}\n")
+
+
+@pytest.mark.parametrize(
+    ("line", "verb", "goes_on"),
+    [
+        ("run demo", "run.run", True),
+        ("run demo --fresh", "run.run", False),
+        ("compare demo --run", "matrix._Ground.ready", True),
+        ("extend kg --trials 8", "run.extend", True),
+        ("confirm kg --seeds 77", "run.confirm", True),
+        ("sync kg", "run.sync", True),
+        ("cache build demo", "run.cache", True),
+        ("plan demo", "plan.make", False),
+        ("trial", "run.train", False),
+        ("export kg --out out", "exports.hand_over", False),
+        ("cancel kg", "run.cancel", False),
+    ],
+)
+def test_only_a_command_that_goes_on_says_so_when_it_is_interrupted(line, verb, goes_on, store, monkeypatch):
+    def interrupted(*_, **__):
+        raise interrupts.SignalError(2)
+
+    said = []
+    monkeypatch.setattr(f"gcsearch.driver.{verb}", interrupted)
+    monkeypatch.setattr("gcsearch.sweep.interrupts.advise", said.append)
+    with pytest.raises(interrupts.SignalError):
+        call(*line.split(), cwd=store, GCSEARCH_STORE=str(store))
+    assert said == ["the same command goes on where it stopped"] * goes_on
 
 
 def test_tables_live_with_metrics_that_were_not_measured(store):

@@ -195,7 +195,8 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_failed_sweep(part, t
     bench.finish()
     monkeypatch.setattr(part, fail)
     a_session(bench, said)._report()
-    assert said == ["the report could not be written (KeyError: 'test_acc'); `gcsearch report one` tries it again"]
+    again = f"`gcsearch report one --store {bench.sweep.store.root}` tries it again"
+    assert said == [f"the report could not be written (KeyError: 'test_acc'); {again}"]
     assert not bench.sweep.journal.events("artifact")
     monkeypatch.undo()
     a_session(bench, said)._report()

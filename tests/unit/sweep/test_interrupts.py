@@ -126,6 +126,7 @@ class Ends:
         os.kill(os.getpid(), signal.SIGTERM)
         os.kill(os.getpid(), signal.SIGINT)
 interrupts.catch()
+interrupts.advise("the same command goes on")
 try:
     Ends()
     time.sleep(5)
@@ -140,14 +141,14 @@ sys.exit(code)
 def test_a_command_that_is_on_its_way_out_is_not_ended_by_further_signals():
     environment = {**os.environ, "PYTHONPATH": os.curdir}
     done = subprocess.run([sys.executable, "-c", CATCHES], capture_output=True, text=True, env=environment, check=False)
-    said = "gcsearch: interrupted by SIGTERM; the same command goes on where it stopped\n"
+    said = "gcsearch: interrupted by SIGTERM; the same command goes on\n"
     assert (done.returncode, done.stderr) == (128 + signal.SIGTERM, said)
 
 
 @pytest.mark.parametrize("number", interrupts.SIGNALS)
 def test_a_command_that_is_interrupted_before_all_of_it_is_imported_says_so(number, tmp_path):
     # In the place of a module that is imported and not used on the way.
-    (tmp_path / "shlex.py").write_text(f"import os\nquote = split = str\nos.kill(os.getpid(), {number:d})\n")
+    (tmp_path / "shellingham.py").write_text(f"import os\nos.kill(os.getpid(), {number:d})\n")
     done = subprocess.run(
         [sys.executable, "-m", "gcsearch", "data", "list"],
         capture_output=True,
@@ -156,7 +157,7 @@ def test_a_command_that_is_interrupted_before_all_of_it_is_imported_says_so(numb
         check=False,
     )
     assert done.returncode == 128 + number
-    assert done.stderr == f"gcsearch: interrupted by {number.name}; the same command goes on where it stopped\n"
+    assert done.stderr == f"gcsearch: interrupted by {number.name}\n"
 
 
 def test_what_a_ray_that_did_not_start_has_begun_is_removed(tmp_path):

@@ -176,7 +176,7 @@ def test_a_disk_that_is_really_full_stops_in_words_and_nothing_half_written_is_b
     try:
         journal = Journal(disk / "journal.jsonl")
         with pytest.raises(
-            RunError, match=r"(?s)cannot be written.*Make room on this disk, then `gcsearch resume demo`"
+            RunError, match=r"(?s)cannot be written.*Make room on this disk, then `gcsearch resume demo --store"
         ):
             for number in range(1000):
                 journal.append("record", record=record(number), filler="x" * 3000)

@@ -383,7 +383,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
     assert trouble.startswith(
         f"MLflow at {sweep.pipeline.tracking.uri} lacks the journal's last 3 lines: The MLflow server"
     )
-    assert trouble.endswith("`gcsearch sync away` writes it later.")
+    assert trouble.endswith(f"`gcsearch sync away --store {tmp_path}` writes it later.")
     with pytest.raises(RunError, match="does not answer"):
         Following(sweep).mirror.sync()
     back = a_sweep(tmp_path / "back", "away", database)
@@ -409,7 +409,7 @@ def test_a_server_that_takes_calls_and_never_answers_holds_nobody_up(tmp_path):
             for number in range(100):
                 one.journal.append("record", record=a_record(number))
             appended = time.monotonic() - began
-            assert "`gcsearch sync hung` writes it later" in one.mirror.close(timeout=1)
+            assert f"`gcsearch sync hung --store {tmp_path}` writes it later" in one.mirror.close(timeout=1)
             assert appended < 30  # half a second on a machine that does nothing else
             assert time.monotonic() - began < appended + 30
             hung.close()  # or the thread would wait on
