@@ -50,7 +50,7 @@ class Timed(Watcher):
             self.ended = (wall, time.process_time())
 
     def _wait_for_mlflow(self, sweep: Sweep) -> None:
-        lines = sum(1 for _ in sweep.journal.since())
+        lines = sweep.state.lines
         while lines_synced(sweep) < lines:
             time.sleep(0.05)
 

@@ -24,8 +24,8 @@ from gcsearch.driver.checks import references
 from gcsearch.methods import registry
 from gcsearch.results import ranking
 from gcsearch.results.differences import pooled
-from gcsearch.sweep.journal import Journal
-from gcsearch.sweep.sweep import RECHECK, Sweep
+from gcsearch.sweep.journal import Journal, RecordEvent, TrialConfirmed, TrialRechecked
+from gcsearch.sweep.sweep import Sweep
 
 OnStage = Callable[[str, int], None]
 OnRecord = Callable[[TrialRecord], None]
@@ -61,7 +61,7 @@ class Confirmation:
         champion = self._choose(short)
         settings = self._settings(short, champion)
         self.on_stage("confirm", len(settings) * len(self.sweep.confirmed_seeds))
-        done = self._measured("confirmed", "test", [proposal for proposal, _, _ in settings])
+        done = self._measured(TrialConfirmed, "test", [proposal for proposal, _, _ in settings])
         finals = [
             one.model_copy(update={"label": label, "role": role})
             for one, (_, label, role) in zip(done, settings, strict=True)
@@ -73,7 +73,7 @@ class Confirmation:
             return short[0]
         search = self.pipeline.search
         self.on_stage("recheck", len(short) * len(self.sweep.confirmed_seeds))
-        kind = "confirmed" if search.oracle else RECHECK
+        kind = TrialConfirmed if search.oracle else TrialRechecked
         again = self._measured(kind, search.stage, [_proposal(record) for record in short])
         chosen = ranking.one_standard_error(again, search.ranking_metric)
         return next(record for record in short if record.number == chosen.number)
@@ -91,7 +91,7 @@ class Confirmation:
         ]
         return [*named, *others, (_proposal(champion), CHAMPION, Role.CHAMPION)]
 
-    def _measured(self, kind: str, stage: Stage, proposals: Sequence[Proposal]) -> list[TrialRecord]:
+    def _measured(self, kind: type[RecordEvent], stage: Stage, proposals: Sequence[Proposal]) -> list[TrialRecord]:
         """A record per proposal with the seeds of all batches; what the journal has is not run again.
 
         Numbers that an earlier session came to may be of another shortlist: the setting tells them apart.
@@ -106,7 +106,7 @@ class Confirmation:
                     self.on_record(done[proposal.number, proposal.config.digest])
 
             def keep(record: TrialRecord, done: dict[tuple[int, str], TrialRecord] = done) -> None:
-                self.journal.append(kind, record=record)
+                self.journal.append(kind.word(), record=record)
                 done[record.number, record.config.digest] = record
                 self.on_record(record)
 

@@ -217,7 +217,7 @@ def run_matrix(
                 error = trouble
                 ground.leave()  # it may have died of its Ray
                 if isinstance(trouble, TooManyFailures):
-                    sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
+                    sweep = Sweep.named(chosen.name, located)
             ended.append(Ended(chosen.name, sweep, error))
             on_end(ended[-1])
             task_data.forget()

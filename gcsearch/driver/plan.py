@@ -14,7 +14,6 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.driver import checks, session
 from gcsearch.driver.prepare import check_goes_on, check_loaded
-from gcsearch.driver.run import is_finished
 from gcsearch.errors import InputError
 from gcsearch.execution.machines import check_here, find_machines
 from gcsearch.execution.placement import Placement
@@ -186,18 +185,17 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
 def _begun(chosen: Pipeline, space: SearchSpace, store: str | Path | None) -> tuple[int, bool, list[str]]:
     """Of a sweep of this name in the store: how many settings it has, whether it is over, what to know of it."""
     located = Store.locate(store)
-    sweep = Sweep(chosen.name, located, located.sweep(chosen.name))
+    sweep = Sweep.named(chosen.name, located)
     if not sweep.journal.path.exists():
         if chosen.search.warm_start:
             session.gather(chosen, space, located)
         return 0, False, []
     try:
-        check_goes_on(chosen, located)
+        check_goes_on(chosen, sweep)
     except InputError as error:
         return 0, False, [f"a run is refused: {error}"]
-    if is_finished(chosen, store):
-        return len(sweep.records), True, [f"the sweep {chosen.name} is finished; --fresh runs it anew"]
-    return len(sweep.records), False, []
+    done, finished = len(sweep.state.records), sweep.state.finished
+    return done, finished, [f"the sweep {chosen.name} is finished; --fresh runs it anew"] if finished else []
 
 
 # --- Seconds ----------------------------------------------------------------------------------------------

@@ -16,13 +16,12 @@ from gcsearch.config.pipeline import Pipeline, Resources, Tracking, bytes_of
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.data.lists.splits import RepeatWarning
 from gcsearch.driver.load import flat
-from gcsearch.driver.session import over
 from gcsearch.errors import InputError
 from gcsearch.execution import machines
 from gcsearch.execution.machines import Where
 from gcsearch.files import cache_address, cache_folder, cache_place
 from gcsearch.sweep.callbacks import Watcher
-from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.journal import SessionEnd
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 from gcsearch.sweep.sweep import Sweep
 
@@ -63,7 +62,7 @@ def prepare(
             "Put back what was measured; its folder may be another one. Or begin a new sweep on the data as they are, "
             "under another name (--set name=OTHER)."
         )
-        measured.check(known.journal, known.folder, data, remedy)
+        measured.check(known.state.measured, known.folder, data, remedy)
     if where.cluster:
         watcher.stage("features")
         shared = one_cache or cache_address() is not None
@@ -116,21 +115,21 @@ def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> Non
 # --- The sweep that was begun -----------------------------------------------------------------------------
 
 
-def check_goes_on(pipeline: Pipeline, store: Store) -> None:
-    """InputError where `run` would refuse to go on with the sweep of this name that is in the store."""
-    check_same(pipeline, store, origin_texts(pipeline))
-    check_not_cancelled(pipeline.name, store)
+def check_goes_on(pipeline: Pipeline, sweep: Sweep) -> None:
+    """InputError where `run` would refuse to go on with the sweep."""
+    check_same(pipeline, sweep, origin_texts(pipeline))
+    check_not_cancelled(sweep)
 
 
-def check_not_cancelled(name: str, store: Store) -> None:
+def check_not_cancelled(sweep: Sweep) -> None:
     """A job that is submitted again must not undo what a person has decided."""
-    if Journal(store.sweep(name) / "journal.jsonl").ended() == "CANCELLED":
+    if sweep.state.end is SessionEnd.CANCELLED:
         raise InputError(
             "a cancelled sweep goes on only where that is asked for",
-            file=store.sweep(name),
+            file=sweep.folder,
             key="name",
-            received=name,
-            remedy=f"It goes on with `{store.command('resume', name)}`, or begins anew with --fresh.",
+            received=sweep.name,
+            remedy=f"It goes on with `{sweep.command('resume')}`, or begins anew with --fresh.",
         )
 
 
@@ -146,15 +145,12 @@ def origin_texts(pipeline: Pipeline) -> dict[str, str]:
     }
 
 
-def check_same(pipeline: Pipeline, store: Store, texts: Mapping[str, str]) -> None:
-    """InputError where a sweep of this name was begun from other files."""
-    from gcsearch.sweep import measured
-
-    folder = store.sweep(pipeline.name)
+def check_same(pipeline: Pipeline, sweep: Sweep, texts: Mapping[str, str]) -> None:
+    """InputError where the sweep was begun from other files."""
+    folder = sweep.folder
     if not (folder / PIPELINE_FILE).exists():
         return
-    sweep = Sweep(pipeline.name, store, folder)
-    place = _whatever_place if measured.recorded(sweep.journal) else _anywhere
+    place = _whatever_place if sweep.state.measured else _anywhere
     before, now = (dict(flat(place(one).to_dict())) for one in (sweep.pipeline, pipeline))
     before |= {f"space: {key}": value for key, value in flat(files.read_toml(folder / SPACE_FILE))}
     now |= {f"space: {key}": value for key, value in flat(files.parse_toml(texts[SPACE_FILE]))}
@@ -201,7 +197,7 @@ def _commands(sweep: Sweep, pipeline: Pipeline, differing: Sequence[str]) -> lis
         commands.append(f"The sweep has {sweep.trials} trials, and none is taken away.")
     if "confirm.seeds" in differing and seeds:
         commands.append(f"For more seeds: `{sweep.command('confirm', '--seeds', ','.join(seeds))}`.")
-    if not over(sweep.journal):
+    if not sweep.state.finished:
         commands.insert(0, f"Finish it first: `{sweep.command('resume')}`.")
     return commands
 

@@ -16,14 +16,14 @@ from gcsearch.driver import session
 from gcsearch.driver.checks import check, test_bed_remarks
 from gcsearch.driver.load import load, load_trial, with_paths_of_the_command
 from gcsearch.driver.prepare import check_data, check_not_cancelled, check_same, origin_texts, prepare
-from gcsearch.driver.session import Session, guarded, judge, over
+from gcsearch.driver.session import Session, guarded, judge
 from gcsearch.errors import InputError
 from gcsearch.execution import machines
 from gcsearch.execution.local_ray import daemons
 from gcsearch.execution.placement import check_threads
 from gcsearch.methods import registry
 from gcsearch.sweep.callbacks import Watcher
-from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.journal import SessionEnd
 from gcsearch.sweep.lease import Driver, Seen, Wish, ask, driving
 from gcsearch.sweep.store import PIPELINE_FILE, Store, cache_in_words
 from gcsearch.sweep.sweep import Sweep, open_form, open_sweep
@@ -59,17 +59,14 @@ def run(
     pipeline = open_form(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
     with _driving(located, pipeline.name, listener) as driver:
-        texts = origin_texts(pipeline)
+        texts, known = origin_texts(pipeline), Sweep.named(pipeline.name, located)
         if not fresh:
-            check_same(pipeline, located, texts)
-            check_not_cancelled(pipeline.name, located)
-            if is_finished(pipeline, store):
-                return _judged(Sweep(pipeline.name, located, located.sweep(pipeline.name)), pipeline)
-        known = Sweep(pipeline.name, located, located.sweep(pipeline.name))
-        added = () if fresh else _added_seeds(known)
+            check_same(pipeline, known, texts)
+            check_not_cancelled(known)
+            if known.state.finished:
+                return _judged(known, pipeline)
         begin = partial(_open_or_begin, pipeline, located, texts, fresh, uri)
-        _drive(driver, pipeline, space, located, begin, listener, added, None if fresh else known)
-    return Sweep(pipeline.name, located, located.sweep(pipeline.name))
+        return _drive(driver, pipeline, space, located, begin, listener, known=None if fresh else known)
 
 
 def _driving(store: Store, name: str, watcher: Watcher) -> AbstractContextManager[Driver]:
@@ -97,21 +94,23 @@ def _drive(
     store: Store,
     begin: Callable[[], Sweep],
     watcher: Watcher,
-    added: tuple[int, ...],
+    *,
     known: Sweep | None,
-) -> None:
+    added: Sequence[int] = (),
+) -> Sweep:
     """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages.
 
-    `known` is that sweep as it was begun earlier, None for a fresh one. `added` are the seeds of the confirmation
-    beside those of the pipeline.
+    `known` is that sweep as it was begun earlier, None for a fresh one. `added` are seeds of the confirmation that
+    `begin` adds to those that the sweep has.
     """
     for remark in test_bed_remarks(pipeline.task):
         watcher.warn(remark)
-    if pipeline.search.warm_start and not (known and known.journal.events("before")):
+    if pipeline.search.warm_start and not (known and known.state.before):
         session.gather(pipeline, space, store)  # what it refuses is refused before anything is encoded
     where = machines.find_machines(pipeline)
     machines.check_here(where)
-    seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *added)})
+    asked = [seed for batch in (known.state.seeds if known else ()) for seed in batch]
+    seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *asked, *added)})
     with daemons.told("The same command goes on"), machines.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
         with cache_in_words():
@@ -119,6 +118,7 @@ def _drive(
         sweep = begin()
         sweep.hide_address()
         Session(sweep, pipeline, space, where, watcher, driver, data).run()
+    return sweep
 
 
 def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
@@ -131,13 +131,11 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
         RunError, TooManyFailures: as `run`.
     """
     found, listener = open_sweep(name, store), watcher or Watcher()
-    if over(found.journal):
+    if found.state.finished:
         return _judged(found, found.pipeline)
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
-        begin, added = (lambda: Sweep(name, found.store, found.folder)), _added_seeds(found)
-        _drive(driver, pipeline, space, found.store, begin, listener, added, found)
-    return Sweep(name, found.store, found.folder)
+        return _drive(driver, pipeline, space, found.store, lambda: found, listener, known=found)
 
 
 def _as_begun(sweep: Sweep) -> tuple[Pipeline, SearchSpace]:
@@ -162,17 +160,12 @@ def _as_begun(sweep: Sweep) -> tuple[Pipeline, SearchSpace]:
 def _reopened(sweep: Sweep, driver: Driver, kind: str, **asked: object) -> Sweep:
     """The finished sweep with a line in its journal that gives it something to do again."""
     guarded(sweep, driver).append(kind, **asked)
-    return Sweep(sweep.name, sweep.store, sweep.folder)
-
-
-def _added_seeds(sweep: Sweep) -> tuple[int, ...]:
-    """The seeds of the confirmation that were asked for since the sweep began."""
-    return tuple(seed for event in sweep.journal.events("seeds") for seed in event["seeds"])
+    return sweep
 
 
 def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
     """Whether the sweep of this name has been through all stages."""
-    return over(Journal(Store.locate(store).sweep(pipeline.name) / "journal.jsonl"))
+    return Sweep.named(pipeline.name, Store.locate(store)).state.finished
 
 
 def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
@@ -189,14 +182,13 @@ def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: 
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
         _check_extensible(found, space, trials)
-        there = len(found.records)
+        there = len(found.state.records)
         begin = partial(_reopened, found, driver, "extend", trials=there + trials, there=there)
-        _drive(driver, pipeline, space, found.store, begin, listener, _added_seeds(found), found)
-    return Sweep(name, found.store, found.folder)
+        return _drive(driver, pipeline, space, found.store, begin, listener, known=found)
 
 
 def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
-    if not over(sweep.journal):
+    if not sweep.state.finished:
         raise InputError(
             "only a finished sweep can be extended",
             file=sweep.folder,
@@ -225,12 +217,11 @@ def confirm(
     with _driving(found.store, name, listener) as driver:
         _check_added(found, added)
         begin = partial(_reopened, found, driver, "seeds", seeds=list(added))
-        _drive(driver, pipeline, space, found.store, begin, listener, (*_added_seeds(found), *added), found)
-    return Sweep(name, found.store, found.folder)
+        return _drive(driver, pipeline, space, found.store, begin, listener, known=found, added=added)
 
 
 def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
-    if not over(sweep.journal):
+    if not sweep.state.finished:
         remedy = f"Finish it first: `{sweep.command('resume')}`."
         raise InputError("seeds are added to a finished sweep", file=sweep.folder, remedy=remedy)
     # As of a pipeline: what is written to the journal now is what every later command goes on from.
@@ -272,7 +263,7 @@ def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], f
     for name, text in texts.items():
         if not (folder / name).exists() or files.read_text(folder / name) != text:  # it may go on elsewhere
             files.write_whole(folder / name, text)
-    sweep = Sweep(pipeline.name, store, folder)
+    sweep = Sweep.named(pipeline.name, store)
     sweep.keep_address(uri)
     return sweep
 
@@ -296,12 +287,11 @@ def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
     lease = sweep.store.lease(name)
     if asked := ask(lease, Wish.CANCEL):
         return asked
-    if over(sweep.journal):
+    if sweep.state.finished:
         raise InputError("a finished sweep cannot be cancelled", file=sweep.folder, received=name)
     with driving(lease, f"the sweep {name}") as driver:
-        journal = guarded(sweep, driver)
-        if journal.ended() != "CANCELLED":
-            journal.append("close", why="CANCELLED")
+        if sweep.state.end is not SessionEnd.CANCELLED:
+            guarded(sweep, driver).append("close", why=SessionEnd.CANCELLED)
     return None
 
 

@@ -25,10 +25,10 @@ from gcsearch.execution.machines import Where
 from gcsearch.execution.placement import Placement
 from gcsearch.files import cache_place
 from gcsearch.search import warm_start
-from gcsearch.search.budget import Meter, seconds_of
+from gcsearch.search.budget import Meter
 from gcsearch.sweep import interrupts, measured
 from gcsearch.sweep.callbacks import Watcher
-from gcsearch.sweep.journal import REOPENING, Journal
+from gcsearch.sweep.journal import Journal, SessionEnd
 from gcsearch.sweep.lease import Driver, Wish
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -37,17 +37,6 @@ if TYPE_CHECKING:
     from gcsearch.execution.worker import PackRunner
     from gcsearch.sweep.measured import Snapshot
     from gcsearch.tracking.sync import Mirror
-
-
-def over(journal: Journal) -> bool:
-    """Whether the journal's sweep has been through all stages."""
-    return journal.ended() == "FINISHED"
-
-
-def _confirmed(journal: Journal) -> bool:
-    """Whether the confirm stage is over, nothing has been asked for since, and no setting of it failed."""
-    kinds = [event["kind"] for _, _, event in journal.since() if event["kind"] in ("final", *REOPENING)]
-    return bool(kinds) and kinds[-1] == "final" and not any(map(_failed, journal.final()))
 
 
 def guarded(sweep: Sweep, driver: Driver) -> Journal:
@@ -79,37 +68,37 @@ class Session:
         from gcsearch.execution.session import session
         from gcsearch.search.samplers import total
 
-        if over(self.journal):
+        if self.sweep.state.finished:
             return
         self._mend()
         trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
         placement = self.where.placement
         mirror: Mirror | None = None
-        why = "KILLED"
+        why = SessionEnd.KILLED
         goes_on = f"`{self.sweep.command('resume')}` goes on where it stopped"
         try:
             with interrupts.held():  # whatever has the line `open` gets its line `close`
                 self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
                 if self.data:
-                    measured.record(self.journal, self.sweep.folder, self.data)
+                    measured.record(self.journal, self.sweep.state.measured, self.sweep.folder, self.data)
                 mirror = self._mirror()
             self._check_wishes()
             with daemons.told(goes_on), daemons.last_words(partial(self._abandon, mirror, goes_on)):
-                if not _confirmed(self.journal):
+                if not self.sweep.state.confirmed:
                     with session(placement):
                         self._search(placement)
                         self._confirm(placement)
                 self._report()
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self._check_confirmed()
-            why = "FINISHED"
+            why = SessionEnd.FINISHED
         except (Interrupted, KeyboardInterrupt) as error:
-            asked = "STOPPED" if isinstance(error, Interrupted) else "KILLED"
-            why = "CANCELLED" if self.driver.wish is Wish.CANCEL else asked
+            asked = SessionEnd.STOPPED if isinstance(error, Interrupted) else SessionEnd.KILLED
+            why = SessionEnd.CANCELLED if self.driver.wish is Wish.CANCEL else asked
             interrupts.advise(goes_on)
             raise
         except Exception as error:
-            why = "FAILED"
+            why = SessionEnd.FAILED
             if isinstance(error, OSError) and files.is_full(error):
                 place, remedy = self.sweep.folder, "Make room on this disk"
                 if error.filename and Path(os.fsdecode(error.filename)).is_relative_to(scratch.folder()):
@@ -140,7 +129,7 @@ class Session:
 
     def _check_confirmed(self) -> None:
         """RunError where a setting failed in the confirm stage: whoever goes on measures it again."""
-        if failed := next(filter(_failed, self.journal.final()), None):
+        if failed := next(filter(_failed, self.sweep.finals), None):
             raise RunError(
                 f"{failed.label} could not be confirmed: {failed.reason}\n"
                 f"All other results are kept. `{self.sweep.command('resume')}` tries it again."
@@ -165,24 +154,24 @@ class Session:
             self.watcher.mended(
                 f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
             )
-        if unfinished := self.journal.unfinished():
-            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, unfinished))}")
+        if running := sorted(self.sweep.state.running):
+            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, running))}")
 
-    def _close(self, why: str, mirror: Mirror | None) -> None:
+    def _close(self, why: SessionEnd, mirror: Mirror | None) -> None:
         try:
             self.journal.append("close", why=why)
         except RunError as error:
-            if why == "FINISHED":
+            if why is SessionEnd.FINISHED:
                 raise
             if not self.driver.lost:  # then this is what ended the session, and is on its way
                 self.watcher.warn(str(error))
         # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
-        if mirror and (trouble := mirror.close(60 if why == "FINISHED" else 15)):
+        if mirror and (trouble := mirror.close(60 if why is SessionEnd.FINISHED else 15)):
             self.watcher.warn(trouble)
 
     def _abandon(self, mirror: Mirror, goes_on: str, why: str) -> None:
         """End the session from another thread, because this one's hangs in a Ray that is dead."""
-        self._close("FAILED", mirror)
+        self._close(SessionEnd.FAILED, mirror)
         self.watcher.warn(f"{why}\n{goes_on}.")
         self.driver.end()
 
@@ -250,36 +239,33 @@ class Session:
         """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
         if not self.pipeline.search.warm_start:
             return []
-        kept = self.journal.events("before")
+        kept = self.sweep.state.before
         if not kept:
             fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
             self.journal.append("before", records=fit, skipped=skipped)
             self.watcher.warn(f"the search starts from {len(fit)} earlier settings; {skipped} did not fit its space")
             return fit
-        return [TrialRecord.from_dict(record, file=self.journal.path) for record in kept[0]["records"]]
+        return list(kept.records)
 
     def _settings(self, placement: Placement) -> SearchSettings:
         """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
         settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
         if settings.pack != "auto":
             return settings
-        chosen = [int(event["size"]) for event in self.journal.events("pack")]
-        if not chosen:
+        size = self.sweep.state.pack
+        if size is None:
             from gcsearch.execution.sizing import pack_size
             from gcsearch.training import task_data
 
             labs = [task_data.of(task) for task in self.pipeline.task.each]
-            chosen = [pack_size(settings, self.space, labs, placement, _limit(self.pipeline, self.where))]
-            self.journal.append("pack", size=chosen[0])
-        return settings.model_copy(update={"pack": chosen[0]})
+            size = pack_size(settings, self.space, labs, placement, _limit(self.pipeline, self.where))
+            self.journal.append("pack", size=size)
+        return settings.model_copy(update={"pack": size})
 
     def _meter(self, settings: SearchSettings, placement: Placement) -> Meter:
         """Measures from where the sweep began, or was extended last."""
-        events = self.journal.events()
-        turns = [index for index, event in enumerate(events) if event["kind"] == "extend"]
-        first = events[turns[-1]]["there"] if turns else 0
-        devices = placement.gpus_per_worker or float(placement.threads)
-        return Meter(settings, devices, first, seconds_of(events[turns[-1] if turns else 0 :]))
+        devices, state = placement.gpus_per_worker or float(placement.threads), self.sweep.state
+        return Meter(settings, devices, state.kept_by_extension, state.seconds)
 
     def _runner(
         self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None
@@ -357,10 +343,10 @@ def judge(sweep: Sweep, allowed: int) -> None:
     broken = [record for record in sweep.finals if record.outcome is not Outcome.COMPLETE]
     if broken:
         raise RunError(f"{broken[0].label} could not be confirmed: {broken[0].reason}")
-    failed = list(filter(_failed, sweep.records))
+    failed = list(filter(_failed, sweep.searched))
     if len(failed) > allowed:
         raise TooManyFailures(
-            f"{len(failed)} of {len(sweep.records)} trials failed, {allowed} are allowed (search.max_failed). "
+            f"{len(failed)} of {len(sweep.searched)} trials failed, {allowed} are allowed (search.max_failed). "
             f"All other results are kept. The first reason: {failed[0].reason}"
         )
 
@@ -390,7 +376,7 @@ def gather(pipeline: Pipeline, space: SearchSpace, store: Store) -> tuple[list[T
 
 def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[TrialRecord]:
     if (store.sweep(name) / "journal.jsonl").exists():
-        sweep = Sweep(name, store, store.sweep(name))
+        sweep = Sweep.named(name, store)
         if sweep.pipeline.task != pipeline.task:
             raise InputError(
                 "a search starts warm from sweeps of the same task only: other data, other numbers",
@@ -398,7 +384,7 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
                 received=name,
                 remedy=f"Compare [task] with that of {store.sweep(name) / 'pipeline.toml'}, or leave it out.",
             )
-        return sweep.records
+        return sweep.searched
     from gcsearch.tracking import relocation
     from gcsearch.tracking.client import read_records
 
@@ -407,7 +393,7 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
     try:
         if not pipeline.tracking.uri and not (store.root / "mlflow.db").exists():
             store.existing_sweep(name)  # none is: to look into MLflow would make its database
-        own = Sweep(pipeline.name, store, store.sweep(pipeline.name))
+        own = Sweep.named(pipeline.name, store)
         uri = own.mlflow_uri if own.address.exists() else pipeline.tracking.uri or store.mlflow_uri
         every = read_records(uri, name)
     except InputError as error:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import time
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import Any
+from collections.abc import Callable
 
 from gcsearch.config.pipeline import SearchSettings
 from gcsearch.config.trials import Outcome, TrialRecord
@@ -82,18 +80,3 @@ class Meter:
             else:
                 since += number >= self.first
         return since
-
-
-def seconds_of(events: Iterable[Mapping[str, Any]]) -> float:
-    """Seconds that the sessions of a journal took, each from its first line to its last."""
-    total, first, last = 0.0, "", ""
-    for event in events:
-        if event["kind"] == "open":
-            total += _between(first, last)
-            first = event["time"]
-        last = event["time"]
-    return total + _between(first, last)
-
-
-def _between(first: str, last: str) -> float:
-    return (datetime.fromisoformat(last) - datetime.fromisoformat(first)).total_seconds() if first else 0.0

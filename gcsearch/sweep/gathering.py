@@ -36,8 +36,8 @@ def journalled(name: str | None, store: str | Path | None) -> list[Sweep]:
 def begun(names: list[str], store: str | Path | None, say: Say) -> list[Sweep]:
     """Those of the sweeps that have a trial to show; `say` hears of the others."""
     located = Store.locate(store)
-    sweeps = [Sweep(name, located, located.sweep(name)) for name in names]
-    idle = [sweep.name for sweep in sweeps if not sweep.journal.records()]
+    sweeps = [Sweep.named(name, located) for name in names]
+    idle = [sweep.name for sweep in sweeps if not sweep.state.records]
     if idle:
         say(f"no trial has ended yet, so left out: {', '.join(idle)}")
     return [sweep for sweep in sweeps if sweep.name not in idle]

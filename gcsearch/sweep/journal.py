@@ -1,25 +1,8 @@
 """The journal of a sweep: one JSON object per line, only ever appended to, and the sweep's single truth.
 
-Kinds of lines, each with `kind` and `time` (UTC) beside its own fields:
-
-    open      a session begins: id of the sweep, number of trials, versions
-    data      what is measured: weights, other_names, sets (digests by data set, see `gcsearch.sweep.measured`)
-    proposal  a setting is about to run: number, config, label
-    run       the MLflow run of a setting: number, run_id
-    record    a setting has ended: record (a `TrialRecord`)
-    confirmed a setting of the confirm stage has ended: record
-    recheck   a setting of the shortlist has been measured again as in the search: record
-    seeds     seeds were added to the confirmation: seeds
-    final     the confirm stage is over: records (a list of `TrialRecord`)
-    pack      the size of packs, where the pipeline left it open: size
-    before    what is known of earlier sweeps: records, skipped (how many did not fit the space)
-    lost      a worker process (host:pid@node), or a node with all of its (@node), is gone: who
-    budget    the search ended before its trials were done: why
-    extend    more settings are to be tried: trials (how many in all), there (how many there were)
-    artifact  a file of the sweep's folder that belongs to its results: file
-    close     a session ends: why (FINISHED, FAILED, KILLED, STOPPED, CANCELLED)
-
-A number may have several `record` lines, when a failed setting was tried again: the last one holds.
+Each line has `kind` and `time` (UTC) beside the fields of its kind, see the classes below. A number may have several
+lines `record`, when a trial that failed was tried again: the last one holds. `gcsearch.sweep.state` says what all
+lines together make of a sweep.
 """
 
 from __future__ import annotations
@@ -30,10 +13,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationError
 
 from gcsearch.config.base import Model
 from gcsearch.config.metrics import Stage
@@ -42,139 +26,217 @@ from gcsearch.errors import InputError, RunError
 from gcsearch.files import is_full
 from gcsearch.sweep.store import Store
 
-Event = dict[str, Any]
+# --- Events ---------------------------------------------------------------------------------------------
 
-REOPENING = ("extend", "seeds")
-"""Kinds of lines after which a finished sweep has something to do again."""
+
+class Event(Model):
+    """What every line has. A line whose kind a later gcsearch added is nothing more than this."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+    bounded: ClassVar[bool] = False
+
+    kind: str
+    time: AwareDatetime
+
+    @classmethod
+    def word(cls) -> str:
+        """What `kind` is in the lines of this class."""
+        return str(get_args(cls.model_fields["kind"].annotation)[0])
+
+
+class SessionOpened(Event):
+    """A session begins. `id`: of the sweep. `trials`: how many it is to have in all."""
+
+    kind: Literal["open"]
+    id: str
+    trials: int | None = None
+
+
+class ListDigest(Model):
+    """A list of a data set: how many images, and a digest of their names and labels."""
+
+    images: int
+    digest: str
+
+
+class DataSetDigests(Model):
+    """Digests of class names, of lists, and of what was read of them, by `train/SEED`, `val/SEED` and `test`."""
+
+    classes: str
+    lists: dict[str, ListDigest]
+    contents: dict[str, str]
+
+
+class DataMeasured(Event):
+    """What is measured, see `gcsearch.sweep.measured`: the model, the file of other names, data sets by name."""
+
+    kind: Literal["data"]
+    weights: str
+    other_names: str
+    sets: dict[str, DataSetDigests]
+
+
+class TrialProposed(Event):
+    """A trial is about to run. `label`: where it comes from, "" for a sampled one."""
+
+    kind: Literal["proposal"]
+    number: int
+    config: TrialConfig
+    label: str = ""
 
 
 RunKey = tuple[int, str, str]
 
 
-def run_key(event: Event) -> RunKey:
-    """Which record a line about an MLflow run is of: number, stage, label.
+class RunLogged(Event):
+    """A record has an MLflow run.
 
-    Where the objective is an oracle the search measures in the stage `test` too, and only the label tells its record
-    from the confirmed one.
+    Number, stage and label say which: where the objective is an oracle the search measures in the stage `test` too,
+    and only the label tells its record from the confirmed one.
     """
-    return int(event["number"]), str(event["stage"]), str(event.get("label", ""))
 
-
-def run_of(record: TrialRecord) -> dict[str, Any]:
-    """What a line about the record's MLflow run says of the record."""
-    return {"number": record.number, "stage": record.stage, "label": record.label}
-
-
-def _without_curve(record: Any) -> Any:
-    return record | {"curve": []} if isinstance(record, dict) else record
-
-
-def _a_moment(text: str) -> str:
-    if datetime.fromisoformat(text).tzinfo is None:
-        raise ValueError("a time must have a zone")
-    return text
-
-
-_Record = Annotated[TrialRecord, BeforeValidator(_without_curve)]  # curves are large, and checked where they are read
-
-
-class _Line(Model):
-    """What every line has."""
-
-    model_config = ConfigDict(frozen=True, extra="allow")
-    bounded: ClassVar[bool] = False
-
-    time: Annotated[str, AfterValidator(_a_moment)]
-
-
-class _Open(_Line):
-    id: str
-    trials: int | None = None
-
-
-class _Proposal(_Line):
-    number: int
-    config: TrialConfig
-
-
-class _Run(_Line):
+    kind: Literal["run"]
     number: int
     stage: Stage
+    label: str = ""
     run_id: str
 
-
-class _Ended(_Line):
-    record: _Record
-
-
-class _Seeds(_Line):
-    seeds: tuple[int, ...]
+    @property
+    def key(self) -> RunKey:
+        """Equal to `run_key` of the record that the run is of."""
+        return self.number, self.stage, self.label
 
 
-class _Final(_Line):
-    records: tuple[_Record, ...]
+def run_key(record: TrialRecord) -> RunKey:
+    """What tells the record's MLflow run from those of all other records of its sweep."""
+    return record.number, record.stage, record.label
+
+
+class RecordEvent(Event):
+    """The common part of the lines that hold a record."""
+
+    record: TrialRecord
+
+
+class TrialEnded(RecordEvent):
+    """A trial of the search has ended."""
+
+    kind: Literal["record"]
+
+
+class TrialRechecked(RecordEvent):
+    """A trial of the shortlist has been measured again as in the search, with seeds of the confirmation."""
+
+    kind: Literal["recheck"]
+
+
+class TrialConfirmed(RecordEvent):
+    """A configuration has been measured on test images."""
+
+    kind: Literal["confirmed"]
+
+
+class ConfirmationEnded(Event):
+    """The confirm stage is over: references, shortlist, champion, each over all seeds. `threads`: of a worker."""
+
+    kind: Literal["final"]
+    records: tuple[TrialRecord, ...]
     threads: int
 
 
-class _Pack(_Line):
-    size: Annotated[int, Field(ge=1)]
+class SeedsAdded(Event):
+    """Seeds were added to the confirmation of a finished sweep."""
+
+    kind: Literal["seeds"]
+    seeds: tuple[int, ...]
 
 
-class _Before(_Line):
-    records: tuple[_Record, ...]
+class SweepExtended(Event):
+    """A finished sweep is to try more: `trials` in all. `there`: how many there were."""
 
-
-class _Extend(_Line):
+    kind: Literal["extend"]
     trials: int
     there: int
 
 
-class _Artifact(_Line):
-    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
+class PackSized(Event):
+    """The size of packs, where the pipeline left it open."""
+
+    kind: Literal["pack"]
+    size: Annotated[int, Field(ge=1)]
 
 
-class _Close(_Line):
-    why: str
+class EarlierRecords(Event):
+    """What is known of earlier sweeps. `skipped`: how many of their records did not fit the search space."""
+
+    kind: Literal["before"]
+    records: tuple[TrialRecord, ...]
+    skipped: int = 0
 
 
-class _Lost(_Line):
+class WorkerLost(Event):
+    """A worker process (host:pid@node) is gone, or a node with all of its (@node)."""
+
+    kind: Literal["lost"]
     who: str
 
 
-class _List(Model):
-    images: int
-    digest: str
+class BudgetSpent(Event):
+    """The search ended before its trials were done."""
+
+    kind: Literal["budget"]
+    why: str
 
 
-class _Measured(Model):
-    classes: str
-    lists: dict[str, _List]
-    contents: dict[str, str]
+class FileWritten(Event):
+    """A file of the sweep's folder belongs to its results."""
+
+    kind: Literal["artifact"]
+    file: Annotated[str, Field(pattern=r"^[^/\\]+$")]
 
 
-class _Data(_Line):
-    weights: str
-    other_names: str
-    sets: dict[str, _Measured]
+class SessionEnd(StrEnum):
+    """How a session ended. One that was killed outright has written no line `close`, and so has no end."""
+
+    FINISHED = "FINISHED"
+    FAILED = "FAILED"
+    KILLED = "KILLED"
+    """By Ctrl-C or SIGTERM."""
+    STOPPED = "STOPPED"
+    CANCELLED = "CANCELLED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> SessionEnd:
+        return cls.FAILED  # the word of a later gcsearch, for an end that is none of the others
 
 
-_KINDS: dict[str, type[_Line]] = {
-    "open": _Open,
-    "proposal": _Proposal,
-    "run": _Run,
-    **dict.fromkeys(("record", "confirmed", "recheck"), _Ended),
-    "seeds": _Seeds,
-    "final": _Final,
-    "pack": _Pack,
-    "before": _Before,
-    "data": _Data,
-    "lost": _Lost,
-    "budget": _Close,
-    "extend": _Extend,
-    "artifact": _Artifact,
-    "close": _Close,
-}
-"""The fields of a line by its kind. A kind that is not among them is a later gcsearch's, and nobody's here."""
+class SessionClosed(Event):
+    """A session ends."""
+
+    kind: Literal["close"]
+    why: SessionEnd
+
+
+AnyEvent = (
+    SessionOpened | DataMeasured | TrialProposed | RunLogged | TrialEnded | TrialRechecked | TrialConfirmed
+    | ConfirmationEnded | SeedsAdded | SweepExtended | PackSized | EarlierRecords | WorkerLost | BudgetSpent
+    | FileWritten | SessionClosed
+)  # fmt: skip
+_KINDS: dict[str, type[Event]] = {cls.word(): cls for cls in get_args(AnyEvent)}
+_READER: TypeAdapter[Event] = TypeAdapter(Annotated[AnyEvent, Field(discriminator="kind")])
+
+E = TypeVar("E", bound=Event)
+
+
+class Line(NamedTuple):
+    """An event and where it stands in its file: its first byte, and the byte after its end."""
+
+    event: Event
+    start: int
+    end: int
+
+
+# --- The file -------------------------------------------------------------------------------------------
 
 
 class Journal:
@@ -265,18 +327,11 @@ class Journal:
         finally:
             os.close(folder)
 
-    def events(self, kind: str | None = None) -> list[Event]:
-        """All lines, or those of one kind, in order. A torn last line is left out.
+    def follow(self, start: int = 0) -> Iterator[Line]:
+        """The complete lines from byte `start` on, one at a time, their records without curves.
 
-        Raises InputError, naming file and line, when any other line cannot be read.
-        """
-        events = [event for _, event in self._numbered()]
-        return [event for event in events if kind is None or event["kind"] == kind]
-
-    def since(self, start: int = 0) -> Iterator[tuple[int, int, Event]]:
-        """The complete lines from byte `start` on, one at a time: first byte, byte after the end, event.
-
-        For who follows a journal that grows, or must not hold all of it in memory.
+        Curves are most of a journal, and only a few are ever looked at: `read` gives a line as it was written.
+        Raises InputError, naming file and line, when a line cannot be read; a torn last one is left out.
         """
         if not self.path.exists():
             return
@@ -286,61 +341,43 @@ class Journal:
                 if not line.endswith(b"\n"):
                     return
                 end = start + len(line)
-                yield start, end, self._parse(line, start)
+                yield Line(self._parse(line, start), start, end)
                 start = end
 
-    def records(self, kind: str = "record") -> list[TrialRecord]:
-        """Every record in the order in which it was written; of equal numbers the last one holds."""
-        return [
-            TrialRecord.from_dict(event["record"], file=f"{self.path}, line {line}")
-            for line, event in self._numbered()
-            if event["kind"] == kind
-        ]
+    def read(self, start: int) -> Event:
+        """The event of the line that begins at byte `start`, all of it."""
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return self._parse_whole(file.readline(), start)
 
-    def final(self) -> list[TrialRecord]:
-        """The records of the last confirm stage; empty when there was none, or none since an extension."""
-        stages = [(line, event) for line, event in self._numbered() if event["kind"] in ("final", "extend")]
-        line, stage = stages[-1] if stages else (0, {})
-        return [TrialRecord.from_dict(one, file=f"{self.path}, line {line}") for one in stage.get("records", [])]
+    def events(self, kind: type[E]) -> list[E]:
+        """All events of one kind in order, all of each."""
+        places = [line.start for line in self.follow() if isinstance(line.event, kind)]
+        return [event for event in map(self.read, places) if isinstance(event, kind)]
 
-    def ended(self) -> str:
-        """Why the last session ended; empty where it has not, was killed, or what it did was extended since."""
-        last = ""
-        for _, _, event in self.since():
-            if event["kind"] in ("open", "close", *REOPENING):
-                last = str(event.get("why", ""))
-        return last
-
-    def unfinished(self) -> list[int]:
-        """The numbers of the settings that have begun and have no record."""
-        begun: set[int] = set()
-        for _, _, event in self.since():
-            if event["kind"] == "proposal":
-                begun.add(event["number"])
-            elif event["kind"] == "record":
-                begun.discard(event["record"]["number"])
-        return sorted(begun)
-
-    def _numbered(self) -> list[tuple[int, Event]]:
-        if not self.path.exists():
-            return []
-        return [(number, event) for number, (_, _, event) in enumerate(self.since(), start=1)]
+    def records(self, kind: type[RecordEvent] = TrialEnded) -> list[TrialRecord]:
+        """Every record of one kind of line, with its curve, in order; of equal numbers the last one holds."""
+        return [event.record for event in self.events(kind)]
 
     def _parse(self, line: bytes, start: int) -> Event:
+        try:
+            return _READER.validate_json(_without_curves(line))
+        except ValidationError:  # of a later kind, written by another program, or damaged
+            return self._parse_whole(line, start)
+
+    def _parse_whole(self, line: bytes, start: int) -> Event:
         """The event of the line that begins at byte `start`; its fields are those of its kind."""
         try:
-            event = json.loads(line)
+            content = json.loads(line)
         except (ValueError, RecursionError):
-            event = None
-        if not isinstance(event, dict) or not isinstance(event.get("kind"), str):
+            content = None
+        if not isinstance(content, dict) or not isinstance(content.get("kind"), str):
             rule = "every line of a journal must be a JSON object with a `kind`"
             raise self._damaged(start, InputError(rule, received=line[:80].decode(errors="replace").rstrip()))
-        if event["kind"] in _KINDS:
-            try:
-                _KINDS[event["kind"]].from_dict(event)
-            except InputError as error:
-                raise self._damaged(start, error) from None
-        return event
+        try:
+            return _KINDS.get(content["kind"], Event).from_dict(content)
+        except InputError as error:
+            raise self._damaged(start, error) from None
 
     def _damaged(self, start: int, error: InputError) -> InputError:
         with self.path.open("rb") as file:
@@ -348,6 +385,19 @@ class Journal:
         remedy = "The file was damaged: restore it, or delete this line to lose only what it says."
         place = f"{self.path}, line {number}"
         return InputError(error.rule, file=place, key=error.key, received=error.received, remedy=remedy)
+
+
+def _without_curves(line: bytes) -> bytes:
+    """The line with every curve left empty, as far as it stands there as `append` writes it.
+
+    In JSON the opening bytes cannot stand inside a text, whose quotes are escaped, and the closing ones end no report
+    but the last.
+    """
+    parts, done = [], 0
+    while (begin := line.find(b'"curve":[{', done)) >= 0 and (end := line.find(b"}}]", begin)) >= 0:
+        parts.append(line[done : begin + len(b'"curve":[')])
+        done = end + len(b"}}")
+    return b"".join((*parts, line[done:]))
 
 
 def _plain(value: Any) -> Any:

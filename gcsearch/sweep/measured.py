@@ -19,11 +19,8 @@ from gcsearch.config.metrics import Stage
 from gcsearch.data.datasets import Dataset, Progress
 from gcsearch.errors import InputError
 from gcsearch.results.documents import Exported
-from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.journal import DataMeasured, DataSetDigests, Journal
 from gcsearch.training.task_data import Laboratory, Read, digest_of
-
-KIND = "data"
-"""The journal's kind of line."""
 
 DETAILS = "images.json.gz"
 _MOST = 200_000  # images of a list whose names are kept; of more only the digest is
@@ -103,26 +100,12 @@ def expected(now: Snapshot, stage: Stage, seeds: Sequence[int]) -> str:
     return digest_of([now.weights, *sorted(read)])
 
 
-def recorded(journal: Journal) -> dict[str, Any]:
-    """What the journal's lines say together; empty where there is none, as in those of former versions."""
-    told: dict[str, Any] = {}
-    for event in journal.events(KIND):
-        if not told:
-            told = {key: event[key] for key in ("weights", "other_names", "sets")}
-        for name, images in event["sets"].items():
-            known = told["sets"].setdefault(name, images)
-            known["contents"] = images["contents"] | known["contents"]
-    return told
-
-
-def record(journal: Journal, folder: Path, now: Snapshot) -> None:
-    """Write down what is new. The file comes first: what the journal says has names."""
-    known = recorded(journal)
-    fresh = {
-        name: [role for role in images.contents if role not in known.get("sets", {}).get(name, {}).get("contents", {})]
-        for name, images in now.sets.items()
-    }
-    if known and not any(fresh.values()):
+def record(journal: Journal, known: DataMeasured | None, folder: Path, now: Snapshot) -> None:
+    """Write down what is not `known` yet. The file comes first: what the journal says has names."""
+    sets = known.sets if known else {}
+    if known and all(
+        name in sets and set(images.contents) <= set(sets[name].contents) for name, images in now.sets.items()
+    ):
         return
     before = _details(folder)
     kept = {name: images.details() for name, images in now.sets.items()}
@@ -130,45 +113,43 @@ def record(journal: Journal, folder: Path, now: Snapshot) -> None:
         if name in kept:
             kept[name]["contents"] = kept[name]["contents"] | former["contents"]
     files.write_whole(folder / DETAILS, gzip.compress(json.dumps(kept).encode(), 6, mtime=0))
-    journal.append(KIND, **now.digests())
+    journal.append("data", **now.digests())
 
 
-def check(journal: Journal, folder: Path, now: Snapshot, remedy: str) -> None:
+def check(known: DataMeasured | None, folder: Path, now: Snapshot, remedy: str) -> None:
     """InputError where the data are others than those that the sweep has measured: which, how many, first names."""
-    if differing := differences(recorded(journal), now, _details(folder)):
+    if known and (differing := differences(known, now, _details(folder))):
         rule = "a sweep goes on with the data and the model that it has measured, and these differ"
         raise InputError(f"{rule}:\n" + "\n".join(f"- {one}" for one in differing), file=folder, remedy=remedy)
 
 
-def differences(known: Mapping[str, Any], now: Snapshot, details: Mapping[str, Any]) -> list[str]:
-    """What differs from what was recorded, in sentences. Nothing where nothing was."""
-    if not known:
-        return []
+def differences(known: DataMeasured, now: Snapshot, details: Mapping[str, Any]) -> list[str]:
+    """What differs from what was recorded, in sentences."""
     found = []
-    if known["weights"] != now.weights:
-        found.append(f"the weights of the model: fingerprint {now.weights}, and it was {known['weights']}")
-    if known["other_names"] != now.other_names:
+    if known.weights != now.weights:
+        found.append(f"the weights of the model: fingerprint {now.weights}, and it was {known.weights}")
+    if known.other_names != now.other_names:
         found.append("the names in the file of task.other_names")
     for name, images in now.sets.items():
-        if name in known["sets"]:
-            found += _of_set(name, known["sets"][name], images, details.get(name, {}))
+        if name in known.sets:
+            found += _of_set(name, known.sets[name], images, details.get(name, {}))
     return found
 
 
-def _of_set(name: str, known: Mapping[str, Any], now: Images, details: Mapping[str, Any]) -> Iterator[str]:
+def _of_set(name: str, known: DataSetDigests, now: Images, details: Mapping[str, Any]) -> Iterator[str]:
     digests = now.digests()
-    if known["classes"] != digests["classes"]:
+    if known.classes != digests["classes"]:
         yield f"{name}: class names{_names(_changed(details.get('classes', ()), now.classes))}"
-    for part, former in known["lists"].items():
-        if former["digest"] == digests["lists"][part]["digest"]:
+    for part, former in known.lists.items():
+        if former.digest == digests["lists"][part]["digest"]:
             continue
         there = digests["lists"][part]["images"]
         before = details.get("lists", {}).get(part)
         changed = None if before is None else sorted({tuple(one) for one in before} ^ set(now.lists[part]))
         which = "" if changed is None else _names([path for path, *_ in changed]) or ", in another order"
-        yield f"{name}: the list {part} has {there} images, and it had {former['images']}{which}"
+        yield f"{name}: the list {part} has {there} images, and it had {former.images}{which}"
     for part in ("train", "val", "test"):
-        yield from _of_contents(name, part, known["contents"], now, details.get("contents", {}))
+        yield from _of_contents(name, part, known.contents, now, details.get("contents", {}))
 
 
 def _of_contents(
@@ -211,15 +192,16 @@ def _details(folder: Path) -> dict[str, Any]:
     return content
 
 
-def check_model(journal: Journal, folder: Path, lab: Laboratory) -> None:
+def check_model(known: DataMeasured | None, folder: Path, lab: Laboratory) -> None:
     """InputError where class names or weights, of which an export is made, are others than those that were measured."""
-    known = recorded(journal)
-    former = known.get("sets", {}).get(lab.dataset.name, {}).get("classes")
+    if known is None:
+        return
     changed = []
-    if former and former != digest_of(lab.dataset.classes):
+    former = known.sets.get(lab.dataset.name)
+    if former and former.classes != digest_of(lab.dataset.classes):
         names = _details(folder).get(lab.dataset.name, {}).get("classes", ())
         changed.append(f"class names of {lab.dataset.name}{_names(_changed(names, lab.dataset.classes))}")
-    if known and known["weights"] != lab.backbone.fingerprint:
+    if known.weights != lab.backbone.fingerprint:
         changed.append(f"the weights of {lab.task.backbone}")
     if changed:
         rule = f"an export is of what was measured, and these differ: {'; '.join(changed)}"
@@ -252,11 +234,11 @@ def check_attested(attested: Exported, lab: Laboratory, seeds: Sequence[int], fi
         raise InputError(f"{rule}:\n" + "\n".join(f"- {one}" for one in differing), file=file, remedy=remedy)
 
 
-def draws_of(known: Mapping[str, Any], dataset: Dataset, seeds: Sequence[int]) -> dict[str, str] | None:
+def draws_of(known: DataMeasured | None, dataset: Dataset, seeds: Sequence[int]) -> dict[str, str] | None:
     """As `Laboratory.digests`, of what was measured; None where the journal does not say so of every seed."""
-    contents = known.get("sets", {}).get(dataset.name, {}).get("contents", {})
-    found = {str(seed): contents.get(f"train/{seed}") for seed in seeds} | {"test": contents.get("test")}
-    return found if all(found.values()) else None
+    contents = known.sets[dataset.name].contents if known and dataset.name in known.sets else {}
+    roles = {str(seed): f"train/{seed}" for seed in seeds} | {"test": "test"}
+    return {key: contents[role] for key, role in roles.items()} if set(roles.values()) <= set(contents) else None
 
 
 def digest(now: Snapshot) -> str:

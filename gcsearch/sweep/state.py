@@ -1,10 +1,12 @@
-"""The state of a sweep: running or dead, how far, how fast, how long still."""
+"""What the lines of a journal together make of a sweep, read once and followed as the journal grows; and its status."""
 
 from __future__ import annotations
 
 import json
+import threading
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -12,23 +14,237 @@ from typing import TYPE_CHECKING, Any
 from gcsearch.config.addresses import shown
 from gcsearch.config.metrics import is_oracle
 from gcsearch.config.trials import Outcome, TrialRecord
-from gcsearch.results import ranking
 from gcsearch.stats import number
-from gcsearch.sweep.journal import REOPENING, Event
+from gcsearch.sweep.journal import (
+    BudgetSpent,
+    ConfirmationEnded,
+    DataMeasured,
+    EarlierRecords,
+    Event,
+    Journal,
+    Line,
+    PackSized,
+    RunKey,
+    RunLogged,
+    SeedsAdded,
+    SessionClosed,
+    SessionEnd,
+    SessionOpened,
+    SweepExtended,
+    TrialConfirmed,
+    TrialEnded,
+    TrialProposed,
+    TrialRechecked,
+    WorkerLost,
+)
 from gcsearch.sweep.lease import Seen, look, request_path
-from gcsearch.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
-    pass
+    from gcsearch.sweep.sweep import Sweep
 
-
-_STATES = {"FINISHED": "finished", "FAILED": "failed", "STOPPED": "stopped", "CANCELLED": "cancelled"}
-_STATES |= {"KILLED": "interrupted", "": "dead"}
-_AFTER_SEARCH = ("budget", "recheck", "confirmed")  # lines that come once the search is over, early or not
+# --- Replay --------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Standing:
+class SessionProgress:
+    """What the last session has done so far. `workers`: the processes that sent it records and are not lost."""
+
+    trials: int | None = None
+    records: int = 0
+    first_proposal: datetime | None = None
+    last_record: datetime | None = None
+    workers: frozenset[str] = frozenset()
+
+    def after(self, event: Event) -> SessionProgress:
+        """The progress once `event` is there, too."""
+        match event:
+            case SessionOpened():
+                return SessionProgress(trials=event.trials)
+            case TrialProposed() if self.first_proposal is None:
+                return replace(self, first_proposal=event.time)
+            case TrialEnded():
+                workers = self.workers if event.record.worker in self.workers else self.workers | {event.record.worker}
+                return replace(self, records=self.records + 1, last_record=event.time, workers=workers)
+            case WorkerLost(who=who):
+                gone = {one for one in self.workers if one == who or (who.startswith("@") and one.endswith(who))}
+                return replace(self, workers=self.workers - gone)
+        return self
+
+    def per_minute(self, now: datetime | None) -> float | None:
+        """Trials a minute from the first proposal to `now`, or to the last record."""
+        if self.first_proposal is None or self.last_record is None:
+            return None
+        seconds = ((now or self.last_record) - self.first_proposal).total_seconds()
+        return 60 * self.records / seconds if seconds > 0 else None
+
+
+@dataclass(frozen=True)
+class SweepState:
+    """A sweep as its journal tells it. Nothing changes it: more lines make another one, see `replay`.
+
+    Records are without their curves; `places` says where in the journal the whole ones stand.
+    """
+
+    lines: int = 0
+    size: int = 0
+    """How many bytes these lines have together."""
+    id: str = ""
+    """Of the sweep; empty before its first session."""
+    began: datetime | None = None
+    trials: int | None = None
+    """How many trials the sweep was extended to; None where it was not."""
+    kept_by_extension: int = 0
+    """How many trials there were when it was extended last."""
+    records: Mapping[int, TrialRecord] = field(default_factory=dict)
+    """Of the search, the last of each number, in the order of their first ones."""
+    places: Mapping[int, int] = field(default_factory=dict)
+    """The first byte of the line of each of `records`."""
+    running: frozenset[int] = frozenset()
+    """Trials that were proposed and have no record since."""
+    runs: Mapping[RunKey, str] = field(default_factory=dict)
+    """Ids of MLflow runs."""
+    rechecked: tuple[TrialRecord, ...] = ()
+    seeds: tuple[tuple[int, ...], ...] = ()
+    """Batches of seeds that were added to the confirmation."""
+    final: ConfirmationEnded | None = None
+    """The last confirm stage; None before it, and since an extension."""
+    confirmed: bool = False
+    """Whether the confirm stage is over: no trial of it failed, and nothing was asked for since."""
+    searched: bool = False
+    """Whether the search is over, early or not."""
+    pack: int | None = None
+    before: EarlierRecords | None = None
+    measured: DataMeasured | None = None
+    """All lines `data` together, what was written first kept; None in journals of early versions."""
+    end: SessionEnd | None = None
+    """How the last session ended; None where none did, one was killed or runs, or the sweep was reopened since."""
+    session: SessionProgress = SessionProgress()
+    spent: float = 0.0
+    """Seconds of earlier sessions since the sweep began, or was extended last."""
+    opened: datetime | None = None
+    """When the last of these sessions began."""
+    last: datetime | None = None
+    """When the last line was written."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the sweep has been through all stages."""
+        return self.end is SessionEnd.FINISHED
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that the sessions took, each from its first line to its last; of an extended sweep since then."""
+        return self.spent + _between(self.opened, self.last)
+
+    @classmethod
+    def replay(cls, lines: Iterable[Line], before: SweepState | None = None) -> SweepState:
+        """The state after these lines; `before` is the state that they follow."""
+        state = before or cls()
+        session, last, count, size = state.session, state.last, state.lines, state.size
+        # Nearly all lines are of these kinds, and no copy of a large state is made for each.
+        records, places, runs, running = dict(state.records), dict(state.places), dict(state.runs), set(state.running)
+        for event, start, end in lines:
+            session = session.after(event)
+            match event:
+                case TrialProposed():
+                    running.add(event.number)
+                case TrialEnded():
+                    records[event.record.number], places[event.record.number] = event.record, start
+                    running.discard(event.record.number)
+                case RunLogged():
+                    runs[event.key] = event.run_id
+                case _:
+                    state = state._after(event, last)
+            last, count, size = event.time, count + 1, end
+        return replace(
+            state, lines=count, size=size, session=session, last=last,
+            records=records, places=places, runs=runs, running=frozenset(running),
+        )  # fmt: skip
+
+    def _after(self, event: Event, last: datetime | None) -> SweepState:
+        """The state once a line of one of the rare kinds is there, too; `last` is the time of the line before it."""
+        match event:
+            case SessionOpened():
+                spent = self.spent + _between(self.opened, last)
+                began = self.began or event.time
+                return replace(self, id=self.id or event.id, began=began, opened=event.time, spent=spent, end=None)
+            case SessionClosed():
+                return replace(self, end=event.why)
+            case SweepExtended():
+                return replace(
+                    self, trials=event.trials, kept_by_extension=event.there, spent=0.0, opened=None,
+                    final=None, confirmed=False, searched=False, end=None,
+                )  # fmt: skip
+            case SeedsAdded():
+                return replace(self, seeds=(*self.seeds, event.seeds), confirmed=False, end=None)
+            case BudgetSpent() | TrialConfirmed():
+                return replace(self, searched=True)
+            case TrialRechecked():
+                return replace(self, searched=True, rechecked=(*self.rechecked, event.record))
+            case ConfirmationEnded():
+                whole = all(record.outcome is not Outcome.FAILED for record in event.records)
+                return replace(self, final=event, confirmed=whole)
+            case PackSized() if self.pack is None:
+                return replace(self, pack=event.size)
+            case EarlierRecords() if self.before is None:
+                return replace(self, before=event)
+            case DataMeasured():
+                return replace(self, measured=_together(self.measured, event))
+        return self
+
+
+def _between(first: datetime | None, last: datetime | None) -> float:
+    return (last - first).total_seconds() if first and last else 0.0
+
+
+def _together(before: DataMeasured | None, now: DataMeasured) -> DataMeasured:
+    """Two lines `data` as one: of each data set what the earlier one says, and what the later one adds."""
+    if before is None:
+        return now
+    sets = dict(before.sets)
+    for name, images in now.sets.items():
+        known = sets.get(name, images)
+        sets[name] = known.model_copy(update={"contents": images.contents | known.contents})
+    return before.model_copy(update={"sets": sets})
+
+
+class StateReader:
+    """The state of a journal that grows, or is replaced: each look reads only what came since the last."""
+
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self._state, self._file = SweepState(), 0
+        self._looking = threading.Lock()
+
+    def look(self) -> SweepState:
+        """The state after all complete lines. InputError where a line cannot be read."""
+        with self._looking:
+            try:
+                found = self.journal.path.stat()
+            except FileNotFoundError:
+                self._state = SweepState()
+                return self._state
+            if found.st_ino != self._file or found.st_size < self._state.size:  # the sweep was begun anew
+                self._state, self._file = SweepState(), found.st_ino
+            if found.st_size > self._state.size:
+                self._state = SweepState.replay(self.journal.follow(self._state.size), self._state)
+            return self._state
+
+
+# --- Status --------------------------------------------------------------------------------------------
+
+_WORDS = {
+    SessionEnd.FINISHED: "finished",
+    SessionEnd.FAILED: "failed",
+    SessionEnd.STOPPED: "stopped",
+    SessionEnd.CANCELLED: "cancelled",
+    SessionEnd.KILLED: "interrupted",
+    None: "dead",
+}
+
+
+@dataclass(frozen=True)
+class SweepStatus:
     """A sweep at one moment.
 
     `state`: running, stopping (it was asked to), finished, stopped, interrupted (by Ctrl-C or SIGTERM),
@@ -84,95 +300,43 @@ class Standing:
         return f" ({', '.join(other)})" if other else ""
 
 
-def stand(sweep: Sweep) -> Standing:
-    """How `sweep` stands now. Opens no connection; reads the journal and the lease."""
-    lease, search = sweep.store.lease(sweep.name), sweep.pipeline.search
+def read_status(sweep: Sweep) -> SweepStatus:
+    """How far `sweep` is now. Opens no connection; reads the journal and the lease."""
+    lease, search, state = sweep.store.lease(sweep.name), sweep.pipeline.search, sweep.state
     seen = look(lease)
     driven = seen is not None and not seen.gone
-    session, latest, lines, searched, final = _Session(), {}, 0, False, False
-    for _, _, event in sweep.journal.since():
-        lines += 1
-        session = _Session(trials=event.get("trials")) if event["kind"] == "open" else session
-        session.hear(event)
-        searched = event["kind"] in _AFTER_SEARCH or (searched and event["kind"] != "extend")
-        final = _whole(event) if event["kind"] == "final" else final and event["kind"] not in REOPENING
-        if event["kind"] == "record":
-            latest[event["record"]["number"]] = TrialRecord.from_dict(
-                event["record"] | {"curve": []}, file=sweep.journal.path
-            )
-    objective = search.ranking_metric
-    ranked = ranking.rank(latest.values(), objective, search.objectives)
-    best = ranked[0].record if ranked and ranked[0].rank else None
-    total = max(session.trials or sweep.pipeline.search.trials, len(latest))
-    left = 0 if searched else total - len(latest)
-    rate = session.per_minute(datetime.now(UTC) if driven else None)
-    return Standing(
+    done = len(state.records)
+    total = max(state.session.trials or search.trials, done)
+    left = 0 if state.searched else total - done
+    rate = state.session.per_minute(datetime.now(UTC) if driven else None)
+    objective, best = search.ranking_metric, sweep.best
+    return SweepStatus(
         sweep=sweep.name,
-        state=_state(seen, session.ended, asked=request_path(lease).exists()),
-        stage="over" if final else "confirm" if latest and not left else "search",
-        done=len(latest),
+        state=_word(seen, state.end, asked=request_path(lease).exists()),
+        stage="over" if state.confirmed else "confirm" if done and not left else "search",
+        done=done,
         total=total,
-        outcomes=dict(Counter(record.outcome.value for record in latest.values())),
+        outcomes=dict(Counter(record.outcome.value for record in state.records.values())),
         objective=objective,
         best=best.mean(objective) if best else None,
         best_number=best.number if best else None,
         per_minute=rate,
         seconds_left=60 * left / rate if rate and driven else None,
-        workers=sorted(session.workers),
+        workers=sorted(state.session.workers),
         driver=str(seen.holder.process) if seen else None,
         since=seen.holder.since if seen else None,
         heartbeat=seen.beat.isoformat(timespec="seconds") if seen else None,
-        journal_lines=lines,
+        journal_lines=state.lines,
         mlflow_lines=lines_synced(sweep),
         why=seen.gone if seen else "",
     )
 
 
-def _whole(final: Event) -> bool:
-    """Whether the confirm stage is over: one with a failed trial is repeated by the next session."""
-    return all(record["outcome"] != Outcome.FAILED for record in final["records"])
-
-
-def _state(seen: Seen | None, ended: str, *, asked: bool) -> str:
-    if seen is None:
-        return _STATES.get(ended, "failed")
-    if seen.gone:
-        return _STATES.get(ended, "failed") if ended else "dead"
+def _word(seen: Seen | None, end: SessionEnd | None, *, asked: bool) -> str:
+    """The state of the sweep in a word."""
+    if seen is None or seen.gone:
+        return _WORDS[end]
     return "stopping" if asked else "running"
-
-
-@dataclass
-class _Session:
-    """What the last session has done, gathered line by line."""
-
-    trials: int | None = None
-    ended: str = ""
-    workers: set[str] = field(default_factory=set)
-    records: int = 0
-    first: str = ""
-    last: str = ""
-
-    def hear(self, event: Event) -> None:
-        match event["kind"]:
-            case "proposal":
-                self.first = self.first or event["time"]
-            case "record":
-                self.records += 1
-                self.last = event["time"]
-                self.workers.add(event["record"].get("worker", ""))
-            case "lost":
-                who = str(event["who"])
-                node = who if who.startswith("@") else None
-                self.workers = {one for one in self.workers if one != who and not (node and one.endswith(node))}
-            case "close":
-                self.ended = event["why"]
-
-    def per_minute(self, now: datetime | None) -> float | None:
-        """Settings a minute from the first proposal to `now`, or to the last record."""
-        if not self.records or not self.first:
-            return None
-        seconds = ((now or datetime.fromisoformat(self.last)) - datetime.fromisoformat(self.first)).total_seconds()
-        return 60 * self.records / seconds if seconds > 0 else None
 
 
 def duration(seconds: float) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gcsearch import files
 from gcsearch.config.addresses import has_secrets, without_secrets
@@ -21,7 +21,8 @@ from gcsearch.results import ranking
 from gcsearch.results.differences import pooled
 from gcsearch.results.multi_dataset import seen_from
 from gcsearch.results.tables.table import record_entry, to_frame
-from gcsearch.sweep.journal import Journal, run_key, run_of
+from gcsearch.sweep.journal import Journal, RecordEvent, run_key
+from gcsearch.sweep.state import StateReader, SweepState
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 
 if TYPE_CHECKING:
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
 
 ADDRESS = "tracking-uri"
 
-RECHECK = "recheck"
-"""The journal's kind of line for a setting of the shortlist that was measured again as in the search."""
+T = TypeVar("T")
 
 
 def open_form(pipeline: Pipeline) -> Pipeline:
@@ -79,6 +79,24 @@ def _parameter_file(folder: Path, record: TrialRecord, seed: int) -> Path:
     return folder / f"{record.number}.seed_{seed}.safetensors"
 
 
+class _by_state(Generic[T]):  # noqa: N801 - used as `property` is
+    """A property of a sweep that is computed anew only once its journal has grown."""
+
+    def __init__(self, compute: Callable[[Sweep], T]) -> None:
+        self._compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __get__(self, sweep: Sweep, owner: type[Sweep]) -> T:
+        state = sweep.state
+        known: tuple[SweepState, T] | None = vars(sweep).get(self._compute.__name__)
+        if known is None or known[0] is not state:
+            known = vars(sweep)[self._compute.__name__] = state, self._compute(sweep)
+        return known[1]
+
+    def __set__(self, sweep: Sweep, value: T) -> None:
+        raise AttributeError("what a sweep's journal says is not set")
+
+
 @dataclass(frozen=True)
 class Sweep:
     """A sweep on disk: what it was asked for and what came of it."""
@@ -86,6 +104,11 @@ class Sweep:
     name: str
     store: Store
     folder: Path
+
+    @classmethod
+    def named(cls, name: str, store: Store) -> Sweep:
+        """The sweep `name` of a store, begun or not."""
+        return cls(name, store, store.sweep(name))
 
     @property
     def journal(self) -> Journal:
@@ -96,10 +119,22 @@ class Sweep:
         return self.store.command(verb, self.name, *options)
 
     @cached_property
+    def _reader(self) -> StateReader:
+        return StateReader(self.journal)
+
+    @property
+    def state(self) -> SweepState:
+        """What the journal says now."""
+        return self._reader.look()
+
+    @property
     def id(self) -> str:
         """Name and eight random digits: tells this sweep from a former one of the same name."""
-        opened = self.journal.events("open")
-        return str(opened[0]["id"]) if opened else f"{self.name}-{secrets.token_hex(4)}"
+        return self.state.id or self._new_id
+
+    @cached_property
+    def _new_id(self) -> str:
+        return f"{self.name}-{secrets.token_hex(4)}"
 
     @cached_property
     def _written(self) -> Pipeline:
@@ -125,34 +160,47 @@ class Sweep:
     @property
     def trials(self) -> int:
         """How many settings the sweep is to try: those of its pipeline, or as many as it was extended to."""
-        extended = self.journal.events("extend")
-        return int(extended[-1]["trials"]) if extended else self.pipeline.search.trials
+        return self.state.trials or self.pipeline.search.trials
 
     @property
     def kept(self) -> Path:
         """The folder of what the confirmed settings trained."""
         return self.folder / "final"
 
-    @cached_property
+    @_by_state
     def records(self) -> list[TrialRecord]:
-        """The search's records by number, the last of each, with their MLflow runs."""
-        latest = {record.number: record for record in self.journal.records()}
-        return self._with_runs([record for _, record in sorted(latest.items())])
+        """The search's records by number, the last of each, with their curves and MLflow runs."""
+        return self.with_curves(self.searched)
 
-    @cached_property
+    @_by_state
+    def searched(self) -> list[TrialRecord]:
+        """As `records`, without curves: those of a long sweep take more memory and time than all else of it."""
+        state = self.state
+        return _with_runs([record for _, record in sorted(state.records.items())], state)
+
+    def with_curves(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Records of the search, each with the curve that the journal has of it."""
+        places = self.state.places
+        events = [self.journal.read(places[record.number]) for record in records]
+        curves = [event.record.curve for event in events if isinstance(event, RecordEvent)]
+        return [one.model_copy(update={"curve": curve}) for one, curve in zip(records, curves, strict=True)]
+
+    @_by_state
     def finals(self) -> list[TrialRecord]:
-        """The confirmed settings (stage `test`): references first, the champion last. Empty before."""
-        return self._with_runs(self.journal.final())
+        """The confirmed settings (stage `test`): references first, the champion last, without curves. Empty before."""
+        state = self.state
+        return _with_runs(state.final.records if state.final else (), state)
 
-    def _with_runs(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-        """The records with the ids of their MLflow runs, as far as there are any."""
-        ids = {run_key(event): str(event["run_id"]) for event in self.journal.events("run")}
-        return [one.model_copy(update={"run_id": ids.get(run_key(run_of(one)), "")}) for one in records]
+    @_by_state
+    def ranking(self) -> ranking.Ranking:
+        """All settings of the search, best first, without curves."""
+        return ranking.ranking(self.pipeline, self.searched)
 
     @property
-    def ranking(self) -> ranking.Ranking:
-        """All settings of the search, best first."""
-        return ranking.ranking(self.pipeline, self.records)
+    def best(self) -> TrialRecord | None:
+        """The first of the ranking; None where no trial has the objective."""
+        first = next(iter(self.ranking), None)
+        return first.record if first and first.rank else None
 
     def to_frame(self) -> DataFrame:
         """All numbers of the sweep as a DataFrame in long form, those of the search and of the confirmation.
@@ -160,7 +208,7 @@ class Sweep:
         A line for each record, metric and seed: `stage`, `role`, `trial`, `label`, `outcome`, `method`,
         `params_NAME`..., `metric`, `seed`, `value`.
         """
-        return to_frame(map(record_entry, (*self.records, *self.finals)))
+        return to_frame(map(record_entry, (*self.searched, *self.finals)))
 
     def _repr_html_(self) -> str:
         return self.ranking._repr_html_()
@@ -176,9 +224,9 @@ class Sweep:
     @property
     def confirmed_seeds(self) -> list[tuple[int, ...]]:
         """The seeds of the confirmation in the batches in which they were asked for."""
-        return [self.pipeline.confirm.seeds, *(tuple(event["seeds"]) for event in self.journal.events("seeds"))]
+        return [self.pipeline.confirm.seeds, *self.state.seeds]
 
-    @cached_property
+    @_by_state
     def rechecked(self) -> list[TrialRecord]:
         """The shortlist as measured again with the seeds of the confirmation, the seeds of all batches together.
 
@@ -189,7 +237,7 @@ class Sweep:
             return sorted(again, key=lambda record: record.number) if len(again) > 1 else []
         parts: dict[int, dict[tuple[int, ...], TrialRecord]] = {}
         chosen = {record.number: record.config for record in self.finals if record.role is not Role.REFERENCE}
-        for record in self.journal.records(RECHECK):
+        for record in self.state.rechecked:
             if chosen.get(record.number) == record.config and record.outcome is Outcome.COMPLETE:
                 parts.setdefault(record.number, {})[record.seeds] = record
         return [pooled(batches.values()) for _, batches in sorted(parts.items())]
@@ -201,7 +249,7 @@ class Sweep:
         RunError where no trial completed.
         """
         confirmed = self.confirmed
-        chosen = next((record for record in self.records if confirmed and record.number == confirmed.number), None)
+        chosen = next((record for record in self.searched if confirmed and record.number == confirmed.number), None)
         return chosen or ranking.champion(self.ranking)
 
     @property
@@ -251,10 +299,16 @@ class Sweep:
         return write_report(self, Path(path) if path else self.folder / "report.html", warn)
 
 
+def _with_runs(records: Sequence[TrialRecord], state: SweepState) -> list[TrialRecord]:
+    """The records with the ids of their MLflow runs, as far as there are any."""
+    return [one.model_copy(update={"run_id": state.runs.get(run_key(one), "")}) for one in records]
+
+
 def open_sweep(name: str, store: str | Path | None = None) -> Sweep:
     """The sweep `name` of a store. InputError, listing the sweeps there are, when it is missing."""
     located = Store.locate(store)
-    return Sweep(name, located, located.existing_sweep(name))
+    located.existing_sweep(name)
+    return Sweep.named(name, located)
 
 
 def check_free(folder: Path, whole: Task, *, force: bool, key: str = "--out") -> None:
@@ -272,8 +326,8 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     from gcsearch.sweep import measured
     from gcsearch.training import task_data
 
-    record = sweep.confirmed
-    if record is None:
+    record, final = sweep.confirmed, sweep.state.final
+    if record is None or final is None:
         raise InputError(
             "only a finished sweep can be exported",
             file=sweep.folder,
@@ -293,19 +347,19 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     over = ", ".join(part.dataset for part in whole.each)
     criterion = f"{sweep.pipeline.search.criterion} (mean over {over})" if whole.also else ""
 
-    known = measured.recorded(sweep.journal)
+    known = sweep.state.measured
 
     def champion(task: Task) -> bundle.Champion:
         seen = _view(whole, task)
         return bundle.Champion(
             sweep=sweep.name,
             pipeline=sweep.pipeline.model_copy(update={"task": task}),
-            threads=sweep.journal.events("final")[-1]["threads"],
+            threads=final.threads,
             record=seen(record),
             parameters=load_parameters(kept_of(sweep.kept, whole, task), record),
             references=[seen(other) for other in references],
             chosen=row.document(),
-            trials=len(sweep.records),
+            trials=len(sweep.state.records),
             tracking=shown(sweep.mlflow_uri),
             criterion=criterion,
             draws=measured.draws_of(known, task_data.of(task).dataset, record.seeds),
@@ -314,7 +368,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
 
     check_free(folder, whole, force=force)
     for task in whole.each:
-        measured.check_model(sweep.journal, sweep.folder, task_data.of(task))
+        measured.check_model(known, sweep.folder, task_data.of(task))
     for task in whole.each:
         bundle.write(kept_of(folder, whole, task), champion(task), task_data.of(task), given=given, force=force)
     return folder.resolve()
@@ -330,7 +384,7 @@ def _findings(sweep: Sweep, task: Task, seen: Callable[[TrialRecord], TrialRecor
     metric = findings.deciding(finals, task)
     rows = findings.render_table(finals, task)
     return {
-        "verdict": findings.headline(pipeline, sweep.records, finals, sweep.champion.number),
+        "verdict": findings.headline(pipeline, sweep.searched, finals, sweep.champion.number),
         "leads": [Against(name=row.name, metric=metric, **row.lead.to_dict()) for row in rows if row.lead],
     }
 

@@ -7,7 +7,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 from gcsearch import files
@@ -15,7 +14,16 @@ from gcsearch.config.addresses import is_server, scrubbed, shown
 from gcsearch.config.trials import CHAMPION, SHORTLISTED, TrialRecord
 from gcsearch.errors import GcsearchError
 from gcsearch.files import locked
-from gcsearch.sweep.journal import Event, Journal, RunKey, run_key, run_of
+from gcsearch.sweep.journal import (
+    ConfirmationEnded,
+    Event,
+    FileWritten,
+    Journal,
+    RecordEvent,
+    SessionEnd,
+    TrialEnded,
+    run_key,
+)
 from gcsearch.sweep.state import CURSOR, lag, lines_synced, store_in_words
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE
 from gcsearch.sweep.sweep import Sweep
@@ -49,7 +57,6 @@ class Mirror:
         self._say, self._mended = say, mended
         self._tracker: Tracker | None = None
         self._byte = self._line = 0  # up to where MLflow has the journal
-        self._run_ids: dict[RunKey, str] = {}
         self._beat_at = 0.0
         self._error = ""
         self._closing = threading.Event()
@@ -73,9 +80,8 @@ class Mirror:
         self._thread.join(timeout)
         if not self._error and not self._thread.is_alive():
             return ""
-        lines = sum(1 for _ in self.journal.since())
         return (
-            f"MLflow at {shown(self.uri)} {lag(lines, lines_synced(self.sweep))}: "
+            f"MLflow at {shown(self.uri)} {lag(self.sweep.state.lines, lines_synced(self.sweep))}: "
             f"{self._error or 'it is too slow to wait for'}\n"
             f"Nothing is lost: `{self.sweep.command('sync')}` writes it later."
         )
@@ -139,12 +145,12 @@ class Mirror:
         # Two processes that set up one fresh SQLite database at the same time break it.
         with locked(store.root / ".mlflow.lock", wait=True):
             tracker = self._connect(self.uri, chosen.experiment or self.sweep.pipeline.name, artifacts)
-        begun = next((event for _, _, event in self.journal.since() if event["kind"] == "open"), None)
+        began = self.sweep.state.began
         tracker.start_sweep(
             self.sweep.id,
             pipeline=self.sweep.pipeline,
             files={name: self.sweep.folder / name for name in (PIPELINE_FILE, SPACE_FILE)},
-            began=_seconds(begun) if begun else None,
+            began=began.timestamp() if began else None,
         )
         self._tracker = tracker
         return tracker
@@ -181,53 +187,45 @@ class Mirror:
         """
         latest: dict[object, int] = {}
         end, lines = self._byte, 0
-        for start, stop, event in self.journal.since(self._byte):
+        for event, start, stop in self.journal.follow(self._byte):
             end, lines = stop, lines + 1
-            match event["kind"]:
-                case "record":
-                    latest["record", event["record"]["number"]] = start
-                case "final":
+            match event:
+                case TrialEnded():
+                    latest["record", event.record.number] = start
+                case ConfirmationEnded():
                     latest["final"] = start
-                case "artifact":
-                    latest["artifact", event["file"]] = start
-                case "run":
-                    self._run_ids[run_key(event)] = event["run_id"]
+                case FileWritten():
+                    latest["artifact", event.file] = start
         return sorted(latest.values()), end, lines
 
     def _write(self, tracker: Tracker, places: Sequence[int]) -> None:
         """Write what stands at these places of the journal; what has ended goes together, in the order of the lines."""
-        events = [next(self.journal.since(place))[2] for place in places]
-        for kind, some in itertools.groupby(events, key=lambda event: event["kind"]):
-            if kind == "artifact":
-                for event in some:
-                    path = self.sweep.folder / event["file"]
-                    if path.exists():  # its owner may have removed it since
-                        tracker.log_artifact(path)
-                continue
-            ended = [(record, _seconds(event)) for event in some for record in _records(event)]
-            if kind == "final":
+        for kind, some in itertools.groupby(map(self.journal.read, places), key=type):
+            events = list(some)
+            for event in events:
+                if isinstance(event, FileWritten) and (path := self.sweep.folder / event.file).exists():
+                    tracker.log_artifact(path)  # its owner may have removed others since
+            ended = [(record, event.time.timestamp()) for event in events for record in _records(event)]
+            if kind is ConfirmationEnded:
                 tracker.retire([record for record, _ in ended], (CHAMPION, SHORTLISTED))
-            self._log(tracker, ended)
+            if ended:
+                self._log(tracker, ended)
 
     def _log(self, tracker: Tracker, ended: Sequence[tuple[TrialRecord, float]]) -> None:
         """Write records, and the ids of their runs to the journal."""
         for (record, _), run_id in zip(ended, tracker.log_records(ended), strict=True):
-            which = run_of(record)
-            if self._run_ids.get(run_key(which)) != run_id:
+            if self.sweep.state.runs.get(run_key(record)) != run_id:
+                which = {"number": record.number, "stage": record.stage, "label": record.label}
                 self.journal.append("run", **which, run_id=run_id)
-                self._run_ids[run_key(which)] = run_id
 
     def _end(self) -> None:
         """End the parent run as the last session ended; one that left no word was killed."""
-        why = self.journal.ended()
-        status: Status = "FINISHED" if why == "FINISHED" else "FAILED" if why == "FAILED" else "KILLED"
-        self._opened().end(status)
+        status: dict[SessionEnd | None, Status] = {SessionEnd.FINISHED: "FINISHED", SessionEnd.FAILED: "FAILED"}
+        self._opened().end(status.get(self.sweep.state.end, "KILLED"))
 
 
 def _records(event: Event) -> Iterator[TrialRecord]:
-    for content in event["records"] if event["kind"] == "final" else [event["record"]]:
-        yield TrialRecord.from_dict(content)
-
-
-def _seconds(event: Event) -> float:
-    return datetime.fromisoformat(event["time"]).timestamp()
+    if isinstance(event, ConfirmationEnded):
+        yield from event.records
+    elif isinstance(event, RecordEvent):
+        yield event.record

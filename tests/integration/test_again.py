@@ -16,6 +16,7 @@ from gcsearch.driver import run as pipelines
 from gcsearch.driver.session import judge
 from gcsearch.errors import InputError, RunError, TooManyFailures
 from gcsearch.execution import searcher
+from gcsearch.sweep.journal import TrialConfirmed
 from gcsearch.sweep.lease import driving
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -102,14 +103,14 @@ def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_
         patch.setattr(executor, "run_settings", short_of_memory)
         with pytest.raises(RunError, match=r"champion could not be confirmed: out of memory\n.*gcsearch resume smoke"):
             pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
-    assert copy.journal.ended() == "FAILED"
+    assert copy.state.end == "FAILED"
     with pytest.raises(InputError, match=r"this one failed: out of memory.\n`gcsearch resume smoke --store"):
         Sweep("smoke", copy.store, copy.folder).export(tmp_path / "out")
     elsewhere = {**SMOKE, "resources": {"memory": "16 GiB"}, "tracking": {"experiment": "other"}}
     done = pipelines.run(Pipeline.from_dict(elsewhere), store=tmp_path)
     assert [(r.label, r.metrics) for r in done.finals] == [(r.label, r.metrics) for r in sweep.finals]
-    assert len(done.journal.events("confirmed")) == len(sweep.journal.events("confirmed")) + 1
-    assert (done.journal.ended(), done.pipeline.resources.memory) == ("FINISHED", "16 GiB")
+    assert len(done.journal.events(TrialConfirmed)) == len(sweep.journal.events(TrialConfirmed)) + 1
+    assert (done.state.end, done.pipeline.resources.memory) == ("FINISHED", "16 GiB")
 
 
 def numbers(sweep):
@@ -137,7 +138,7 @@ def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_happened(sweep, t
     assert before >= 2
     done = pipelines.run(path, store=store)
     assert numbers(done) == numbers(sweep)
-    ended = [event["record"]["number"] for event in done.journal.events("record")]
+    ended = [record.number for record in done.journal.records()]
     assert sorted(ended) == list(range(6))  # nothing that had ended ran again
     client = MlflowClient(f"sqlite:///{store / 'mlflow.db'}")
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=100)

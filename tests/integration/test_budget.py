@@ -9,8 +9,9 @@ from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.driver import prepare, run
 from gcsearch.errors import InputError
-from gcsearch.search.budget import Meter, seconds_of
+from gcsearch.search.budget import Meter
 from gcsearch.sweep import callbacks
+from gcsearch.sweep.journal import BudgetSpent, Event, TrialConfirmed, TrialEnded
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 
@@ -39,16 +40,6 @@ def test_without_a_budget_there_is_no_end():
 def test_minutes_count_over_sessions():
     assert meter(now=299, spent=300, minutes=10).why() == ""
     assert meter(now=300, spent=300, minutes=10).why() == "the budget of 10 minutes is spent"
-    times = [
-        "2026-01-01T00:00:00+00:00",
-        "2026-01-01T00:00:40+00:00",
-        "2026-01-02T00:00:00+00:00",
-        "2026-01-02T00:00:02+00:00",
-    ]
-    kinds = ["open", "record", "open", "close"]
-    events = [{"kind": kind, "time": time} for kind, time in zip(kinds, times, strict=True)]
-    assert seconds_of(events) == 42
-    assert seconds_of([]) == 0
 
 
 def test_the_settings_of_a_pack_took_their_seconds_together():
@@ -101,23 +92,23 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     ended = len(first.records)
     assert 4 <= ended < 30
     assert ended % 2 == 0
-    (event,) = first.journal.events("budget")
+    (event,) = first.journal.events(BudgetSpent)
     assert event["why"].endswith("settings brought no better val_base_margin")
     assert said == [f"the search ends with {ended} settings: {event['why']}"]
     assert first.finals[-1].label == "champion"
 
-    lines = len(first.journal.events())
+    lines = len(first.journal.events(Event))
     longer = run.extend("small", 2, store=tmp_path)
     assert longer.trials == len(longer.records) == ended + 2
     assert longer.records[:ended] == first.records
-    new = longer.journal.events()[lines:]
-    assert [event["record"]["number"] for event in new if event["kind"] == "record"] == [ended, ended + 1]
-    assert "zeroshot" not in [e["record"]["config"]["method"] for e in new if e["kind"] == "confirmed"]
+    new = longer.journal.events(Event)[lines:]
+    assert [event.record.number for event in new if isinstance(event, TrialEnded)] == [ended, ended + 1]
+    assert "zeroshot" not in [e.record.config.method for e in new if isinstance(e, TrialConfirmed)]
     assert longer.finals[0].metrics == first.finals[0].metrics
     assert longer.finals[-1].number == longer.champion.number
     # Neither command does anything more.
     assert run.run(Pipeline.from_dict(SMALL), store=tmp_path).records == longer.records
-    assert open_sweep("small", tmp_path).journal.events() == longer.journal.events()
+    assert open_sweep("small", tmp_path).journal.events(Event) == longer.journal.events(Event)
 
 
 def test_an_unfinished_sweep_is_not_extended(tmp_path):

@@ -30,6 +30,7 @@ from gcsearch.execution.machines import Where
 from gcsearch.execution.placement import Machine, Placement, spread
 from gcsearch.execution.session import session
 from gcsearch.sweep import callbacks
+from gcsearch.sweep.journal import WorkerLost
 from tests.support.bowl import SETTINGS, SPACE, Bowl, search
 from tests.support.processes import journal_has
 from tests.support.servers import free_port
@@ -458,10 +459,10 @@ def test_a_sweep_that_loses_a_node_comes_to_the_same(three_nodes, on_three_nodes
     assert len(lost) == 1
     (said,) = [text for text in watcher.warned if "was lost; what ran there runs again on " in text]
     assert said.startswith("the node ") and f"({lost[0]})" in said.partition(" was lost")[0]
-    assert f"@{lost[0]}" in {event["who"] for event in sweep.journal.events("lost")}
+    assert f"@{lost[0]}" in {event.who for event in sweep.journal.events(WorkerLost)}
     for ours, theirs in ((sweep.records, whole.records), (sweep.finals, whole.finals)):
         assert [(r.config, r.outcome, r.metrics) for r in ours] == [(r.config, r.outcome, r.metrics) for r in theirs]
-    numbers = [event["record"]["number"] for event in sweep.journal.events("record")]
+    numbers = [record.number for record in sweep.journal.records()]
     assert sorted(numbers) == list(range(6))  # none twice
     client = MlflowClient(sweep.mlflow_uri)
     runs = client.search_runs([one.experiment_id for one in client.search_experiments()])

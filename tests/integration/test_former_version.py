@@ -120,7 +120,7 @@ def test_a_killed_sweep_goes_on_to_the_numbers_of_the_other(copy):
         assert made.metrics.keys() == whole.metrics.keys()
         for key, values in made.metrics.items():
             assert values == pytest.approx(whole.metrics[key], rel=1e-4, abs=1e-4), key
-    assert done.journal.ended() == "FINISHED"
+    assert done.state.end == "FINISHED"
     assert [record.label for record in done.finals][:2] == ["zero-shot CLIP", "CoOp"]
 
 

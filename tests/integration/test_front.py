@@ -18,7 +18,7 @@ from gcsearch.search.budget import Meter
 from gcsearch.search.proposer import Proposer
 from gcsearch.search.samplers import SAMPLERS
 from gcsearch.stats import harmonic_mean
-from gcsearch.sweep.state import stand
+from gcsearch.sweep.state import read_status
 from gcsearch.tracking.description import pipeline_params, sweep_tags
 from tests.support.bowl import SETTINGS, SPACE, Bowl, configs, drive, search
 from tests.unit.driver.test_confirm import Bench
@@ -187,7 +187,7 @@ def test_the_champion_is_chosen_among_the_front_by_h(tmp_path, monkeypatch, caps
     assert [number for stage, _, number in bench.asked if stage == "search"] == [2, 3, 1, 0]  # not 4
     assert champion.number == 3  # as good as 2 in H, with a fifth of the epochs
     assert len(finals) == 5
-    assert stand(bench.sweep).best_number == 2
+    assert read_status(bench.sweep).best_number == 2
     print_table(bench.sweep.ranking.table(10))
     shown = " ".join(capsys.readouterr().out.split())
     assert "by val_h on the front of val_base_acc and val_new_acc, mean ± sd over seeds; * on the front" in shown

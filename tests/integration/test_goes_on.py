@@ -38,7 +38,7 @@ def begun(place, *, finished: bool = True) -> Sweep:
 
 def refused(place, **overrides: str) -> str:
     with pytest.raises(InputError, match=r"pipeline\.toml: a sweep goes on with .* that it began with") as error:
-        check_goes_on(a_pipeline(place, **overrides), Store(place / "store"))
+        check_goes_on(a_pipeline(place, **overrides), Sweep.named("demo", Store(place / "store")))
     return str(error.value)
 
 
@@ -104,7 +104,9 @@ def test_a_changed_space_is_told_by_its_parameters(place):
 def test_a_space_that_reads_otherwise_and_says_the_same_goes_on(place):
     begun(place)
     (place / "space.toml").write_text(f"# a comment\n{SPACE}")
-    check_goes_on(a_pipeline(place, search__max_failed="3", resources__workers="1"), Store(place / "store"))
+    check_goes_on(
+        a_pipeline(place, search__max_failed="3", resources__workers="1"), Sweep.named("demo", Store(place / "store"))
+    )
 
 
 @pytest.mark.parametrize("seeds", [[2**63], [-1], [9, 9], [], [4]])

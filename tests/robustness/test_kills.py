@@ -19,6 +19,7 @@ from mlflow import MlflowClient
 from gcsearch import open_sweep
 from gcsearch.driver import run as pipelines
 from gcsearch.files import to_toml
+from gcsearch.sweep.journal import TrialConfirmed, TrialEnded, TrialProposed, TrialRechecked
 from tests.support.processes import command, journal_has, left_behind, start
 from tests.support.servers import MlflowServer, has_postgres, postgres
 from tests.support.sweeps import SMOKE, long_space
@@ -63,7 +64,7 @@ def assert_same(sweep, undisturbed):
     assert [(r.label, r.config, r.metrics) for r in sweep.finals] == [
         (r.label, r.config, r.metrics) for r in undisturbed.finals
     ]
-    for kind in ("record", "recheck", "confirmed"):
+    for kind in (TrialEnded, TrialRechecked, TrialConfirmed):
         ran = measured(sweep, kind)
         assert len(ran) == len(set(ran)), (kind, ran)
         assert ran == measured(undisturbed, kind)
@@ -71,8 +72,7 @@ def assert_same(sweep, undisturbed):
 
 def measured(sweep, kind):
     """What the journal says was measured to the end: number, setting and seeds, once for each time."""
-    records = [event["record"] for event in sweep.journal.events(kind)]
-    return sorted((one["number"], json.dumps(one["config"], sort_keys=True), tuple(one["seeds"])) for one in records)
+    return sorted((one.number, one.config.digest, one.seeds) for one in sweep.journal.records(kind))
 
 
 def tracked(client):
@@ -232,9 +232,9 @@ def test_stop_and_cancel_reach_a_running_sweep_from_outside(undisturbed, tmp_pat
         assert process.wait(PATIENCE) == 130
         sweep = open_sweep("smoke", store)
         # The pack that ran, and not the one that waited: that had not begun.
-        assert [event["number"] for event in sweep.journal.events("proposal")] == [0, 1]
+        assert [event.number for event in sweep.journal.events(TrialProposed)] == [0, 1]
         assert [record.number for record in sweep.records] == [0, 1]
-        assert sweep.journal.ended() == "STOPPED"
+        assert sweep.state.end == "STOPPED"
         assert "nobody drives smoke" in gcsearch("stop", "smoke", store=store).stderr
 
         process = start(command("run", path, store=store), log)
@@ -313,7 +313,7 @@ def test_whatever_ends_ray_or_the_driver_it_says_so_and_resume_goes_on(undisturb
             sentence in said and f"`gcsearch resume smoke --store {store}` goes on" in said and "Traceback" not in said
         ), said
         sweep = open_sweep("smoke", store)
-        assert sweep.journal.ended() == why
+        assert sweep.state.end == why
         assert not list((store / "sweeps").glob(".smoke.*"))  # neither lease nor request
         assert left_behind(process.pid, seconds=10) == []
         assert list(temporary.glob("ray/*")) == []

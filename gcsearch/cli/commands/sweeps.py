@@ -64,11 +64,10 @@ def resume(
 ) -> None:
     """Go on with a sweep that was stopped, cancelled or killed; needs nothing but the sweep's folder."""
     from gcsearch.driver import run as pipelines
-    from gcsearch.driver.session import over
     from gcsearch.sweep.sweep import open_sweep
 
     found = open_sweep(sweep, store)
-    if over(found.journal):
+    if found.state.finished:
         say(f"the sweep {sweep} is finished: there is nothing to go on with")
         pipelines.resume(sweep, store=store)  # ends as it did before
         return
@@ -86,10 +85,10 @@ def status(
 ) -> None:
     """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still."""
     from gcsearch.sweep import gathering
-    from gcsearch.sweep.state import stand
+    from gcsearch.sweep.state import read_status
     from gcsearch.sweep.store import Store as Folder
 
-    standings = [stand(one) for one in gathering.journalled(sweep, store)]
+    standings = [read_status(one) for one in gathering.journalled(sweep, store)]
     if as_json:
         print_json([one.to_dict() for one in standings])
         return

@@ -14,6 +14,7 @@ from gcsearch.driver.confirm import Confirmation
 from gcsearch.driver.session import Session
 from gcsearch.errors import RunError
 from gcsearch.methods.registry import complete
+from gcsearch.sweep.journal import FileWritten
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 
@@ -197,10 +198,10 @@ def test_a_report_that_cannot_be_written_is_one_line_and_no_failed_sweep(part, t
     a_session(bench, said)._report()
     again = f"`gcsearch report one --store {bench.sweep.store.root}` tries it again"
     assert said == [f"the report could not be written (KeyError: 'test_acc'); {again}"]
-    assert not bench.sweep.journal.events("artifact")
+    assert not bench.sweep.journal.events(FileWritten)
     monkeypatch.undo()
     a_session(bench, said)._report()
-    assert [event["file"] for event in bench.sweep.journal.events("artifact")] == ["report.html"]
+    assert [event.file for event in bench.sweep.journal.events(FileWritten)] == ["report.html"]
     assert len(said) == 1
 
 

@@ -20,6 +20,7 @@ from gcsearch.driver.session import Session
 from gcsearch.execution.local_ray import daemons
 from gcsearch.sweep import interrupts
 from gcsearch.sweep.lease import this_process
+from gcsearch.sweep.state import SweepState
 
 
 @pytest.fixture
@@ -302,6 +303,6 @@ def test_who_goes_on_removes_the_ray_of_a_killed_driver_also_where_none_is_start
     folder.mkdir(parents=True)
     (folder / "gcsearch.json").write_text(json.dumps(this_process().model_copy(update={"began": "1"}).to_dict()))
     driver = SimpleNamespace(lease=SimpleNamespace(former=None))
-    journal = SimpleNamespace(mend=lambda: 0, unfinished=list)
-    Session._mend(SimpleNamespace(driver=driver, journal=journal))
+    journal, sweep = SimpleNamespace(mend=lambda: 0), SimpleNamespace(state=SweepState())
+    Session._mend(SimpleNamespace(driver=driver, journal=journal, sweep=sweep))
     assert not (tmp_path / "ray").exists()

@@ -7,12 +7,14 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 
 import pytest
 
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
-from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.journal import Event, Journal, RunLogged, SessionEnd
+from gcsearch.sweep.state import SweepState
 
 
 def record(number: int, value: float = 1.0) -> TrialRecord:
@@ -29,21 +31,46 @@ def record(number: int, value: float = 1.0) -> TrialRecord:
     )
 
 
+def kinds(journal: Journal) -> list[str]:
+    return [line.event.kind for line in journal.follow()]
+
+
 def test_what_is_written_is_read_back_in_order(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    assert journal.events() == [] and journal.records() == [] and journal.final() == []
+    assert journal.events(Event) == [] and journal.records() == []
     journal.append("open", id="s-0", pipeline="abc")
     journal.append("record", record=record(1))
     journal.append("record", record=record(0))
     journal.append("run", number=1, stage="search", run_id="r")
     journal.append("final", records=[record(7)], threads=1)
-    assert [event["kind"] for event in Journal(journal.path).events()] == [
-        "open", "record", "record", "run", "final",
-    ]  # fmt: skip
+    assert kinds(Journal(journal.path)) == ["open", "record", "record", "run", "final"]
     assert journal.records() == [record(1), record(0)]
-    assert journal.final() == [record(7)]
-    assert journal.events("run")[0]["run_id"] == "r"
-    assert journal.events()[0]["time"].endswith("+00:00")
+    assert journal.events(RunLogged)[0].run_id == "r"
+    assert journal.events(Event)[0].time.utcoffset() == timedelta(0)
+    *_, last = journal.events(Event)
+    assert last.records == (record(7),)
+
+
+def test_a_journal_is_followed_without_curves_and_each_line_read_with_them(tmp_path):
+    """Curves are most of its bytes: of three records in one line, and beside text that looks like one."""
+    journal = Journal(tmp_path / "journal.jsonl")
+    odd = record(1).model_copy(update={"reason": '{"curve":[{"number":1}}]'})
+    journal.append("record", record=odd)
+    journal.append("record", record=record(2).model_copy(update={"curve": ()}))
+    journal.append("final", records=[record(0), odd, record(2)], threads=1)
+    lean = [one.model_copy(update={"curve": ()}) for one in (odd, record(2), record(0), odd, record(2))]
+    first, second, final = journal.follow()
+    assert [first.event.record, second.event.record, *final.event.records] == lean
+    assert journal.read(first.start).record == odd
+    assert journal.read(final.start).records == (record(0), odd, record(2))
+
+
+def test_a_line_that_another_program_wrote_is_read_as_well(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path).append("record", record=record(1))
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=None, sort_keys=True) + "\n")
+    assert Journal(path).records() == [record(1)]
+    assert [line.event.record.number for line in Journal(path).follow()] == [1]
 
 
 def test_one_event_is_one_line_of_json(tmp_path):
@@ -66,10 +93,10 @@ def test_a_torn_last_line_is_dropped_and_repaired_by_the_next_append(tmp_path, t
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
     journal = Journal(path)
-    assert [event["kind"] for event in journal.events()] == ["open"]
+    assert kinds(journal) == ["open"]
     journal.append("close", why="done")
     assert path.read_bytes().startswith(whole + b'{"kind":"close"')
-    assert [event["kind"] for event in journal.events()] == ["open", "close"]
+    assert kinds(journal) == ["open", "close"]
 
 
 @pytest.mark.parametrize("bad", ['{"kind":"rec', "[1]", '{"time":"t"}', ""])
@@ -79,7 +106,7 @@ def test_any_other_unreadable_line_is_named(tmp_path, bad):
     with path.open("a") as file:
         file.write(f'{bad}\n{{"kind":"close"}}\n')
     with pytest.raises(InputError, match=r"journal.jsonl, line 2: every line"):
-        Journal(path).events()
+        Journal(path).events(Event)
 
 
 def test_a_record_that_is_no_record_is_named_with_its_line(tmp_path):
@@ -105,9 +132,9 @@ def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
     ):
         journal.append("proposal", number=1, config={"method": "coop"})
     monkeypatch.undo()
-    assert [event["kind"] for event in journal.events()] == ["open"]
+    assert kinds(journal) == ["open"]
     journal.append("close", why="FAILED")
-    assert [event["kind"] for event in journal.events()] == ["open", "close"]
+    assert kinds(journal) == ["open", "close"]
 
 
 @pytest.mark.parametrize("torn", [b"", b'{"kind":"rec', b"\0\0\0"])
@@ -140,30 +167,16 @@ def test_who_may_not_write_does_not(tmp_path):
 
 def test_a_journal_that_grows_is_followed_line_by_line(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
-    assert list(journal.since()) == []
+    assert list(journal.follow()) == []
     journal.append("open", id="s-0")
     journal.append("proposal", number=0, config={"method": "coop"})
-    (_, middle, first), (start, end, second) = journal.since()
-    assert (first["kind"], second["kind"], start) == ("open", "proposal", middle)
+    first, second = journal.follow()
+    assert (first.event.kind, second.event.kind, second.start) == ("open", "proposal", first.end)
     with journal.path.open("ab") as file:
         file.write(b'{"kind":"rec')
-    assert list(journal.since(end)) == []
+    assert list(journal.follow(second.end)) == []
     Journal(journal.path).append("close", why="FAILED")
-    assert [event["kind"] for _, _, event in journal.since(end)] == ["close"]
-
-
-def test_the_end_of_a_session_and_what_it_left_are_read_off(tmp_path):
-    journal = Journal(tmp_path / "journal.jsonl")
-    assert (journal.ended(), journal.unfinished()) == ("", [])
-    journal.append("open", id="s-0")
-    for number in (0, 1, 2):
-        journal.append("proposal", number=number, config={"method": "coop"})
-    journal.append("record", record=record(1))
-    assert (journal.ended(), journal.unfinished()) == ("", [0, 2])
-    journal.append("close", why="STOPPED")
-    assert journal.ended() == "STOPPED"
-    journal.append("open", id="s-0")
-    assert journal.ended() == ""
+    assert [line.event.kind for line in journal.follow(second.end)] == ["close"]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts a disk")
@@ -187,7 +200,7 @@ def test_a_disk_that_is_really_full_stops_in_words_and_nothing_half_written_is_b
         assert [one.number for one in Journal(journal.path).records()] == kept
         subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
         Journal(journal.path).append("close", why="FAILED")
-        assert [event["kind"] for event in journal.events()] == ["record"] * len(kept) + ["close"]
+        assert kinds(journal) == ["record"] * len(kept) + ["close"]
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
@@ -207,7 +220,7 @@ def test_every_line_that_was_acknowledged_is_there_after_a_kill(tmp_path):
     finally:
         writer.wait()
         writer.stdout.close()
-    numbers = [event["number"] for event in Journal(path).events()]
+    numbers = [line.event.number for line in Journal(path).follow()]
     assert numbers == list(range(len(numbers)))
     assert not acknowledged or numbers[-1] >= acknowledged[-1]
 
@@ -250,13 +263,15 @@ def test_a_line_that_lacks_its_fields_is_named_wherever_it_is_read(tmp_path, dam
     with journal.path.open("a") as file:
         file.write(damaged + "\n")
     journal.append("close", why="FAILED")
-    for asked in (journal.events, journal.records, journal.final, journal.ended, journal.unfinished):
+    for ask in (lambda: journal.events(Event), journal.records, lambda: SweepState.replay(journal.follow())):
         with pytest.raises(InputError, match=r"journal\.jsonl, line 2.*\n.*restore it, or delete this line"):
-            asked()
+            ask()
 
 
 def test_a_kind_of_line_of_a_later_version_is_passed_over(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append("open", id="s-0")
     journal.append("weather", sky="blue")
-    assert journal.ended() == ""
+    journal.append("close", why="RAINED_OFF")
+    assert kinds(journal) == ["open", "weather", "close"]
+    assert SweepState.replay(journal.follow()).end is SessionEnd.FAILED

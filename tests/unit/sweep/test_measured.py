@@ -21,7 +21,8 @@ from gcsearch.execution import worker
 from gcsearch.export import bundle
 from gcsearch.export.classifier import read_facts
 from gcsearch.sweep import measured
-from gcsearch.sweep.journal import Journal
+from gcsearch.sweep.journal import DataMeasured, Journal
+from gcsearch.sweep.state import SweepState
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training import task_data
@@ -51,12 +52,21 @@ def begun(root, backbone, tmp_path):
     folder = tmp_path / "sweep"
     folder.mkdir()
     journal = Journal(folder / "journal.jsonl")
-    measured.record(journal, folder, measured.look([at(root, backbone)], STAGES))
+    record(journal, folder, measured.look([at(root, backbone)], STAGES))
     return journal, folder
 
 
+def recorded(journal):
+    return SweepState.replay(journal.follow()).measured
+
+
+def record(journal, folder, now) -> None:
+    measured.record(journal, recorded(journal), folder, now)
+
+
 def check(begun, lab) -> None:
-    measured.check(*begun, measured.look([lab], STAGES), "Put them back.")
+    journal, folder = begun
+    measured.check(recorded(journal), folder, measured.look([lab], STAGES), "Put them back.")
 
 
 def replace_images(root: Path, pattern: str) -> list[Path]:
@@ -120,7 +130,7 @@ def test_other_weights_and_other_names_of_the_users_file_are_refused(begun, root
     names.write_text("tree\n")
     folder.mkdir()
     second = Journal(folder / "journal.jsonl"), folder
-    measured.record(*second, measured.look([at(root, backbone, other_names=str(names))], STAGES))
+    record(*second, measured.look([at(root, backbone, other_names=str(names))], STAGES))
     check(second, at(root, backbone, other_names=str(names)))
     names.write_text("cloud\n")
     with pytest.raises(InputError, match=r"the names in the file of task\.other_names"):
@@ -137,22 +147,24 @@ def test_without_the_names_behind_the_digests_the_difference_is_told_all_the_sam
 def test_what_is_measured_later_is_written_down_and_what_was_first_holds(begun, root, backbone):
     journal, folder = begun
     lab = at(root, backbone)
-    measured.record(journal, folder, measured.look([lab], STAGES))
-    assert len(journal.events("data")) == 1
-    measured.record(journal, folder, measured.look([lab], (("test", (9,)),)))
-    contents = measured.recorded(journal)["sets"]["tiny"]["contents"]
-    assert {"train/1", "train/2", "train/9", "val/1", "test"} <= set(contents) and len(journal.events("data")) == 2
+    record(journal, folder, measured.look([lab], STAGES))
+    assert len(journal.events(DataMeasured)) == 1
+    record(journal, folder, measured.look([lab], (("test", (9,)),)))
+    contents = recorded(journal).sets["tiny"].contents
+    assert {"train/1", "train/2", "train/9", "val/1", "test"} <= set(contents) and len(
+        journal.events(DataMeasured)
+    ) == 2
     replace_images(root, "*/train*.png")
     with pytest.raises(InputError, match=r"images of train have another content \(.*png"):
-        measured.check(journal, folder, measured.look([at(root, backbone)], (("test", (9,)),)), "")
+        measured.check(recorded(journal), folder, measured.look([at(root, backbone)], (("test", (9,)),)), "")
 
 
 def test_a_journal_of_a_former_version_goes_on_and_keeps_digests_from_now_on(root, backbone, tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
     journal.append("open", id="old-1", trials=3)
     check((journal, tmp_path), at(root, backbone))
-    assert measured.recorded(journal) == {}
-    measured.record(journal, tmp_path, measured.look([at(root, backbone)], STAGES))
+    assert recorded(journal) is None
+    record(journal, tmp_path, measured.look([at(root, backbone)], STAGES))
     replace_images(root, "*/test*.png")
     with pytest.raises(InputError, match="48 of 48 images of test"):
         check((journal, tmp_path), at(root, backbone))
@@ -164,16 +176,16 @@ def test_an_export_attests_what_was_measured_and_not_what_lies_there_now(begun, 
     before = lab.digests((1, 2))
     replace_images(root, "*/t*.png")
     now = at(root, backbone)
-    assert measured.draws_of(measured.recorded(journal), now.dataset, (1, 2)) == before != now.digests((1, 2))
-    assert measured.draws_of(measured.recorded(journal), now.dataset, (1, 7)) is None
+    assert measured.draws_of(recorded(journal), now.dataset, (1, 2)) == before != now.digests((1, 2))
+    assert measured.draws_of(recorded(journal), now.dataset, (1, 7)) is None
     change_split(
         root, lambda split: [one.__setitem__(2, "mare") for part in split.values() for one in part if one[1] == 4]
     )
     with pytest.raises(
         InputError, match=r"an export is of what was measured.*class names of tiny \(horse is now mare\)"
     ):
-        measured.check_model(*begun, at(root, backbone))
-    measured.check_model(*begun, lab)
+        measured.check_model(recorded(journal), begun[1], at(root, backbone))
+    measured.check_model(recorded(journal), begun[1], lab)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +256,7 @@ def sweep(tmp_path) -> Sweep:
     begun = run._open_or_begin(chosen, store, prepare.origin_texts(chosen), fresh=False, uri=None)
     begun.journal.append("open", id="mine-1", trials=2)
     labs = [task_data.of(task) for task in chosen.task.each]
-    measured.record(begun.journal, begun.folder, measured.look(labs, chosen.measured))
+    record(begun.journal, begun.folder, measured.look(labs, chosen.measured))
     task_data.forget()
     return begun
 

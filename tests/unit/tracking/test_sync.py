@@ -17,7 +17,8 @@ from gcsearch import files
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome
 from gcsearch.errors import RunError
-from gcsearch.sweep.state import lag, lines_synced, stand
+from gcsearch.sweep.journal import Event, RunLogged
+from gcsearch.sweep.state import lag, lines_synced, read_status
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.tracking import bulk, sync
@@ -117,12 +118,12 @@ def test_what_the_journal_says_appears_in_mlflow_and_run_ids_in_the_journal(swee
     assert (one.said, one.mended) == ([], [])
     assert parent(sweep).info.status == "FINISHED"
     ids = {run.info.run_id for run in runs(sweep)} - {parent(sweep).info.run_id}
-    told = one.journal.events("run")
-    assert {event["run_id"] for event in told} == ids
-    assert [(event["number"], event["stage"]) for event in told] == [(0, "search"), (1, "search"), (0, "test")]
+    told = one.journal.events(RunLogged)
+    assert {event.run_id for event in told} == ids
+    assert [(event.number, event.stage) for event in told] == [(0, "search"), (1, "search"), (0, "test")]
     names = {file.path for file in client(sweep).list_artifacts(parent(sweep).info.run_id)}
     assert {"pipeline.toml", "space.toml", "environment.json", "report.html"} <= names
-    assert lines_synced(sweep) == len(one.journal.events())
+    assert lines_synced(sweep) == len(one.journal.events(Event))
 
 
 def test_writing_again_from_the_first_line_changes_nothing(sweep):
@@ -182,7 +183,7 @@ def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writ
     assert children(sweep) == {}
     with Following(sweep) as one:
         one.has(range(3))
-        one.wait(lambda: len(sweep.journal.events("run")) == 3)
+        one.wait(lambda: len(sweep.journal.events(RunLogged)) == 3)
     assert set(children(sweep).values()) == {"FINISHED"}
     assert one.mended == []
 
@@ -228,23 +229,23 @@ def locked(uri):
 def test_while_the_database_is_locked_the_warning_and_status_count_the_same_lines(sweep, database, impatient):
     sweep.journal.append("record", record=a_record(0))
     Following(sweep).mirror.sync()  # an earlier session
-    assert dict(stand(sweep).lines())["MLflow"] == "is in step with the journal"
+    assert dict(read_status(sweep).lines())["MLflow"] == "is in step with the journal"
     with locked(database):
         for number in range(1, 4):
             sweep.journal.append("record", record=a_record(number))
         sweep.journal.append("close", why="FINISHED")
         one = Following(sweep)
         one.mirror.start()
-        warning, found = one.mirror.close(), stand(sweep)
+        warning, found = one.mirror.close(), read_status(sweep)
         assert f"{database} lacks the journal's last 4 lines: " in warning
         assert "database is locked" in warning
         assert dict(found.lines())["MLflow"] == "lacks the journal's last 4 lines"
         assert found.to_dict()["journal_lines"] - found.to_dict()["mlflow_lines"] == 4
         with pytest.raises(RunError, match="database is locked"):
             Following(sweep).mirror.sync()
-        assert stand(sweep).mlflow_lines == found.mlflow_lines
+        assert read_status(sweep).mlflow_lines == found.mlflow_lines
     assert Following(sweep).mirror.sync() == 3
-    assert dict(stand(sweep).lines())["MLflow"] == "is in step with the journal"
+    assert dict(read_status(sweep).lines())["MLflow"] == "is in step with the journal"
     assert parent(sweep).info.status == "FINISHED"
 
 
@@ -257,13 +258,13 @@ def test_mlflow_is_in_step_only_once_the_sweeps_own_run_has_ended(sweep, monkeyp
         one.mirror.start()
         assert "lacks the journal's last" in one.mirror.close()
     assert children(sweep) == {0: "FINISHED"}
-    assert (parent(sweep).info.status, stand(sweep).mlflow_lines) == ("RUNNING", 0)
+    assert (parent(sweep).info.status, read_status(sweep).mlflow_lines) == ("RUNNING", 0)
     Following(sweep).mirror.sync()
     assert (parent(sweep).info.status, lag_of(sweep)) == ("FINISHED", 0)
 
 
 def lag_of(sweep):
-    return stand(sweep).journal_lines - stand(sweep).mlflow_lines
+    return read_status(sweep).journal_lines - read_status(sweep).mlflow_lines
 
 
 def test_another_store_lacks_what_the_former_one_has(sweep, tmp_path):
@@ -273,7 +274,7 @@ def test_another_store_lacks_what_the_former_one_has(sweep, tmp_path):
         content = sweep.pipeline.to_dict() | {"tracking": {"uri": uri, "experiment": "mirrors"}}
         files.write_whole(sweep.folder / "pipeline.toml", files.to_toml(content))
         moved = Sweep(sweep.name, sweep.store, sweep.folder)
-        assert lag_of(moved) == len(moved.journal.events())
+        assert lag_of(moved) == len(moved.journal.events(Event))
 
 
 def test_the_embedded_store_may_be_moved(tmp_path):
@@ -348,8 +349,8 @@ def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeyp
         sweep.journal.append("record", record=a_record(number))
     with Following(sweep) as one:
         one.has(range(3))
-        one.wait(lambda: len(sweep.journal.events("run")) == 3)
-    assert {event["run_id"] for event in sweep.journal.events("run")} == set(lost[0])
+        one.wait(lambda: len(sweep.journal.events(RunLogged)) == 3)
+    assert {event.run_id for event in sweep.journal.events(RunLogged)} == set(lost[0])
     assert len(lost) == 1
 
 
