@@ -89,7 +89,7 @@ class _Lines(logging.Handler):
 def _package(filename: str) -> str:
     """The package that a file of source code belongs to."""
     path = Path(filename)
-    if path.is_relative_to(Path(__file__).parent):
+    if path.is_relative_to(Path(__file__).parents[1]):
         return "gcsearch"
     parts = path.parts
     if "site-packages" in parts:

@@ -234,6 +234,18 @@ class SearchSpace(Model):
                 remedy="Remove one of the bounds or conditions.",
             ) from None
 
+    @property
+    def groups(self) -> list[set[str]]:
+        """The dimensions in groups: none bounds one of another group, or decides whether it is there."""
+        groups: list[set[str]] = []
+        for name, parameter in self.dimensions.items():
+            upper = upper_end(parameter)
+            linked = {name, *parameter.when, *([upper] if upper else [])}
+            groups = [group for group in groups if not group & linked] + [
+                linked.union(*(group for group in groups if group & linked))
+            ]
+        return groups
+
     def _checked_point(self, index: int, point: Point) -> Point:
         key = f"points.{index}"
         for name in point.values:

@@ -28,7 +28,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     task = pipeline.task
     check_sets(task)
     check_backbone(task)
-    _check_weights(pipeline.task.backbone, pipeline.task.pretrained)
+    check_weights(task.backbone, task.pretrained)
     space = search_space.load(pipeline.search.space)
     _check_space(space, search_space.find(pipeline.search.space))
     space = _capped(space, pipeline.search.cap)
@@ -107,9 +107,16 @@ def test_bed_remarks(task: Task) -> list[str]:
     ]
 
 
-def _check_weights(backbone: str, pretrained: str | None) -> None:
+def check_weights(backbone: str, pretrained: str | None) -> None:
     """What can be said of a model's weights without loading them: named, and there if they are a file or a folder."""
     if backbone == "mini":
+        if pretrained is not None:
+            raise InputError(
+                "the bundled `mini` has weights of its own and reads no others",
+                key="task.pretrained",
+                received=pretrained,
+                remedy="Remove it, or name the backbone that these weights belong to.",
+            )
         return
     if pretrained is None:
         raise InputError(
@@ -288,11 +295,11 @@ def _check_seeds(pipeline: Pipeline) -> None:
 
 
 def references(pipeline: Pipeline, space: SearchSpace) -> list[tuple[TrialConfig, str]]:
-    """The settings that are confirmed beside the champion, and their titles in tables."""
+    """The settings that are confirmed beside the champion, and their titles in tables. One named twice is one."""
     absent = {LITERATURE} - {point.label for point in space.points}
     return [
-        _reference(name, space, f"confirm.references.{index}")
-        for index, name in enumerate(pipeline.confirm.references)
+        _reference(name, space, f"confirm.references.{pipeline.confirm.references.index(name)}")
+        for name in dict.fromkeys(pipeline.confirm.references)
         if name not in absent
     ]
 

@@ -252,13 +252,18 @@ def load_trial(path: str | Path) -> TrialFile:
 
 
 def put(content: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key. InputError where it does not lead through tables."""
+    """Set a dotted key. InputError where it does not lead through tables.
+
+    The backbone `mini` takes the place of a file's backbone and of its weights, which are another model's.
+    """
     *tables, last = key.split(".")
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
             raise InputError("a dotted key must lead through tables", key=key)
     content[last] = value
+    if (key, value) == ("task.backbone", "mini"):
+        content.pop("pretrained", None)
 
 
 def flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:

@@ -150,7 +150,7 @@ def total(settings: SearchSettings, space: SearchSpace) -> int:
     if not space.searched:
         return 1
     if settings.sampler == "grid":
-        return min(settings.trials, len(space.points) + len(grid(settings, space)))
+        return min(settings.trials, len(space.points) + _grid_size(settings, space))
     return settings.trials
 
 
@@ -168,6 +168,21 @@ def grid(settings: SearchSettings, space: SearchSpace) -> list[dict[str, Any]]:
     listed = list(distinct.values())
     random.Random(settings.seed).shuffle(listed)
     return listed
+
+
+def _grid_size(settings: SearchSettings, space: SearchSpace) -> int:
+    """How long `grid` is: the product over groups of parameters that do not depend on each other.
+
+    To list the points of a large grid takes many seconds, and a plan needs their number only.
+    """
+    axes = _axes(settings, space)
+    anywhere = {name: values[0] for name, values in axes.items()}
+    size = 1
+    for group in space.groups:
+        own = {name: axes[name] for parameter in group for name in space.boxes(parameter)}
+        places = (anywhere | dict(zip(own, place, strict=True)) for place in itertools.product(*own.values()))
+        size *= len({tuple(space.natural(place).items()) for place in places})
+    return size
 
 
 def _axes(settings: SearchSettings, space: SearchSpace) -> dict[str, list[Any]]:

@@ -288,7 +288,9 @@ class SweepStatus:
             ("best", best),
         ]
         if self.per_minute:
-            rows.append(("rate", f"{self.per_minute:.1f} settings a minute, {len(self.workers)} worker processes"))
+            rows.append(
+                ("rate", f"{self.per_minute:.1f} trials a minute, recorded by {len(self.workers)} worker processes")
+            )
         if self.seconds_left:
             rows.append(("left", f"about {duration(self.seconds_left)} of search; confirmation beside"))
         if self.driver:

@@ -97,7 +97,7 @@ def trial(
     The model is the bundled test bed where task.backbone names no other one.
     """
     from gcsearch.config.trials import TrialFile
-    from gcsearch.driver.checks import check_sets, check_setting
+    from gcsearch.driver.checks import check_sets, check_setting, check_weights
     from gcsearch.driver.load import own_template, parse_value, with_absolute_paths
     from gcsearch.methods.registry import build
 
@@ -110,6 +110,7 @@ def trial(
     file = TrialFile.from_dict(content, file="--set")
     build(file.trial, file="--set")
     check_sets(file.task)
+    check_weights(file.task.backbone, file.task.pretrained)
     check_setting(file.task, file.trial)
     _train(file, memory, as_json=as_json, quiet=quiet)
 

@@ -14,7 +14,7 @@ from gcsearch.cli import progress
 from gcsearch.cli.render import print_table
 from gcsearch.results.tables.table import Heading, Table
 
-PRINTS = "from gcsearch.cli import streams as streams; streams.steady(); print('76.7 ± 0.4 … große Küche 猫 \\udc80'); "
+PRINTS = "from gcsearch.cli import streams; streams.steady(); print('76.7 ± 0.4 … große Küche 猫 \\udc80'); "
 
 
 def shell(line, **environment):
@@ -106,13 +106,14 @@ def test_quiet_hides_progress_and_no_warning(capsys):
 
 WARNS = """
 import logging, sys, warnings
-from gcsearch.cli import streams as streams
+from gcsearch import errors
+from gcsearch.cli import streams
 streams.one_line_warnings()
 for _ in range(2):
     warnings.warn_explicit("Palette images\\n  are odd", UserWarning, "/x/site-packages/PIL/Image.py", 3)
     warnings.warn_explicit("overflow in exp", RuntimeWarning, "/x/site-packages/numpy/core.py", 3)
     warnings.warn_explicit("will go", FutureWarning, "/x/site-packages/optuna/core.py", 3)
-    warnings.warn_explicit("pets: drawn anew", UserWarning, streams.__file__, 3)
+    warnings.warn_explicit("pets: drawn anew", UserWarning, errors.__file__, 3)
 logger = logging.getLogger("ray")
 logger.addHandler(logging.StreamHandler())
 logger.propagate = False

@@ -60,6 +60,21 @@ def test_a_backbone_without_weights_is_refused_and_mini_needs_none(folder):
     assert load.load(write(folder, None, backbone="mini")).task.pretrained is None
 
 
+def test_weights_that_a_backbone_would_not_read_are_refused(folder):
+    own = r"mine\.toml, task\.pretrained: the bundled `mini` has weights of its own and reads no others, got openai"
+    with pytest.raises(InputError, match=own):
+        load.load(write(folder, "openai", backbone="mini"))
+    # The override is of the model, and the file's weights are another model's.
+    assert load.load(write(folder, "openai"), {"task.backbone": "mini"}).task.pretrained is None
+    with pytest.raises(InputError, match="reads no others"):
+        load.load(write(folder, None), {"task.backbone": "mini", "task.pretrained": "openai"})
+
+
+def test_a_reference_that_is_named_twice_is_one(folder):
+    pipeline = load.load("demo", {"confirm.references": '["coop", "zeroshot", "coop"]'})
+    assert [title for _, title in checks.references(pipeline, checks.check(pipeline))] == ["CoOp", "zero-shot CLIP"]
+
+
 @pytest.fixture
 def places(tmp_path, monkeypatch) -> Path:
     """Data beside a pipeline in `home`, and other data below the folder of the command, `here`."""

@@ -46,6 +46,24 @@ def test_a_grid_has_both_ends_and_zero_and_off_and_every_setting_once():
     assert {values["beta2"] for values in middle} == {0.75}
 
 
+@pytest.mark.parametrize("name", ["gcscoop", "sam", "subpt+nfl", "any-method", "zeroshot"])
+def test_a_grid_is_counted_as_it_is_listed(name):
+    space = load(name)
+    chosen = settings(grid=dict.fromkeys(space.parameters, 2 if name == "gcscoop" else 1), trials=10**6)
+    listed = len(samplers.grid(chosen, space)) if space.searched else 0
+    assert samplers.total(chosen, space) == max(1, len(space.points) + listed)
+
+
+def test_a_grid_of_many_points_is_counted_without_listing_them(monkeypatch):
+    asked, give = [], SearchSpace.natural
+    monkeypatch.setattr(SearchSpace, "natural", lambda *each: asked.append(each) or give(*each))
+    chosen = settings(grid={"rho": 500, "beta1": 4, "beta2": 4}, trials=10**6)  # rho is 0 in one of 501
+    assert samplers.total(chosen, SPACE) == len(SPACE.points) + len(samplers.grid(chosen, SPACE))
+    asked.clear()
+    assert samplers.total(chosen, SPACE) > 10_000
+    assert len(asked) < 1_000
+
+
 def test_a_grid_is_walked_in_an_order_of_the_seeds_and_ends():
     chosen = settings(grid={"rho": 2, "beta1": 1, "beta2": 1})
     other = chosen.model_copy(update={"seed": 1})
