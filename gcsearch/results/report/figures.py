@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean, quantiles
 from typing import Any
 
-import optuna
 import plotly.graph_objects as go
 
 from gcsearch.config.metrics import PERCENT, Metric, Stage, find
@@ -34,10 +33,12 @@ from gcsearch.results.report.theme import (
     dots,
     empty_figure,
     entry,
+    short,
     star,
     styled,
+    trial_dots,
 )
-from gcsearch.results.tables.wording import counted, hover, named, value_text
+from gcsearch.results.tables.wording import counted, named, value_text
 from gcsearch.stats import harmonic_mean
 
 _MEANING = {
@@ -76,18 +77,18 @@ def draw_scatter(points: Sequence[ScatterPoint], champion: int | None, stage: St
         figure.add_trace(_dot_cloud(points, "", **_coloured_by(radii, [point.rho or 0.0 for point in points])))
     best = [point for point in points if point.number == champion]
     if best:
-        figure.add_trace(star([best[0].base], [best[0].new], [best[0].text]))
+        figure.add_trace(star(best[0].base, best[0].new, trial=champion))
     _name_sides(figure, stage)
     return figure
 
 
 def _dot_cloud(points: Sequence[ScatterPoint], name: str, **marker: Any) -> go.Scatter:
-    return dots([p.base for p in points], [p.new for p in points], [p.text for p in points], name, **marker)
+    return trial_dots([p.base for p in points], [p.new for p in points], [p.number for p in points], name, **marker)
 
 
 def _coloured_by(radii: Axis, values: Sequence[float]) -> dict[str, Any]:
     """Marker settings that colour by log10 of the radius, with its own ticks; 0 at the low end."""
-    places = [math.log10(float(radii.place(value))) for value in values]
+    places = short([math.log10(float(radii.place(value))) for value in values])
     regular = decades(radii.low, radii.high)
     ticks = {math.log10(place): text for place, text in radii.special.items()}
     ticks |= {math.log10(place): value_text(place) for place in regular}
@@ -139,11 +140,12 @@ def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
         colour = ACCENT if mine else GREY if quiet else colours[index % len(colours)]
         texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
-        mean = ([fmean(base)], [fmean(new)], [f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"])
-        mark = (
-            star(*mean) if mine else dots(*mean, "" if quiet else entry(name), size=13, color=colour, symbol="diamond")
-        )
-        figure.add_trace(mark)
+        x, y, text = fmean(base), fmean(new), f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"
+        if mine:
+            figure.add_trace(star(x, y, text=text))
+        else:
+            shown = "" if quiet else entry(name)
+            figure.add_trace(dots([x], [y], [text], shown, size=13, color=colour, symbol="diamond"))
     _name_sides(figure, "test")
     return figure
 
@@ -154,35 +156,35 @@ def _name_sides(figure: go.Figure, stage: Stage) -> None:
     figure.update_yaxes(title_text=new)
 
 
-def draw_history(course: History, texts: Sequence[str], champion: int | None, objective: Metric) -> go.Figure:
+def draw_history(course: History, champion: int | None, objective: Metric) -> go.Figure:
     """Each trial with its deviation over seeds, and the best so far; trials without a number on the floor."""
     figure = empty_figure(360)
     known = [i for i, mean in enumerate(course.means) if math.isfinite(mean)]
-    lost = [i for i in range(len(course.numbers)) if i not in set(known)]
+    lost = sorted(set(range(len(course.numbers))) - set(known))
     for outcome in Outcome:
         here = [i for i in known if course.outcomes[i] is outcome]
         if here:
-            trace = dots(
-                [course.numbers[i] for i in here], [course.means[i] for i in here], [texts[i] for i in here],
-                outcome.value, color=OUTCOME_COLOUR[outcome], symbol=SYMBOL[outcome],
-            )  # fmt: skip
-            deviations = [0.0 if math.isnan(course.deviations[i]) else course.deviations[i] for i in here]
+            trials, means = [course.numbers[i] for i in here], [course.means[i] for i in here]
+            look = {"color": OUTCOME_COLOUR[outcome], "symbol": SYMBOL[outcome]}
+            trace = trial_dots(trials, means, trials, outcome.value, **look)
+            deviations = short([0.0 if math.isnan(course.deviations[i]) else course.deviations[i] for i in here])
             trace.error_y = {"type": "data", "array": deviations, "thickness": 1, "width": 0, "color": GREY}
             figure.add_trace(trace)
     if known:
         best = go.Scatter(
-            x=course.numbers, y=course.best, mode="lines", name="best so far", line={"shape": "hv", "color": ACCENT},
-            hoverinfo="skip",
+            x=course.numbers, y=short(course.best), mode="lines", name="best so far", hoverinfo="skip",
+            line={"shape": "hv", "color": ACCENT},
         )  # fmt: skip
         figure.add_trace(best)
     for outcome in sorted({course.outcomes[i] for i in lost}):
         here = [i for i in lost if course.outcomes[i] is outcome]
-        look: dict[str, Any] = {"symbol": SYMBOL[outcome], "line": {"width": 2, "color": OUTCOME_COLOUR[outcome]}}
-        x, words = [course.numbers[i] for i in here], [texts[i] for i in here]
-        figure.add_trace(dots(x, [0] * len(here), words, f"{outcome.value}, no number", **look).update(yaxis="y2"))
+        line = {"width": 2, "color": OUTCOME_COLOUR[outcome]}
+        trials, name = [course.numbers[i] for i in here], f"{outcome.value}, no number"
+        floor = trial_dots(trials, [0] * len(here), trials, name, symbol=SYMBOL[outcome], line=line)
+        figure.add_trace(floor.update(yaxis="y2"))
     mine = [i for i in known if course.numbers[i] == champion]
     if mine:
-        figure.add_trace(star([champion], [course.means[mine[0]]], [texts[mine[0]]]))
+        figure.add_trace(star(course.numbers[mine[0]], course.means[mine[0]], trial=champion))
     last = max(course.numbers)
     ticks = [tick for tick in round_steps(0, max(last, 1), count=10) if tick.is_integer()]
     figure.update_xaxes(title_text="trial, in the order of proposal", range=[-0.7, last + 0.7], tickvals=ticks)
@@ -193,24 +195,17 @@ def draw_history(course: History, texts: Sequence[str], champion: int | None, ob
 
 
 def draw_slice(tried: Responses, name: str, champion: int | None, objective: Metric) -> go.Figure:
-    """Optuna's slice of one hyper-parameter: every completed setting, its value against the objective."""
-    figure = optuna.visualization.plot_slice(tried.study, params=[name], target_name=objective.axis)
-    names = list(tried.axes)
-    cloud = figure.data[0]
-    order = [int(number) for number in cloud.marker.color]
-    texts = [hover(tried.records[i], names) for i in order]
-    look = {"size": 8, "color": BLUE, "line": {"width": 1, "color": SURFACE}, "showscale": False}
-    cloud.update(marker=None, text=texts, hovertemplate="%{text}<extra></extra>", showlegend=False)
-    cloud.update(marker=look)
-    if tried.axes[name].words:  # Optuna's own are in quotation marks
-        cloud.x = [tried.axes[name].place(tried.records[i].config.values[name]) for i in order]
-        figure.update_xaxes(categoryorder="array", categoryarray=tried.axes[name].words)
-    mine = [spot for spot, i in enumerate(order) if tried.records[i].number == champion]
-    if mine:
-        spot = mine[0]
-        figure.add_trace(star([cloud.x[spot]], [cloud.y[spot]], [texts[spot]], legend=False))
-    styled(figure, 300, top=30)
-    _apply(figure.update_xaxes, tried.axes[name])
+    """One hyper-parameter: its value in every completed setting that has it, against the objective."""
+    shown, one = tried.having((name,)), tried.axes[name]
+    places, values = [one.place(tried.records[i].config.values[name]) for i in shown], [tried.values[i] for i in shown]
+    trials = [tried.records[i].number for i in shown]
+    figure = styled(go.Figure([trial_dots(places, values, trials, size=8)]), 300, top=30)
+    if one.words:
+        figure.update_xaxes(categoryorder="array", categoryarray=one.words)
+    if champion in trials:
+        spot = trials.index(champion)
+        figure.add_trace(star(places[spot], values[spot], trial=champion, legend=False))
+    _apply(figure.update_xaxes, one)
     figure.update_yaxes(title_text=objective.axis)
     return figure
 
@@ -226,16 +221,16 @@ def draw_contour(
     low, high = quantiles(tried.values, n=10, method="inclusive")[0], max(tried.values)
     if ground:
         figure.add_trace(_contours(ground, low, high))
-    both = [i for i, record in enumerate(tried.records) if set(pair) <= set(record.config.values)]
+    both = tried.having(pair)
     x, y = ([tried.axes[name].place(tried.records[i].config.values[name]) for i in both] for name in pair)
-    texts = [hover(tried.records[i], list(tried.axes)) for i in both]
+    trials = [tried.records[i].number for i in both]
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}
     bar = {"title": {"text": objective.axis, "font": {"size": 13}, "side": "right"}} | BAR
-    look |= {"color": [tried.values[i] for i in both], "colorscale": colour_scale(), "colorbar": bar}
-    figure.add_trace(dots(x, y, texts, cmin=low, cmax=high, **look))
-    mine = [spot for spot, i in enumerate(both) if tried.records[i].number == champion]
-    if mine:
-        figure.add_trace(star([x[mine[0]]], [y[mine[0]]], [texts[mine[0]]], legend=False))
+    look |= {"color": short([tried.values[i] for i in both]), "colorscale": colour_scale(), "colorbar": bar}
+    figure.add_trace(trial_dots(x, y, trials, cmin=low, cmax=high, **look))
+    if champion in trials:
+        spot = trials.index(champion)
+        figure.add_trace(star(x[spot], y[spot], trial=champion, legend=False))
     _apply(figure.update_xaxes, tried.axes[pair[0]])
     _apply(figure.update_yaxes, tried.axes[pair[1]])
     return figure

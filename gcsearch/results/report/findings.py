@@ -16,7 +16,7 @@ from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.results.differences import Difference, Verdict, paired, verdict
 from gcsearch.results.ranking import RankedTrial, rank
 from gcsearch.results.report.responses import searched
-from gcsearch.results.tables.wording import counted, describe, hover, joined, named, outcome_counts
+from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts
 from gcsearch.stats import Spread, number, p_value, plus_minus, spread
 
 BASE_TO_NEW = Task()
@@ -203,7 +203,6 @@ class ScatterPoint(NamedTuple):
     new: float
     rho: float | None
     outcome: Outcome
-    text: str
 
 
 SIDES: dict[Stage, tuple[str, str]] = {
@@ -220,14 +219,13 @@ def has_both_sides(record: TrialRecord) -> bool:
 
 def scatter_points(records: Sequence[TrialRecord]) -> list[ScatterPoint]:
     """Every setting with an accuracy on both sides, in the stage that the search was measured in."""
-    names = searched(records)
     points = []
     for record in records:
         if has_both_sides(record):
             base, new = map(record.mean, SIDES[record.stage])
             rho = record.config.hyperparameters.get("rho")
             radius = float(rho) if isinstance(rho, (int, float)) else None
-            points.append(ScatterPoint(record.number, base, new, radius, record.outcome, hover(record, names)))
+            points.append(ScatterPoint(record.number, base, new, radius, record.outcome))
     return points
 
 

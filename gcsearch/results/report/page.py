@@ -15,7 +15,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import TrialRecord
 from gcsearch.results.ranking import ranking
 from gcsearch.results.report.findings import headline
-from gcsearch.results.report.responses import responses
+from gcsearch.results.report.responses import responses, searched
 from gcsearch.results.report.sections import (
     Section,
     branches_section,
@@ -31,7 +31,7 @@ from gcsearch.results.report.sections import (
 )
 from gcsearch.results.report.theme import DARK
 from gcsearch.results.tables.markup import environment
-from gcsearch.results.tables.wording import counted, outcome_counts
+from gcsearch.results.tables.wording import NO_HOVERS, Hovers, counted, hovers, outcome_counts
 
 Warn = Callable[[str], None]
 """Told in a line of what the page lacks."""
@@ -93,6 +93,7 @@ def build_report(
         sentences=headline(pipeline, records, finals, champion),
         facts={key: text for key, text in facts.items() if text},
         toml=files.to_toml(pipeline.to_dict()),
+        points=hovers(records, searched(records)),
         warn=warn,
     )
 
@@ -132,6 +133,7 @@ def document(
     sentences: Sequence[str] = (),
     facts: Mapping[str, str] | None = None,
     toml: str = "",
+    points: Hovers = NO_HOVERS,
     warn: Warn = lambda _: None,
 ) -> str:
     """The whole page. What has nothing to show is listed below the others, each with the reason."""
@@ -150,7 +152,9 @@ def document(
             facts=facts or {},
             toml=toml,
             plotly=get_plotlyjs() if figures else "",
-            figures=",".join(figures).replace("</", "<\\/"),  # within a script only what ends it must not be in it
+            # Within a script nothing is escaped; only what ends it must not be in it.
+            figures=",".join(figures).replace("</", "<\\/"),
+            hovers=json.dumps(points._asdict(), ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
             dark=json.dumps(DARK),
         )
     )

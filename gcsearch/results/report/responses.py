@@ -148,6 +148,10 @@ class Responses:
         """The objective of each setting, mean over seeds."""
         return [trial.value for trial in self.study.get_trials(deepcopy=False)]
 
+    def having(self, names: Sequence[str]) -> list[int]:
+        """The indices of the settings that have all these hyperparameters."""
+        return [i for i, record in enumerate(self.records) if set(names) <= record.config.values.keys()]
+
 
 def responses(records: Sequence[TrialRecord], objective: str) -> Responses:
     """Rebuild an Optuna study from the natural values of the completed records."""

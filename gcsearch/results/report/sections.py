@@ -46,7 +46,7 @@ from gcsearch.results.report.responses import (
     surface,
 )
 from gcsearch.results.tables.table import Cell, Heading, Remark, Table
-from gcsearch.results.tables.wording import counted, describe, hover, joined, named, outcome_counts, value_text
+from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts, value_text
 from gcsearch.stats import Spread, spread
 
 _MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
@@ -184,8 +184,7 @@ def history_section(records: Sequence[TrialRecord], champion: int | None, object
     names = searched(records)
     if len(records) < _LEAST_PICTURED:
         return Section(title, f"Only one setting was tried: {describe(records[0].config, names)}.")
-    texts = [hover(record, names) for record in records]
-    draw = partial(draw_history, history(records, objective.key), texts, champion, objective)
+    draw = partial(draw_history, history(records, objective.key), champion, objective)
     lead = f"Shown is {objective.legend}. Bars are standard deviations over seeds: read differences against them."
     return Section(title, lead, [Picture("course of the search", draw)])
 

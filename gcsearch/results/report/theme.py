@@ -10,6 +10,7 @@ import html
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import plotly.graph_objects as go
 
 from gcsearch.config.trials import Outcome
@@ -82,11 +83,26 @@ def styled(figure: go.Figure, height: int, top: int = 14) -> go.Figure:
 
 def dots(x: Sequence[Any], y: Sequence[Any], text: Sequence[str], name: str = "", **marker: Any) -> go.Scatter:
     """Points with their hover texts; in the legend where they have a name."""
+    return _dots(x, y, name, marker).update(text=text)
+
+
+def trial_dots(x: Sequence[Any], y: Sequence[Any], trials: Sequence[int], name: str = "", **marker: Any) -> go.Scatter:
+    """A point for each of `trials`, by number: the page knows their hover texts, once for all pictures."""
+    return _dots(x, y, name, marker).update(customdata=list(trials))
+
+
+def _dots(x: Sequence[Any], y: Sequence[Any], name: str, marker: dict[str, Any]) -> go.Scatter:
     look = {"size": 9, "color": BLUE, "line": {"width": 1, "color": SURFACE}} | marker
     return go.Scatter(
-        x=x, y=y, mode="markers", name=name, marker=look, text=text, hovertemplate="%{text}<extra></extra>",
+        x=short(x), y=short(y), mode="markers", name=name, marker=look, hovertemplate="%{text}<extra></extra>",
         showlegend=bool(name),
     )  # fmt: skip
+
+
+def short(values: Sequence[Any]) -> Any:
+    """Numbers in half as many bytes, with the seven digits that are more than a picture shows; words as they are."""
+    words = any(isinstance(value, str) for value in values)
+    return list(values) if words else np.asarray(values, dtype=np.float32)
 
 
 def entry(name: str) -> str:
@@ -94,13 +110,16 @@ def entry(name: str) -> str:
     return html.escape(name if len(name) <= _ENTRY else f"{name[: _ENTRY - 1]}…")
 
 
-def star(x: Sequence[Any], y: Sequence[Any], text: Sequence[str], *, legend: bool = True) -> go.Scatter:
-    """The champion's mark."""
+def star(
+    x: float | str, y: float | str, *, text: str = "", trial: int | None = None, legend: bool = True
+) -> go.Scatter:
+    """The champion's mark, with its hover text or the number of its trial."""
     look = {"symbol": "star", "size": 16, "color": ACCENT, "line": {"width": 1.2, "color": SURFACE}}
-    return go.Scatter(
-        x=x, y=y, mode="markers", name="champion", marker=look, text=text, hovertemplate="%{text}<extra></extra>",
+    mark = go.Scatter(
+        x=[x], y=[y], mode="markers", name="champion", marker=look, hovertemplate="%{text}<extra></extra>",
         showlegend=legend,
     )  # fmt: skip
+    return mark.update(text=[text] if trial is None else None, customdata=None if trial is None else [trial])
 
 
 def colour_scale() -> list[tuple[float, str]]:

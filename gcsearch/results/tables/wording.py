@@ -6,6 +6,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from gcsearch.config.base import Value
 from gcsearch.config.metrics import METRICS, PERCENT
@@ -66,13 +67,29 @@ def outcome_counts(records: Iterable[TrialRecord]) -> str:
     return ", ".join(f"{counts[one]} {one.value}" for one in Outcome if counts[one]) or "no trial has ended"
 
 
-def hover(record: TrialRecord, names: Sequence[str]) -> str:
-    """The text of a point: trial, outcome, numbers, setting, a line each."""
-    label = f", {record.label}" if record.label else ""
-    lines = [f"<b>trial {record.number}{html.escape(label)}</b> ({record.outcome.value})"]
-    for metric in METRICS.values():
-        if values := record.metrics.get(metric.key):
-            unit = f" {metric.unit.sign}" if metric.unit is PERCENT else ""
-            lines.append(f"{metric.title} {html.escape(typeset(plus_minus(spread(values))))}{unit}")
-    lines += [f"{n} {html.escape(value_text(v))}" for n, v in record.config.values.items() if n in names]
-    return "<br>".join(lines)
+class Hovers(NamedTuple):
+    """What pictures say of a trial on hovering: by its number its label, its outcome and a line for each of `titles`.
+
+    A line is empty where the trial has nothing of the kind.
+    """
+
+    titles: list[str]
+    lines: dict[int, list[str]]
+
+
+NO_HOVERS = Hovers([], {})
+
+
+def hovers(records: Sequence[TrialRecord], names: Sequence[str]) -> Hovers:
+    """The metrics of each record and its hyperparameters `names`, in HTML."""
+    metrics = [one for one in METRICS.values() if any(record.metrics.get(one.key) for record in records)]
+
+    def lines(record: TrialRecord) -> list[str]:
+        summaries = (plus_minus(spread(record.metrics.get(one.key, ()))) for one in metrics)
+        units = (" %" if one.unit is PERCENT else "" for one in metrics)
+        numbers = ["" if text == "-" else f"{typeset(text)}{unit}" for text, unit in zip(summaries, units, strict=True)]
+        values = record.config.values
+        chosen = [html.escape(value_text(values[name])) if name in values else "" for name in names]
+        return [html.escape(record.label), record.outcome.value, *numbers, *chosen]
+
+    return Hovers([*(one.title for one in metrics), *names], {one.number: lines(one) for one in records})

@@ -683,3 +683,14 @@ def test_a_single_line_of_trials_keeps_its_order():
     rows = re.findall(r"<tr( class=champion)?><td>(\d)<td>(\d)<td>", text)
     assert rows == [(" class=champion", "1", "1"), ("", "2", "0")]
     assert "<td>off" in text
+
+
+def test_what_a_point_says_stands_once_for_all_pictures():
+    text = own(page([a_record(0, 70.0, label="a<b"), a_record(1, 80.0, hyperparameters={"rho": 0.2})], [], 1))
+    told = json.loads(re.search(r",hovers=(\{.*\});$", text, re.MULTILINE)[1])
+    assert told["titles"] == ["base accuracy", "held-out accuracy", "H", "rho"]
+    assert told["lines"]["0"] == [
+        "a&lt;b", "complete", "72.00 ± 1.41 %", "70.00 ± 1.41 %", "71.00 ± 1.41 %", "0.1",
+    ]  # fmt: skip
+    numbers = [trace["customdata"] for one in figures(text) for trace in one["data"] if "customdata" in trace]
+    assert len(numbers) > 3 and {number for some in numbers for number in some} == {0, 1}

@@ -1,4 +1,5 @@
-// The page defines `figures` (plotly's JSON, light colours) and `dark` (light colour -> dark colour).
+// The page defines `figures` (plotly's JSON, light colours), `dark` (light colour -> dark colour) and `hovers` (what
+// is said of a trial, by its number; a trace whose points are trials has their numbers as `customdata`).
 
 const scheme = matchMedia('(prefers-color-scheme: dark)');
 
@@ -8,6 +9,16 @@ function swap(x) {
   if (x && typeof x === 'object') return Object.fromEntries(Object.entries(x).map(([k, v]) => [k, swap(v)]));
   return x;
 }
+
+function hover(trial) {
+  const [label, outcome, ...lines] = hovers.lines[trial];
+  const head = `<b>trial ${trial}${label && `, ${label}`}</b> (${outcome})`;
+  return [head, ...lines.map((line, i) => line && `${hovers.titles[i]} ${line}`).filter(line => line)].join('<br>');
+}
+
+figures.forEach(figure => figure.data.forEach(trace => {
+  if (trace.customdata) trace.text = trace.customdata.map(hover);
+}));
 
 function draw() {
   figures.forEach((figure, index) => {
