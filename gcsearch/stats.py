@@ -81,7 +81,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(mean, deviation, n)
 
 
-def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
     """The interval that covers the mean with probability `level` if the seeds are draws from a normal distribution.
 
     mean +- t s / sqrt(n) with Student's t of n - 1 degrees of freedom; None for fewer than two finite values.

@@ -17,7 +17,7 @@ _METRIC = {one.column: one for one in METRICS.values() if one.stage == "test"}
 
 
 @dataclass(frozen=True)
-class Line:
+class PublishedRow:
     """One published result, and one of our rows of the same method where there is any."""
 
     result: Result
@@ -66,12 +66,12 @@ class Beside:
     """
 
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    lines: tuple[PublishedRow, ...]
     difference: str = ""
     caution: str = ""
 
     @property
-    def once(self) -> list[Line]:
+    def once(self) -> list[PublishedRow]:
         """The lines with each published result once, however many rows of ours stand beside it."""
         pairs = zip(self.lines, (None, *self.lines), strict=False)
         return [line for line, before in pairs if before is None or line.result is not before.result]
@@ -119,10 +119,10 @@ def beside(group: TaskGroup, published: Published | None = None) -> Beside:
     """
     known = published or library.load()
     found = library.match(group.task, known)
-    lines: list[Line] = []
+    lines: list[PublishedRow] = []
     for result in found.results:
         cells = result.cells(group.task["dataset"])
-        line = Line(result, known.source(result), cells)
+        line = PublishedRow(result, known.source(result), cells)
         rows = [row for row in group.rows if row.record.config.method == result.method and set(row.tags) <= {ORACLE}]
         lines += [replace(line, row=row) for row in rows] or [line]
     caution = _caution(group.task) if lines else ""

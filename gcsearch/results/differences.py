@@ -99,11 +99,11 @@ def difference(values: Sequence[float]) -> Difference:
     spread for the quantiles to exist.
     """
     mean, deviation, n = spread(values)
-    low, high = interval(values)
+    low, high = bootstrap_interval(values)
     return Difference(mean, deviation / math.sqrt(n), low, high, n, tuple(values))
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
+def bootstrap_interval(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of the mean, see `difference`; NaN for one value."""
     mean, deviation, n = spread(values)
     if n >= _BOOTSTRAP_FROM and deviation:
@@ -111,7 +111,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         if math.isfinite(upper) and math.isfinite(lower):
             error = deviation / math.sqrt(n)
             return mean - upper * error, mean - lower * error
-    return stats.interval(values, CONFIDENCE) or (math.nan, math.nan)
+    return stats.t_interval(values, CONFIDENCE) or (math.nan, math.nan)
 
 
 def _bootstrap_quantiles(values: Sequence[float]) -> tuple[float, float]:

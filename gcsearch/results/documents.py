@@ -17,7 +17,7 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.methods.registry import title_and_tags
 from gcsearch.results.tables.table import Heading, Table
-from gcsearch.stats import finite, interval, spread
+from gcsearch.stats import finite, spread, t_interval
 
 
 class Document(Model):
@@ -45,7 +45,7 @@ class Numbers(Document):
         return cls(
             mean=finite(mean),
             deviation=finite(deviation),
-            interval=interval(values),
+            interval=t_interval(values),
             per_seed={str(seed): finite(value) for seed, value in zip(seeds, values, strict=False)},
         )
 

@@ -147,9 +147,20 @@ def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison
     assert len(groups) == len(task.each)
     for form in get_args(render.Form):
         render.print_table(groups[0].table(groups, formal=form == "latex"), form)
-    found = list(csv.DictReader(io.StringIO(Comparison(tuple(groups), ()).to_csv())))
+    whole = Comparison(tuple(groups), ())
+    found = list(csv.DictReader(io.StringIO(whole.to_csv())))
     keys = [column.key for column in columns(task.each[0])]
     assert all(row[f"{key}_mean"] for row in found for key in keys)
+
+    frame = sweep.to_frame()
+    first = frame[(frame.role == "searched") & (frame.trial == sweep.ranking[0].record.number)]
+    assert first[first.metric == metric.key].value.mean() == pytest.approx(sweep.ranking[0].values.mean)
+    assert set(frame.role) >= {"searched", "champion"}
+    compared = whole.to_frame()
+    means = compared.groupby(["dataset", "name", "tags", "configuration", "metric"], sort=False).value.mean()
+    assert [f"{mean:.4f}" for mean in means[means.index.get_level_values("metric") == keys[0]]] == [
+        row[f"{keys[0]}_mean"] for row in found
+    ]
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

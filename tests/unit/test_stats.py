@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.stats import Score, accuracy, harmonic_mean, interval, lost_margin, number, p_value, plus_minus, spread
+from gcsearch.stats import Score, accuracy, harmonic_mean, lost_margin, number, p_value, plus_minus, spread, t_interval
 
 
 def test_harmonic_mean_is_the_published_one():
@@ -58,12 +58,12 @@ def test_spread_over_seeds():
 
 
 def test_the_interval_is_students_and_covers_the_mean_as_often_as_it_says():
-    assert interval([1.0]) is None
-    assert interval([1.0, math.nan]) is None
-    low, high = interval([1.0, 2.0, 3.0])
+    assert t_interval([1.0]) is None
+    assert t_interval([1.0, math.nan]) is None
+    low, high = t_interval([1.0, 2.0, 3.0])
     assert (low, high) == (pytest.approx(2 - 4.302653 / 3**0.5), pytest.approx(2 + 4.302653 / 3**0.5))
     draws = np.random.default_rng(0).normal(5, 2, (2000, 4))
-    covered = sum(low <= 5 <= high for low, high in map(interval, draws.tolist()))
+    covered = sum(low <= 5 <= high for low, high in map(t_interval, draws.tolist()))
     assert 0.935 < covered / 2000 < 0.965
 
 

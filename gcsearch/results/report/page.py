@@ -116,7 +116,7 @@ def _lacking(what: str, error: Exception, warn: Warn) -> str:
     return f"The {what} could not be drawn: {why}"
 
 
-class _Place(NamedTuple):
+class _Slot(NamedTuple):
     """Where a picture is drawn: its number among the figures and its height; or the words that stand in for it."""
 
     figure: int
@@ -160,7 +160,7 @@ def document(
     )
 
 
-def _draw(section: Section, figures: list[str], warn: Warn) -> list[_Place]:
+def _draw(section: Section, figures: list[str], warn: Warn) -> list[_Slot]:
     """The places of a section's pictures, which are added to `figures` as JSON."""
     places = []
     for picture in section.pictures:
@@ -170,8 +170,8 @@ def _draw(section: Section, figures: list[str], warn: Warn) -> list[_Place]:
         except (MemoryError, OSError):
             raise
         except Exception as error:  # a picture is no reason to lose the page
-            places.append(_Place(-1, 0, _lacking(f"picture {picture.name}", error, warn)))
+            places.append(_Slot(-1, 0, _lacking(f"picture {picture.name}", error, warn)))
             continue
-        places.append(_Place(len(figures), figure.layout.height))
+        places.append(_Slot(len(figures), figure.layout.height))
         figures.append(drawn)
     return places

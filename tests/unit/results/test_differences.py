@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
-from gcsearch.results.differences import Difference, Verdict, difference, interval, paired, pooled, verdict
+from gcsearch.results.differences import Difference, Verdict, bootstrap_interval, difference, paired, pooled, verdict
 
 
 def record(values, seeds=(1, 2, 3, 4, 5), rho=0.1, **more):
@@ -51,7 +51,7 @@ def test_the_bootstrap_of_five_seeds_is_that_of_all_resamples():
     t.sort()
     error = x.std(ddof=1) / math.sqrt(5)
     place = [math.ceil(q * (len(t) - 1)) for q in (0.975, 0.025)]
-    assert interval(x.tolist()) == pytest.approx(tuple(x.mean() - t[p] * error for p in place))
+    assert bootstrap_interval(x.tolist()) == pytest.approx(tuple(x.mean() - t[p] * error for p in place))
 
 
 @pytest.mark.parametrize("seeds", [3, 5, 8])
@@ -63,7 +63,7 @@ def test_intervals_cover_the_truth_about_as_often_as_they_say(seeds, draw):
         "uniform": lambda: generator.uniform(-1, 1, seeds),
         "skewed": lambda: generator.gamma(2.0, 1.0, seeds) - 2.0,
     }
-    intervals = [interval(draws[draw]().tolist()) for _ in range(200)]
+    intervals = [bootstrap_interval(draws[draw]().tolist()) for _ in range(200)]
     covered = np.mean([low <= 0 <= high for low, high in intervals])
     # 95 % less three standard errors of 200 tries is 90.4 %; three skewed values are known to be harder.
     assert covered >= (0.85 if (seeds, draw) == (3, "skewed") else 0.90)
@@ -73,7 +73,7 @@ def test_more_seeds_narrow_the_interval():
     generator = np.random.default_rng(3)
     widths = []
     for n in (3, 5, 10, 30):
-        ends = [interval(generator.normal(0, 1, n).tolist()) for _ in range(20)]
+        ends = [bootstrap_interval(generator.normal(0, 1, n).tolist()) for _ in range(20)]
         widths.append(np.median([high - low for low, high in ends]))
     assert widths == sorted(widths, reverse=True)
 
