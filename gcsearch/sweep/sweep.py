@@ -415,11 +415,12 @@ def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
 
     html = report.build_report(
         sweep.pipeline,
-        sweep.records,
+        sweep.searched,
         sweep.finals,
         sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
         environment(),
         rechecked=sweep.rechecked,
+        with_curves=sweep.with_curves,
         warn=warn,
     )
     files.write_whole(path, html)

@@ -283,13 +283,13 @@ def curve(record: TrialRecord, metric: str) -> Curve:
     )
 
 
-def compared(ranking: Sequence[RankedTrial], champion: int, objective: str) -> list[tuple[str, TrialRecord]]:
-    """The settings whose learning curves are shown.
+def compared(ranking: Sequence[RankedTrial], champion: int, every: int) -> list[tuple[str, TrialRecord]]:
+    """The settings whose learning curves are shown, where one is measured after `every` epochs and after its last.
 
     The champion, then those from the literature, the runner-up, the worst and the middle one, as far as there
     are such.
     """
-    ranked = [row.record for row in ranking if row.rank is not None and len(curve(row.record, objective).epochs) > 1]
+    ranked = [row.record for row in ranking if row.rank is not None and row.record.epochs > every]
     others = [record for record in ranked if record.number != champion]
     wanted = [("champion", record) for record in ranked if record.number == champion]
     wanted += [(record.label, record) for record in others if record.label][:2]

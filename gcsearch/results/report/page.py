@@ -18,6 +18,7 @@ from gcsearch.results.report.findings import headline
 from gcsearch.results.report.responses import responses, searched
 from gcsearch.results.report.sections import (
     Section,
+    WithCurves,
     branches_section,
     choice_section,
     contours_section,
@@ -45,6 +46,7 @@ def build_report(
     provenance: Mapping[str, object] | None = None,
     *,
     rechecked: Sequence[TrialRecord] = (),
+    with_curves: WithCurves = lambda records: records,
     link: str = "",
     warn: Warn = lambda _: None,
 ) -> str:
@@ -57,6 +59,7 @@ def build_report(
         champion: its trial number; None where no trial completed.
         provenance: versions, git commit, and what else the numbers depend on.
         rechecked: the shortlist as measured again, which the champion was chosen by.
+        with_curves: reads the curves of the few records of which they are drawn, where `records` come without.
         link: where the runs can be browsed: an address, or words.
     """
     objective = find(pipeline.search.ranking_metric)
@@ -71,8 +74,8 @@ def build_report(
         "slices": lambda: slices_section(tried(), champion, objective),
         "maps of two": lambda: contours_section(tried(), champion, objective),
         "importances": lambda: importance_section(tried()),
-        "learning curves": lambda: curves_section(ranked, champion, objective),
-        "gradient rule": lambda: branches_section(records, champion),
+        "learning curves": lambda: curves_section(ranked, champion, objective, pipeline.evaluate_every, with_curves),
+        "gradient rule": lambda: branches_section(records, champion, with_curves),
         "all trials": lambda: trials_section(pipeline, ranked, champion, objective),
     }
     task = pipeline.task

@@ -52,6 +52,9 @@ from gcsearch.stats import Spread, spread
 _MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
 _LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
 
+WithCurves = Callable[[Sequence[TrialRecord]], Sequence[TrialRecord]]
+"""Gives records that may come without their curves with them."""
+
 
 class Picture(NamedTuple):
     """A picture by its name, drawn when the page is put together."""
@@ -240,12 +243,15 @@ def importance_section(tried: Responses) -> Section:
     return Section(title, lead, [Picture("importances", partial(draw_importances, shares))])
 
 
-def curves_section(ranked: Sequence[RankedTrial], champion: int | None, objective: Metric) -> Section:
+def curves_section(
+    ranked: Sequence[RankedTrial], champion: int | None, objective: Metric, every: int, with_curves: WithCurves
+) -> Section:
     title = "Learning curves"
-    chosen = compared(ranked, champion, objective.key) if champion is not None else []
+    chosen = compared(ranked, champion, every) if champion is not None else []
     if not chosen or chosen[0][1].number != champion:
         return Section(title, "The champion has fewer than two measured epochs, or there is no champion.")
-    curves = [(name, curve(record, objective.key)) for name, record in chosen]
+    whole = with_curves([record for _, record in chosen])
+    curves = [(name, curve(record, objective.key)) for (name, _), record in zip(chosen, whole, strict=True)]
     names = searched([row.record for row in ranked])
     listed = [(name, describe(record.config, names)) for name, record in chosen]
     lead = f"Shown is {objective.legend}; the band spans the champion's lowest and highest seed."
@@ -257,12 +263,13 @@ def curves_section(ranked: Sequence[RankedTrial], champion: int | None, objectiv
     )
 
 
-def branches_section(records: Sequence[TrialRecord], champion: int | None) -> Section:
+def branches_section(records: Sequence[TrialRecord], champion: int | None, with_curves: WithCurves) -> Section:
     title = "Inside the champion's gradient rule"
     record = next((record for record in records if record.number == champion), None)
     if record is None:
         return Section(title, "There is no champion.")
-    chosen = branches(record)
+    (whole,) = with_curves([record])
+    chosen = branches(whole)
     if chosen is None:
         name = describe(record.config, ())
         return Section(title, f"{name} does not choose between gradients, or has a single measured epoch.")

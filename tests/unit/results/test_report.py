@@ -384,12 +384,24 @@ def test_curves_span_the_seeds():
 
 
 def test_the_champion_is_compared_with_the_literature_and_with_the_field():
-    names = [name for name, _ in findings.compared(ranking.rank(a_sweep(), "val_h"), 10, "val_h")]
+    names = [name for name, _ in findings.compared(ranking.rank(a_sweep(), "val_h"), 10, every=1)]
     assert names[0] == "trial 10, champion"
     assert names[1] == "trial 3, literature"
     assert names[2].endswith("worst")
     assert names[3].endswith("middle")
     assert len(names) == len(set(names))
+
+
+def test_curves_are_read_of_the_few_that_are_shown():
+    records, read = a_sweep(), []
+
+    def with_curves(some):
+        read.extend(record.number for record in some)
+        return [records[record.number] for record in some]
+
+    bare = [record.model_copy(update={"curve": ()}) for record in records]
+    assert page(bare, FINALS, 10, with_curves=with_curves) == page(records, FINALS, 10)
+    assert 10 in read and len(read) == 5
 
 
 def test_branch_shares_add_up():
