@@ -24,7 +24,7 @@ from gcsearch.results.differences import Difference, Verdict, paired, verdict
 from gcsearch.results.documents import Numbers, facts
 from gcsearch.results.tables import latex
 from gcsearch.results.tables.table import Cell, Entry, Heading, Table
-from gcsearch.results.tables.wording import tagged
+from gcsearch.results.tables.wording import named
 from gcsearch.stats import Spread, p_value, spread
 
 BASE_TO_NEW = metrics.columns(Task())
@@ -361,7 +361,7 @@ def results_table(records: Sequence[TrialRecord], task: Task, title: str = "", *
     shown = metrics.columns(task, records[0].stage if records else "test")
     headings = [Heading("", words=True), *(Heading(column.title) for column in shown)]
     rows: list[list[Cell]] = [
-        [tagged(record), *(spread(record.metrics.get(column.metric, ())) for column in shown)] for record in records
+        [named(record), *(spread(record.metrics.get(column.metric, ())) for column in shown)] for record in records
     ]
     if epochs:
         headings.append(Heading("epochs"))

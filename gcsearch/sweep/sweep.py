@@ -382,7 +382,7 @@ def _findings(sweep: Sweep, task: Task, seen: Callable[[TrialRecord], TrialRecor
     finals = [seen(record) for record in sweep.finals]
     pipeline = sweep.pipeline.model_copy(update={"task": task})
     metric = findings.deciding(finals, task)
-    rows = findings.render_table(finals, task)
+    rows = findings.confirmed_rows(finals, task)
     return {
         "verdict": findings.headline(pipeline, sweep.searched, finals, sweep.champion.number),
         "leads": [Against(name=row.name, metric=metric, **row.lead.to_dict()) for row in rows if row.lead],

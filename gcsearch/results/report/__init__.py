@@ -4,7 +4,7 @@ Data flows one way: `responses` and `findings` turn records into numbers (tested
 of `theme`, `page` adds the words.  The only part of gcsearch that imports plotly and Optuna's pictures.
 """
 
-from gcsearch.results.report.findings import render_table
+from gcsearch.results.report.findings import confirmed_rows
 from gcsearch.results.report.page import build_report
 
-__all__ = ["build_report", "render_table"]
+__all__ = ["build_report", "confirmed_rows"]

@@ -37,14 +37,9 @@ class ConfirmedRow(NamedTuple):
     values: dict[str, Spread]
     lead: Difference | None
 
-    @property
-    def champion(self) -> bool:
-        """Whether it is the champion's."""
-        return self.record.role is Role.CHAMPION
 
-
-def render_table(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[ConfirmedRow]:
-    """The confirmed settings in the form of the field's tables, see `protocol.columns`; the champion last."""
+def confirmed_rows(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[ConfirmedRow]:
+    """The confirmed settings with the metrics of `metrics.columns`, and the champion's leads; the champion last."""
     champion = champion_of(finals)
     metric = deciding(finals, task)
 
@@ -104,7 +99,7 @@ def headline(
     metric = deciding(finals, pipeline.task)
     if confirmed is None or not confirmed.metrics.get(metric):
         return _unconfirmed(pipeline, records, champion)
-    rows = render_table(finals, pipeline.task)
+    rows = confirmed_rows(finals, pipeline.task)
     sentences = [_reached(confirmed, describe(confirmed.config, searched(records)), rows[-1])]
     yardsticks = [row for row in rows if row.record.role is Role.REFERENCE]
     sentences += [_comparison(row, confirmed, metric) for row in yardsticks[:_IN_FULL]]

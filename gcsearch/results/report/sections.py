@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from gcsearch.config.metrics import Metric, columns, find
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import TrialRecord
 from gcsearch.methods.registry import title_and_tags, with_tags
+from gcsearch.results.comparison import results_table
 from gcsearch.results.ranking import RankedTrial
 from gcsearch.results.report.figures import (
     draw_confirmation,
@@ -29,11 +31,11 @@ from gcsearch.results.report.findings import (
     branches,
     choice,
     compared,
+    confirmed_rows,
     curve,
     deciding,
     has_both_sides,
     history,
-    render_table,
     scatter_points,
 )
 from gcsearch.results.report.responses import (
@@ -87,13 +89,13 @@ def results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Sectio
     if not finals:
         return Section("Results on test images", "The champion has not been confirmed yet, so there are none.")
     task = pipeline.task
-    shown, rows = columns(task), render_table(finals, task)
+    rows = confirmed_rows(finals, task)
+    table = results_table([row.record for row in rows], task)
     ahead = f"champion ahead by, in {find(deciding(finals, task)).title}"
-    table = Table(
-        "",
-        [Heading("setting", words=True), *(Heading(column.title) for column in shown), Heading(ahead)],
-        [[row.name, *row.values.values(), row.lead] for row in rows],
-        marked=frozenset(index for index, row in enumerate(rows) if row.champion),
+    table = replace(
+        table,
+        headings=[Heading("setting", words=True), *table.headings[1:], Heading(ahead)],
+        rows=[[*cells, row.lead] for cells, row in zip(table.rows, rows, strict=True)],
     )
     seeds = sorted({seed for record in finals for seed in record.seeds})
     known = set(seeds) & set(task.seeds)
@@ -104,7 +106,7 @@ def results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Sectio
         f"{' of the source' if task.targets else ''}. "
         "The last column pairs the runs by seed and gives the 95 % interval of the mean difference."
     )
-    style = "results dense" if len(shown) > _MOST_AT_EASE else "results"
+    style = "results dense" if len(columns(task)) > _MOST_AT_EASE else "results"
     return Section("Results on test images", lead, table=table, style=style)
 
 

@@ -50,11 +50,6 @@ def describe(config: TrialConfig, names: Sequence[str]) -> str:
     return f"{title} ({shown})" if shown else title
 
 
-def tagged(record: TrialRecord) -> str:
-    """The record's label with the tags of its method."""
-    return with_tags(record.label, title_and_tags(record.config)[1])
-
-
 def described(config: TrialConfig) -> str:
     """The setting in one line, the tags of its method behind the method's name."""
     method, space, rest = config.describe().partition(" ")

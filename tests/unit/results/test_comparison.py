@@ -20,7 +20,7 @@ from gcsearch.results.averages import averages
 from gcsearch.results.comparison import Finished, against, compare, heading, results_table
 from gcsearch.results.differences import Verdict
 from gcsearch.results.method_table import Comparison
-from gcsearch.results.tables.wording import described, tagged
+from gcsearch.results.tables.wording import described, named
 
 SKETCH = Task()
 
@@ -243,7 +243,7 @@ def test_names_carry_their_tags_once():
     assert with_tags("NFL [transductive]", ("transductive",)) == "NFL [transductive]"
     assert with_tags("CoOp", ()) == "CoOp"
     record = a_final("nfl", label="NFL, literature", nfl_names="transductive")
-    assert tagged(record) == "NFL, literature [transductive]"
+    assert named(record) == "NFL, literature [transductive]"
     setting = TrialConfig(method="nfl", hyperparameters={"nfl_names": "transductive", "lr": 0.01})
     assert described(setting) == "nfl [transductive] nfl_names=transductive lr=0.01"
     older = TrialConfig(method="nfl", hyperparameters={"of_an_older_version": 1})

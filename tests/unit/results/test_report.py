@@ -103,14 +103,9 @@ FINALS = [
 
 
 def test_the_table_has_means_deviations_and_paired_leads():
-    rows = report.render_table([FINALS[2], *FINALS[:2]])
+    rows = report.confirmed_rows([FINALS[2], *FINALS[:2]])
     assert [row.name for row in rows] == ["zero-shot CLIP", "GCSCoOp, literature", "champion"]
-    assert (rows[2].values["h"].mean, rows[2].values["h"].deviation, rows[2].champion, rows[2].lead) == (
-        81.0,
-        1.0,
-        True,
-        None,
-    )
+    assert (rows[2].values["h"], rows[2].lead) == ((81.0, 1.0, 3), None)
     assert rows[0].lead.mean == pytest.approx(11.0)
     assert rows[0].lead.n == 3
 
@@ -161,7 +156,7 @@ def base_only(record: TrialRecord) -> TrialRecord:
 def test_a_champion_without_new_classes_is_compared_by_base_accuracy():
     champion = base_only(a_final("champion", (80.0, 81.0, 82.0), number=3, method="coop", lr=0.01))
     literature = base_only(a_final("CoOp, literature", (80.0, 80.0, 81.0), method="coop"))
-    rows = report.render_table([FINALS[0], literature, champion])
+    rows = report.confirmed_rows([FINALS[0], literature, champion])
     assert [row.name for row in rows] == [
         "zero-shot CLIP",
         "CoOp, literature [class-specific]",
@@ -633,7 +628,7 @@ def broken(*_, **__):
         ("draw_confirmation", "picture scatter of the confirmation"),
         ("importances", "section importances"),
         ("responses", "section slices"),
-        ("render_table", "section results"),
+        ("confirmed_rows", "section results"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_line_that_names_it_and_all_else_is_there(broken_part, named, monkeypatch):
