@@ -6,8 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -33,7 +32,7 @@ class Measurement:
 
 
 OnMeasured = Callable[[Mapping[int, Measurement]], None]
-"""Called after an epoch with the measured members, by position in the list given to `train`."""
+"""Called after an epoch with the measured members, by position in the list given to `Training`."""
 
 
 @dataclass(frozen=True)
@@ -48,83 +47,86 @@ class Rungs:
     leaving: Callable[[int], Collection[int]] = lambda rung: ()
 
 
-Keep = Callable[[int, Callable[[], Mapping[int, State]]], None]
-"""Called after every epoch of a population with the rung that is aimed at and a function that gives the states."""
+@dataclass(frozen=True)
+class Snapshot:
+    """All that training goes on from: the rung that is aimed at, and what there is of each member by position."""
+
+    rung: int = 0
+    states: Mapping[int, State] = field(default_factory=dict)
 
 
-def train(
-    backbone: Backbone,
-    members: Sequence[Member],
-    evaluate_every: int,
-    on_measured: OnMeasured,
-    limit: int | None = None,
-    rungs: Rungs = Rungs(),
-    keep: Keep = lambda rung, states: None,
-    resume: tuple[int, Mapping[int, State]] = (0, {}),
-) -> list[Tensor]:
-    """Train all members to the end of their own schedules and return their parameters.
+class Training:
+    """Members on their way to the ends of their own schedules.
 
     Members of equal structure run together. Each is measured every `evaluate_every` epochs, at each rung,
     after its last epoch, and in the epoch in which it diverges; a diverged member trains no further. At a rung
     members wait for one another, and those that have to leave train no further.
-
-    `keep` is handed what a checkpoint needs, and `resume` goes on from that: the rung and the states. Who left
-    at an earlier rung is asked again then.
     """
-    course = _Course(backbone, members, evaluate_every, on_measured, limit, rungs, keep)
-    first, states = resume
-    course.states |= states
-    for rung, epochs in enumerate(rungs.epochs):
-        if rung >= first:
-            course.run(rung, epochs)
-        course.left |= set(rungs.leaving(rung))
-    course.run(len(rungs.epochs), [member.method.epochs for member in members])
-    return [course.states[position]["parameters"][0] for position in range(len(members))]
-
-
-class _Course:
-    """Members on their way from rung to rung; what rests is kept in `states`, by position."""
 
     def __init__(
         self,
         backbone: Backbone,
         members: Sequence[Member],
-        evaluate_every: int,
         on_measured: OnMeasured,
-        limit: int | None,
-        rungs: Rungs,
-        keep: Keep,
+        *,
+        evaluate_every: int = 1,
+        rungs: Rungs = Rungs(),
+        limit: int | None = None,
     ) -> None:
-        self.backbone, self.members, self.limit, self.keep = backbone, members, limit, keep
-        self.evaluate_every, self.on_measured = evaluate_every, on_measured
+        self.backbone, self.members, self.limit = backbone, members, limit
+        self.evaluate_every, self.on_measured, self.rungs = evaluate_every, on_measured, rungs
         self.stops = [{epochs[p] for epochs in rungs.epochs} | {m.method.epochs} for p, m in enumerate(members)]
-        self.states: dict[int, State] = {}
+        self.rung = 0
+        self.resting: dict[int, State] = {}
+        self.moving: tuple[list[int], Population] | None = None
         self.left: set[int] = set()
         groups: dict[tuple[object, ...], list[int]] = {}
         for position, member in enumerate(members):
             groups.setdefault(structure(member), []).append(position)
         self.groups = list(groups.values())
 
-    def run(self, rung: int, targets: Sequence[int]) -> None:
+    def run(self, start: Snapshot = Snapshot(), after_epoch: Callable[[], None] = lambda: None) -> list[Tensor]:
+        """Train to the end, from a `snapshot` where there is one, and return the members' parameters.
+
+        `after_epoch` is called after every epoch of a population. Who left at a rung before that of `start` is
+        asked again.
+        """
+        self.resting |= start.states
+        for rung, epochs in enumerate(self.rungs.epochs):
+            if rung >= start.rung:
+                self._run_to(rung, epochs, after_epoch)
+            self.left |= set(self.rungs.leaving(rung))
+        self._run_to(len(self.rungs.epochs), [member.method.epochs for member in self.members], after_epoch)
+        return [self.resting[position]["parameters"][0] for position in range(len(self.members))]
+
+    def snapshot(self) -> Snapshot:
+        """Of those that rest and of those that train, at the end of an epoch."""
+        moving = zip(self.moving[0], _rows(self.moving[1]), strict=True) if self.moving else ()
+        return Snapshot(self.rung, self.resting | dict(moving))
+
+    def _run_to(self, rung: int, targets: Sequence[int], after_epoch: Callable[[], None]) -> None:
         """Train every member that has not left up to its epoch in `targets`, or to its end if that is nearer."""
+        self.rung = rung
         ends = [min(target, member.method.epochs) for target, member in zip(targets, self.members, strict=True)]
         for group in self.groups:
             going = [p for p in group if p not in self.left and self._trained(p) < ends[p]]
             if going:
-                self._run_group(rung, self._population(going), going, ends)
+                self._run_group(self._population(going), going, ends, after_epoch)
 
     def _trained(self, position: int) -> int:
-        state = self.states.get(position)
+        state = self.resting.get(position)
         return int(state["epochs"]) if state else 0
 
     def _population(self, going: Sequence[int]) -> Population:
         population = Population(self.backbone, [self.members[p] for p in going], limit=self.limit)
-        known = [self.states[p] for p in going if p in self.states]
+        known = [self.resting[p] for p in going if p in self.resting]
         if known:  # all of a structure begin together, so that either every one has a state or none
             population.restore({name: torch.cat([state[name] for state in known]) for name in known[0]})
         return population
 
-    def _run_group(self, rung: int, population: Population, going: list[int], ends: Sequence[int]) -> None:
+    def _run_group(
+        self, population: Population, going: list[int], ends: Sequence[int], after_epoch: Callable[[], None]
+    ) -> None:
         while going:
             living = cast(list[bool], population.alive.tolist())
             trained = population.train_epoch()
@@ -132,15 +134,13 @@ class _Course:
             arrived = [epoch >= ends[p] for epoch, p in zip(population.epochs, going, strict=True)]
             if any(arrived):
                 states = _rows(population)
-                self.states |= {p: states[i] for i, p in enumerate(going) if arrived[i]}
+                self.resting |= {p: states[i] for i, p in enumerate(going) if arrived[i]}
                 stay = [i for i, over in enumerate(arrived) if not over]
                 population.keep(stay)
                 going = [going[i] for i in stay]
-            self.keep(rung, partial(self._all_states, population, going))
-
-    def _all_states(self, population: Population, going: Sequence[int]) -> dict[int, State]:
-        """Of those that rest and of those that train."""
-        return self.states | dict(zip(going, _rows(population), strict=True))
+            self.moving = going, population
+            after_epoch()
+        self.moving = None
 
     def _measure(
         self, population: Population, going: Sequence[int], trained: Sequence[dict[str, float]], living: Sequence[bool]
@@ -199,8 +199,8 @@ class Checkpoint:
     every: int
     calls: int = 0
 
-    def load(self) -> tuple[Notes, int, dict[int, State]] | None:
-        """The notes, the rung that was aimed at, and the members' states; None where there is no such file."""
+    def load(self) -> tuple[Notes, Snapshot] | None:
+        """What was kept; None where there is no such file."""
         import safetensors
 
         if not self.path.exists():
@@ -215,18 +215,17 @@ class Checkpoint:
         except Exception as error:  # whatever a damaged file brings about, the pack begins anew
             logger.warning("%s cannot be read, so its pack begins anew: %s", self.path, error)
             return None
-        return kept["notes"], kept["rung"], states
+        return kept["notes"], Snapshot(kept["rung"], states)
 
-    def keep(self, rung: int, states: Callable[[], Mapping[int, State]], notes: Callable[[], Notes]) -> None:
+    def keep(self, training: Training, notes: Callable[[], Notes]) -> None:
         """Write the file if it is time to; the former one is there until the new one is whole."""
         self.calls += 1
         if self.calls % self.every:
             return
-        tensors = {
-            f"{position}.{name}": tensor for position, state in states().items() for name, tensor in state.items()
-        }
+        now = training.snapshot()
+        tensors = {f"{position}.{name}": tensor for position, one in now.states.items() for name, tensor in one.items()}
         try:
-            files.write_tensors(self.path, tensors, {"kept": json.dumps({"rung": rung, "notes": notes()})})
+            files.write_tensors(self.path, tensors, {"kept": json.dumps({"rung": now.rung, "notes": notes()})})
         except OSError as error:
             logger.warning("%s cannot be written: %s", self.path, error.strerror or error)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, Ru
 from gcsearch.methods.registry import Method, build
 from gcsearch.search import pruning
 from gcsearch.training.episodes import Episode, score
-from gcsearch.training.loop import Checkpoint, Measurement, Rungs, State, train
+from gcsearch.training.loop import Checkpoint, Measurement, Rungs, Snapshot, Training
 from gcsearch.training.population import Member
 from gcsearch.training.task_data import Laboratory
 
@@ -50,34 +50,31 @@ def run_pack(
         checkpoint: kept while the pack trains, and gone on from where there is one. Whoever has the records
             removes it.
     """
-    began = time.monotonic()
     methods = [build(proposal.config) for proposal in proposals]
     ledger = _Ledger(proposals, len(episodes), on_reports)
-    kept = checkpoint.load() if checkpoint else None
-    spent = ledger.restore(kept[0]) if kept else 0.0
     members, owners = [], []
     for index, method in enumerate(methods):
         if method.trains:
             members += [Member(method, episode) for episode in episodes]
             owners += [(index, seed) for seed in range(len(episodes))]
-
-    def keep(rung: int, states: Callable[[], Mapping[int, State]]) -> None:
-        if checkpoint:
-            checkpoint.keep(rung, states, lambda: ledger.state(spent + time.monotonic() - began))
-
-    ended = train(
+    training = Training(
         laboratory.backbone,
         members,
-        evaluate_every,
         lambda measured: ledger.enter({owners[position]: one for position, one in measured.items()}),
-        limit,
-        _rungs(proposals, members, owners, ledger),
-        keep,
-        kept[1:] if kept else (0, {}),
+        evaluate_every=evaluate_every,
+        rungs=_rungs(proposals, members, owners, ledger),
+        limit=limit,
     )
+    if checkpoint is None:
+        ended = training.run()
+    else:
+        notes, start = checkpoint.load() or (None, Snapshot())
+        if notes:
+            ledger.restore(notes)
+        ended = training.run(start, lambda: checkpoint.keep(training, ledger.state))
     ledger.enter(_untrained(laboratory, methods, episodes))
-    seconds = spent + time.monotonic() - began
     own = {index: tuple(p for p, (i, _) in zip(ended, owners, strict=True) if i == index) for index, _ in owners}
+    seconds = ledger.seconds
     return [
         Trial(ledger.record(index, episodes, seconds, worker), own.get(index, ())) for index in range(len(proposals))
     ]
@@ -122,6 +119,13 @@ class _Ledger:
         self.curves: list[list[EpochReport]] = [[] for _ in proposals]
         self.broken: list[dict[int, int]] = [{} for _ in proposals]
         self.left: dict[int, str] = {}
+        self.began = time.monotonic()
+        self.spent = 0.0  # seconds, before this process went on
+
+    @property
+    def seconds(self) -> float:
+        """Spent on the pack so far."""
+        return self.spent + time.monotonic() - self.began
 
     def enter(self, measured: Mapping[tuple[int, int], Measurement]) -> None:
         """Note members by (setting, seed); report the settings whose seeds are now all measured."""
@@ -162,25 +166,25 @@ class _Ledger:
             self.left[index] = f"left at epoch {epochs[index]} with {value}: {among} went on"
         return set(self.left)
 
-    def state(self, seconds: float) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """What a checkpoint keeps of the numbers so far, as JSON values."""
         waiting = [[index, seed, asdict(one)] for (index, _), seeds in self.open.items() for seed, one in seeds.items()]
         return {
             "curves": [[report.to_dict() for report in curve] for curve in self.curves],
             "open": waiting,
             "broken": [list(broken.items()) for broken in self.broken],
-            "seconds": seconds,
+            "seconds": self.seconds,
         }
 
-    def restore(self, state: Mapping[str, Any]) -> float:
-        """Go on from a `state`; the seconds that were spent up to there."""
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
         self.curves = [[EpochReport.from_dict(report) for report in curve] for curve in state["curves"]]
         self.broken = [dict(broken) for broken in state["broken"]]
         for index, seed, one in state["open"]:
             self.open.setdefault((index, one["epoch"]), {})[seed] = Measurement(**one)
         if any(self.curves):
             self.on_reports([curve[-1] for curve in self.curves if curve])
-        return float(state["seconds"])
+        self.spent = float(state["seconds"])
 
     def record(self, index: int, episodes: Sequence[Episode], seconds: float, worker: str) -> TrialRecord:
         """The setting's record: diverged if any seed did, pruned if it had to leave early, else complete."""

@@ -8,7 +8,7 @@ import torch
 
 from gcsearch.clip.model import fingerprint
 from gcsearch.methods.registry import METHODS, find
-from gcsearch.training.loop import train
+from gcsearch.training.loop import Training
 from gcsearch.training.population import Member, Population, _Sums
 from tests.unit.methods.test_rules import NothingReadBack
 
@@ -37,7 +37,7 @@ def run(laboratory, members, limit=None):
         for position, one in measured.items():
             curves[position].append(one)
 
-    return curves, train(laboratory.backbone, members, 1, note, limit)
+    return curves, Training(laboratory.backbone, members, note, limit=limit).run()
 
 
 @pytest.fixture(scope="module")

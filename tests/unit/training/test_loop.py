@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from gcsearch.methods.prompts import prompts
 from gcsearch.methods.registry import METHODS
 from gcsearch.methods.schedule import learning_rate
-from gcsearch.training.loop import train
+from gcsearch.training.loop import Training
 from gcsearch.training.population import Member, batches
 
 
@@ -32,7 +32,7 @@ def run(laboratory, members, every=1):
         for position, one in measured.items():
             curves[position].append(one)
 
-    return curves, train(laboratory.backbone, members, every, note)
+    return curves, Training(laboratory.backbone, members, note, evaluate_every=every).run()
 
 
 def test_the_schedule_is_the_published_one():
