@@ -18,10 +18,10 @@ from typing import Any
 from gcsearch.config.base import Value
 from gcsearch.config.trials import TrialConfig
 from gcsearch.errors import InputError, unknown_name
-from gcsearch.methods import rules
+from gcsearch.methods import losses, prompts, rules
 from gcsearch.methods.base import KINDS, Names, Part
-from gcsearch.methods.losses import Loss, NovelNames, Teacher, ZeroShotGuidance
-from gcsearch.methods.prompts import ConditionalContext, Context, Template
+from gcsearch.methods.losses import Loss, Teacher
+from gcsearch.methods.prompts import Context, Template
 from gcsearch.methods.rules import PlainGradient, Rule
 from gcsearch.methods.schedule import Schedule, learning_rate
 from gcsearch.methods.subspace import Subspace
@@ -121,26 +121,27 @@ class Method:
         return method
 
 
-_PUBLISHED = (
-    Method("zeroshot", "zero-shot CLIP", template=Template()),
-    Method("coop", "CoOp"),
-    Method("cocoop", "CoCoOp", prompt=ConditionalContext(), schedule=Schedule(epochs=10, batch_size=1)),
-    Method("kgcoop", "KgCoOp", losses=(ZeroShotGuidance(),), schedule=Schedule(epochs=100)),
-    Method("prograd", "ProGrad", teacher=Teacher(), schedule=Schedule(epochs=100)),
-    Method("sam", "SAM", rule=rules.SAM()),
-    Method("gcscoop", "GCSCoOp", rule=rules.GradientConstrained()),
-    Method("subpt", "SubPT", projection=Subspace()),
-    Method("nfl", "NFL", losses=(NovelNames(),)),
-    Method("asam", "ASAM", rule=rules.ASAM()),
-    Method("gsam", "GSAM", rule=rules.GSAM()),
-    Method("sagm", "SAGM", rule=rules.SAGM()),
-    Method("fsam", "Friendly-SAM", rule=rules.FriendlySAM()),
-    Method("sample", "SAMPLe", rule=rules.SAMPLe()),
-    Method("gnp", "gradient-norm penalty", rule=rules.GradientNormPenalty()),
-    Method("conflict", "conflict projection", rule=rules.ConflictProjection()),
-)
-
-METHODS = {method.name: method for method in _PUBLISHED}
+METHODS = {
+    method.name: method
+    for method in (
+        Method("zeroshot", "zero-shot CLIP", template=Template()),
+        Method("coop", "CoOp"),
+        Method("cocoop", "CoCoOp", prompt=prompts.ConditionalContext(), schedule=Schedule(epochs=10, batch_size=1)),
+        Method("kgcoop", "KgCoOp", losses=(losses.ZeroShotGuidance(),), schedule=Schedule(epochs=100)),
+        Method("prograd", "ProGrad", teacher=Teacher(), schedule=Schedule(epochs=100)),
+        Method("sam", "SAM", rule=rules.SAM()),
+        Method("gcscoop", "GCSCoOp", rule=rules.GradientConstrained()),
+        Method("subpt", "SubPT", projection=Subspace()),
+        Method("nfl", "NFL", losses=(losses.NovelNames(),)),
+        Method("asam", "ASAM", rule=rules.ASAM()),
+        Method("gsam", "GSAM", rule=rules.GSAM()),
+        Method("sagm", "SAGM", rule=rules.SAGM()),
+        Method("fsam", "Friendly-SAM", rule=rules.FriendlySAM()),
+        Method("sample", "SAMPLe", rule=rules.SAMPLe()),
+        Method("gnp", "gradient-norm penalty", rule=rules.GradientNormPenalty()),
+        Method("conflict", "conflict projection", rule=rules.ConflictProjection()),
+    )
+}
 """The methods that have a search space and a section in the docs of their own."""
 
 

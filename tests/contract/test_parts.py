@@ -12,7 +12,8 @@ from gcsearch.training.loop import Training
 from gcsearch.training.population import Member, Population, _Sums
 from tests.unit.methods.test_rules import NothingReadBack
 
-PARTS = ("coop", "cocoop", "kgcoop", "prograd", "subpt", "nfl", "subpt+nfl", "cocoop+kgcoop+prograd+subpt+nfl")
+WITHOUT_RULE = [name for name, method in METHODS.items() if method.trains and "rule" not in method.kinds]
+PARTS = (*WITHOUT_RULE, "cocoop+kgcoop+prograd+subpt+nfl")
 RULES = ("", *(name for name, method in METHODS.items() if method.kinds == ("rule",)))
 EVERY = [
     "+".join(part for part in (parts, rule) if part and not (part == "coop" and rule))
