@@ -5,6 +5,7 @@ Looks at the objective alone: at no test number, unless the objective is an orac
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -165,10 +166,15 @@ def rank(
     several = len(objectives) > 1
     ahead = front(records, objectives) if several else set[int]()
 
-    def place_of(record: TrialRecord) -> tuple[float, ...]:
-        outcome, *others = order(record, objective)
-        return (outcome, several and record.number not in ahead, *others)
+    def worth_of(record: TrialRecord) -> tuple[float, ...]:
+        outcome, worth = _worth(record, objective)
+        return (outcome, several and record.number not in ahead, worth)
 
+    # What breaks ties takes longer to find than all else, and of a long search few are tied.
+    ordered: list[TrialRecord] = []
+    for _, tied in itertools.groupby(sorted(records, key=worth_of), key=worth_of):
+        equals = list(tied)
+        ordered += sorted(equals, key=_effort) if len(equals) > 1 else equals
     return [
         RankedTrial(
             place if _measured(record, objective) else None,
@@ -177,15 +183,18 @@ def rank(
             record.number in ahead if several else None,
             (regrets or {}).get(record.number),
         )
-        for place, record in enumerate(sorted(records, key=place_of), start=1)
+        for place, record in enumerate(ordered, start=1)
     ]
 
 
 def order(record: TrialRecord, objective: str) -> tuple[float, ...]:
     """What records are sorted by, the best with the smallest: outcome, objective, and what breaks ties, see `rank`."""
+    return (*_worth(record, objective), *_effort(record))
+
+
+def _worth(record: TrialRecord, objective: str) -> tuple[float, float]:
     mean = record.mean(objective)
-    worth = -mean if math.isfinite(mean) else math.inf
-    return (_LAST[record.outcome], worth, *_effort(record))
+    return _LAST[record.outcome], -mean if math.isfinite(mean) else math.inf
 
 
 def ranking(pipeline: Pipeline, records: Sequence[TrialRecord]) -> Ranking:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gcsearch.config.addresses import shown
 from gcsearch.config.metrics import is_oracle
 from gcsearch.config.trials import Outcome, TrialRecord
+from gcsearch.results.ranking import rank
 from gcsearch.stats import number
 from gcsearch.sweep.journal import (
     BudgetSpent,
@@ -311,7 +312,9 @@ def read_status(sweep: Sweep) -> SweepStatus:
     total = max(state.session.trials or search.trials, done)
     left = 0 if state.searched else total - done
     rate = state.session.per_minute(datetime.now(UTC) if driven else None)
-    objective, best = search.ranking_metric, sweep.best
+    objective = search.ranking_metric
+    first = next(iter(rank(state.records.values(), objective, search.objectives)), None)
+    best = first.record if first and first.rank else None
     return SweepStatus(
         sweep=sweep.name,
         state=_word(seen, state.end, asked=request_path(lease).exists()),

@@ -196,12 +196,6 @@ class Sweep:
         """All settings of the search, best first, without curves."""
         return ranking.ranking(self.pipeline, self.searched)
 
-    @property
-    def best(self) -> TrialRecord | None:
-        """The first of the ranking; None where no trial has the objective."""
-        first = next(iter(self.ranking), None)
-        return first.record if first and first.rank else None
-
     def to_frame(self) -> DataFrame:
         """All numbers of the sweep as a DataFrame in long form, those of the search and of the confirmation.
 
