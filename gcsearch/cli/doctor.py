@@ -17,6 +17,7 @@ from gcsearch.errors import GcsearchError, InputError
 from gcsearch.execution.local_ray import scratch
 from gcsearch.execution.placement import Placement
 from gcsearch.files import cache_folder
+from gcsearch.results.documents import MachineFinding
 from gcsearch.sweep.store import Store
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Check:
     remedy: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return MachineFinding(**asdict(self)).dump()
 
 
 def examine(address: str | None = None) -> list[Check]:

@@ -16,7 +16,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from gcsearch.driver import load as configuration
 from gcsearch.driver import load as dotted
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.execution.local_ray import daemons
+from gcsearch.results.documents import PlannedMatrix, PlannedSweep
 from gcsearch.sweep.store import Store
 
 if TYPE_CHECKING:
@@ -292,6 +293,16 @@ def plan(matrix: Matrix, *, store: str | Path | None = None) -> list[Plan]:
             made.append(plans.make(pipeline, store=store, counted=counted))
         task_data.forget()
     return made
+
+
+def planned(matrix: Matrix, plans: Sequence[Plan]) -> PlannedMatrix:
+    """What the plans of a matrix come to, one sweep after another."""
+    return PlannedMatrix(
+        name=matrix.name,
+        seconds=sum(plan.seconds for plan in plans),
+        search_seconds=sum(plan.search_seconds for plan in plans),
+        sweeps=tuple(PlannedSweep(**plan.to_dict()) for plan in plans),
+    )
 
 
 def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext(), *, store: str | Path | None = None) -> None:

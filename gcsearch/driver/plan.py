@@ -19,6 +19,7 @@ from gcsearch.execution.machines import check_here, find_machines
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.sizing import SAMPLE, Cost, measure, measure_mixed, pack_size, trained_names, typical
 from gcsearch.methods import registry
+from gcsearch.results.documents import PlannedSweep
 from gcsearch.search import pruning
 from gcsearch.sweep.state import duration
 from gcsearch.sweep.store import Store, cache_in_words, check_cache
@@ -70,7 +71,7 @@ class Plan:
         return self.start_seconds + self.encode_seconds + self.search_seconds + self.confirm_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"seconds": self.seconds, "notes": list(self.notes)}
+        return PlannedSweep(**asdict(self), seconds=self.seconds).dump()
 
     def lines(self) -> list[tuple[str, str]]:
         """For people."""

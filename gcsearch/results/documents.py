@@ -1,5 +1,4 @@
-"""The JSON that gcsearch prints and writes, as one schema: `best --json`, `compare --json`, `predict --json`,
-`landscape --json` and the `metrics.json` of an export.
+"""The JSON that gcsearch prints and writes, as one schema: each `--json`, and an export's `metrics.json`.
 
 All say the same thing the same way: a setting is a `Measured`, numbers over seeds are `Numbers`.  The documents are
 made through these classes, so what is printed is what docs/schema.json says.  A number that does not exist is null.
@@ -14,7 +13,7 @@ from pydantic import ConfigDict, TypeAdapter
 
 from gcsearch.config.base import Model
 from gcsearch.config.metrics import Stage
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
 from gcsearch.methods.registry import title_and_tags
 from gcsearch.results.tables.table import Heading, Table
 from gcsearch.stats import finite, spread, t_interval
@@ -325,12 +324,149 @@ class Sharpnesses(Document):
         return Table(title, headings, list(map(cells, self.seeds)))
 
 
+class StatusEntry(Document):
+    """A sweep as `status --json` prints it, see `gcsearch.sweep.state`; null where nothing tells. Times are UTC."""
+
+    sweep: str
+    state: str
+    stage: str
+    done: int
+    total: int
+    outcomes: dict[str, int]
+    objective: str
+    best: float | None
+    best_number: int | None
+    per_minute: float | None
+    """Trials a minute of this session."""
+    seconds_left: float | None
+    """Of the search."""
+    workers: tuple[str, ...]
+    """The worker processes that have recorded a trial."""
+    driver: str | None
+    since: str | None
+    heartbeat: str | None
+    journal_lines: int
+    mlflow_lines: int
+    why: str
+
+
+class PlannedSweep(Document):
+    """What `plan --json` prints, see `gcsearch.driver.plan`. Seconds are estimates."""
+
+    name: str
+    dataset: str
+    backbone: str
+    method: str
+    settings: int
+    done: int
+    seeds: int
+    packs: int
+    workers: int
+    threads: int
+    gpus_per_worker: float
+    cluster: str
+    trained_classes: int
+    images: int
+    to_encode: int
+    steps_per_setting: int
+    step_seconds: float
+    start_seconds: float
+    encode_seconds: float
+    search_seconds: float
+    confirm_seconds: float
+    peak_bytes: int
+    notes: tuple[str, ...]
+    seconds: float
+
+
+class PlannedMatrix(Document):
+    """What `plan --json` prints for a file with a [matrix]: its sweeps, and the sums of their seconds."""
+
+    name: str
+    seconds: float
+    search_seconds: float
+    sweeps: tuple[PlannedSweep, ...]
+
+
+class MachineFinding(Document):
+    """One thing that `doctor --json` has looked at."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str
+
+
+class DatasetFinding(Document):
+    """A data set as `data check --json` has found it. `problem` says why it could not be read at all."""
+
+    ok: bool
+    name: str
+    folder: str
+    source: str
+    classes: int
+    images: dict[str, int]
+    missing: tuple[str, ...]
+    leaks: tuple[str, ...]
+    unreadable: tuple[str, ...]
+    reasons: dict[str, str]
+    problem: str
+    notes: tuple[str, ...]
+
+
+class CacheEntry(Document):
+    """A file of the feature cache; null is what it does not say, or says in no way that can be read."""
+
+    dataset: Any
+    transform: Any
+    model: Any
+    weights: Any
+    shape: Any
+    format: Any
+    file: str
+    bytes: int
+    modified: float
+    """Seconds since 1970."""
+    problem: str
+
+
+class TrainedRecord(Document):
+    """What `train --json` and `trial --json` print: one configuration, one value of each metric per seed."""
+
+    number: int
+    config: TrialConfig
+    stage: Stage
+    outcome: Outcome
+    reason: str
+    seeds: tuple[int, ...]
+    epochs: int
+    metrics: dict[str, tuple[float | None, ...]]
+    curve: tuple[()]
+    """Former versions left the curve out in this way."""
+    seconds: float
+    worker: str
+    label: str
+    role: Role
+    run_id: str
+
+    @classmethod
+    def of(cls, record: TrialRecord) -> Self:
+        metrics = {name: tuple(map(finite, values)) for name, values in record.metrics.items()}
+        return cls(**record.to_dict() | {"curve": (), "metrics": metrics})
+
+
 DOCUMENTS: dict[str, Any] = {
     "gcsearch best --json": list[Ranked],
     "gcsearch compare --json": list[Group | Averages],
     "metrics.json": Exported,
     "gcsearch predict --json": Predictions,
     "gcsearch landscape --json": Sharpnesses,
+    "gcsearch status --json": list[StatusEntry],
+    "gcsearch plan --json": PlannedSweep | PlannedMatrix,
+    "gcsearch train --json": TrainedRecord,
+    "gcsearch doctor --json": list[MachineFinding],
+    "gcsearch data check --json": list[DatasetFinding],
+    "gcsearch cache ls --json": list[CacheEntry],
 }
 
 

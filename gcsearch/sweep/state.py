@@ -275,7 +275,9 @@ class SweepStatus:
 
     def to_dict(self) -> dict[str, Any]:
         """What `gcsearch status --json` prints."""
-        return asdict(self)
+        from gcsearch.results.documents import StatusEntry
+
+        return StatusEntry(**asdict(self)).dump()
 
     def lines(self) -> list[tuple[str, str]]:
         """For people."""

@@ -72,13 +72,15 @@ def data_check(
 ) -> None:
     """What of each data set is there: classes, images per list, what is missing. Ends with 1 where something is."""
     from gcsearch.data import inspect
+    from gcsearch.results.documents import DatasetFinding
 
     with watch_progress(quiet=quiet) as watcher:
         findings = []
         for name in inspect.check_names(dataset, root):
             watcher.stage("check")
             findings.append(inspect.examine(root, name, verify=verify, progress=watcher.progress))
-    print_json([finding.to_dict() for finding in findings]) if as_json else print_inventory(findings)
+    documents = [DatasetFinding(**finding.to_dict()).dump() for finding in findings]
+    print_json(documents) if as_json else print_inventory(findings)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -111,10 +113,11 @@ def cache_build(
 @cache_app.command("ls", epilog="Example: gcsearch cache ls --json")
 def cache_ls(as_json: Json = False) -> None:
     """Every entry: data set, transform, images, model, size, age."""
+    from gcsearch.results.documents import CacheEntry
     from gcsearch.training.task_data import shelves
 
     found = [one for shelf in shelves() for one in (*shelf.entries(), *shelf.leftovers())]
-    print_json([one.to_dict() for one in found]) if as_json else print_cache(found)
+    print_json([CacheEntry(**one.to_dict()).dump() for one in found]) if as_json else print_cache(found)
 
 
 @cache_app.command("verify", epilog="Example: gcsearch cache verify")
@@ -122,10 +125,11 @@ def cache_verify(as_json: Json = False) -> None:
     """Read every byte of every entry and compare its checksum. Ends with 1 where one is broken."""
     from dataclasses import replace
 
+    from gcsearch.results.documents import CacheEntry
     from gcsearch.training.task_data import shelves
 
     checked = [replace(one, problem=shelf.check(one)) for shelf in shelves() for one in shelf.entries()]
-    print_json([one.to_dict() for one in checked]) if as_json else print_cache(checked)
+    print_json([CacheEntry(**one.to_dict()).dump() for one in checked]) if as_json else print_cache(checked)
     sys.exit(1 if any(one.problem for one in checked) else 0)
 
 

@@ -133,6 +133,7 @@ def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json
     from gcsearch.errors import InputError
     from gcsearch.methods.registry import title_and_tags
     from gcsearch.results.comparison import results_table
+    from gcsearch.results.documents import TrainedRecord
 
     try:
         limit = None if memory is None else bytes_of(memory)
@@ -142,7 +143,7 @@ def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json
     with watch_progress(quiet=quiet) as watcher:
         record = pipelines.train(source or file, watcher, limit)
     if as_json:
-        print_json(record.to_dict() | {"curve": []})
+        print_json(TrainedRecord.of(record).dump())
     else:
         print_table(results_table([record.model_copy(update={"label": title})], file.task))
     if record.outcome.value != "complete":

@@ -173,10 +173,6 @@ def plan(
     if found.single:
         print_json(made[0].to_dict()) if as_json else print_pairs(made[0].lines())
     elif as_json:
-        seconds = {
-            "seconds": sum(plan.seconds for plan in made),
-            "search_seconds": sum(plan.search_seconds for plan in made),
-        }
-        print_json({"name": found.name, **seconds, "sweeps": [plan.to_dict() for plan in made]})
+        print_json(matrix.planned(found, made).dump())
     else:
         print_plans(made)

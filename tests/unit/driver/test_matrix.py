@@ -20,6 +20,7 @@ from gcsearch.execution.cluster import Cluster
 from gcsearch.execution.placement import Placement
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import open_sweep
+from tests.support.schema import check
 from tests.unit.cli.test_app import ZEROSHOT, a_record, a_sweep
 
 HEAD = 'version = 1\nname = "many"\n[task]\nval_shots = 1\n'
@@ -363,6 +364,8 @@ def test_plan_lists_every_sweep_with_the_total(write, data_root):
     ]
     assert ["2", "sweeps,", "about"] in [row[:3] for row in rows]
     found = json.loads(gcsearch("plan", file, "--json").stdout)
+    check(found, "gcsearch plan --json")
+    check(found["sweeps"][0], "gcsearch plan --json")
     assert [plan["trained_classes"] for plan in found["sweeps"]] == [8, 8]
     assert found["search_seconds"] == pytest.approx(sum(plan["search_seconds"] for plan in found["sweeps"]))
     file.write_text(file.read_text().replace("[1, 2]", "[1, 99]"))

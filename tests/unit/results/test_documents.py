@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import jsonschema
 import pytest
@@ -14,15 +13,8 @@ from gcsearch.results.averages import averages
 from gcsearch.results.comparison import Finished, against, compare
 from gcsearch.results.documents import Measured, Numbers, facts
 from gcsearch.results.ranking import rank
+from tests.support.schema import SCHEMA, check
 from tests.unit.results.test_comparison import a_final
-
-SCHEMA = json.loads((Path(__file__).parents[3] / "docs" / "schema.json").read_text(encoding="utf-8"))
-
-
-def check(document, name):
-    """Validate against the part of the schema that has this title, as a reader of the file would."""
-    (part,) = [one for one in SCHEMA["anyOf"] if one["title"] == name]
-    jsonschema.Draft202012Validator({**part, "$defs": SCHEMA["$defs"]}).validate(json.loads(json.dumps(document)))
 
 
 def test_the_schema_on_disk_is_that_of_the_code():
