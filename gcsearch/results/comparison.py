@@ -72,12 +72,12 @@ class Contrast(NamedTuple):
         return documents.Against(name=self.name, metric=self.column.metric, **numbers)
 
     def labels(self) -> dict[str, Cell]:
-        """As fields of a CSV file, empty without a common seed."""
+        """As labels of an entry, none without a common seed."""
         if self.lead is None:
             return {}
         numbers = {"mean": self.lead.mean, "low": self.lead.low, "high": self.lead.high, "p": self.lead.p}
-        known = {f"against_{part}": f"{value:.4f}" for part, value in numbers.items() if not math.isnan(value)}
-        return {"against_name": self.name, "against_metric": self.column.metric, **known}
+        labels: dict[str, Cell] = {f"against_{part}": value for part, value in numbers.items()}
+        return {"against_name": self.name, "against_metric": self.column.metric, **labels}
 
     @staticmethod
     def cells(against: Contrast | None) -> list[Cell]:

@@ -86,7 +86,7 @@ class Comparison:
         return spreadsheet.to_csv(header, entries)
 
     def to_frame(self) -> DataFrame:
-        """A DataFrame in long form: the task, the row, `metric`, `seed` and `value`; averages as a data set's rows."""
+        """A DataFrame in long form: the task, the row, `metric`, `seed` and `value`; averages last."""
         return to_frame(self.entries())
 
     def _repr_html_(self) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
-from gcsearch.results.tables.table import Entry
+from gcsearch.results.tables.table import Cell, Entry
 from gcsearch.stats import spread
 
 
@@ -23,24 +23,24 @@ def to_csv(fields: Sequence[str], entries: Iterable[Entry]) -> str:
     target = io.StringIO()
     writer = csv.DictWriter(target, fields, restval="", extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_inert({**entry.labels, **_mean_and_sd(entry.metrics)}) for entry in entries)
+    writer.writerows({key: _field(value) for key, value in _values(entry).items()} for entry in entries)
     return target.getvalue()
 
 
-def _mean_and_sd(metrics: Mapping[str, Sequence[float]]) -> dict[str, str]:
-    pairs = {metric: spread(values)[:2] for metric, values in metrics.items()}
-    parts = {
-        f"{metric}_{part}": value
-        for metric, pair in pairs.items()
-        for part, value in zip(("mean", "sd"), pair, strict=True)
-    }
-    return {name: f"{value:.4f}" for name, value in parts.items() if not math.isnan(value)}
+def _values(entry: Entry) -> dict[str, Cell]:
+    """The labels, and mean and deviation of each metric."""
+    values = dict(entry.labels)
+    for metric, per_seed in entry.metrics.items():
+        values[f"{metric}_mean"], values[f"{metric}_sd"], _ = spread(per_seed)
+    return values
 
 
-def _inert(fields: Mapping[str, object]) -> dict[str, str]:
-    """Fields that no spreadsheet takes for a formula: words that begin like one get an apostrophe in front."""
-    texts = {name: "" if value is None else str(value) for name, value in fields.items()}
-    return {name: f"'{text}" if _is_formula(text) else text for name, text in texts.items()}
+def _field(value: Cell) -> str:
+    """A value as no spreadsheet takes it for a formula: words that begin like one get an apostrophe in front."""
+    if isinstance(value, float):
+        return "" if math.isnan(value) else f"{value:.4f}"
+    text = "" if value is None else str(value)
+    return f"'{text}" if _is_formula(text) else text
 
 
 def _is_formula(text: str) -> bool:

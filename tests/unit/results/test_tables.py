@@ -55,6 +55,9 @@ def test_every_form_shows_the_same_cells():
     for form in (markdown, latex.table, notebook):
         assert "81.00" in form(table) and "1.41" in form(table)
     assert "&lt;SAM&gt;" in notebook(table) and "<SAM>" not in notebook(table)
+    assert notebook(Table("pets", HEADINGS, [], notes=["nothing fits"])).split() == [
+        "<div>", "<p>nothing", "fits</p>", "</div>",
+    ]  # fmt: skip
 
 
 def test_long_form_has_a_line_for_each_row_metric_and_seed():
