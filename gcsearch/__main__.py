@@ -12,12 +12,12 @@ def main() -> NoReturn:
     """Entry point; see `cli.main`."""
     interrupts.catch()
     try:
-        from gcsearch.cli.app import main as command
+        from gcsearch.cli import app
 
         interrupts.obey()
     except interrupts.SignalError as error:
         sys.exit(interrupts.farewell(error.number))
-    command()
+    app.main()
 
 
 if __name__ == "__main__":

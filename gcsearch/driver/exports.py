@@ -85,6 +85,17 @@ def check_picture(out: Path) -> None:
         raise InputError("a picture is a .html or a .png file", key="--out", received=str(out), remedy=remedy)
 
 
+def check_report(out: Path) -> None:
+    """InputError where a report cannot be written to `out`: a folder, or below a file."""
+    if out.is_dir():
+        remedy = f"Name a file in it: --out {out / 'report.html'}"
+        raise InputError("a report is one file, and this is a folder", key="--out", received=str(out), remedy=remedy)
+    blocking = [parent for parent in out.parents if parent.exists() and not parent.is_dir()]
+    if blocking:
+        rule = f"the folder of the report must be one, and {blocking[0]} is a file"
+        raise InputError(rule, key="--out", received=str(out), remedy="Name another folder.")
+
+
 def explore(
     folder: Path,
     out: Path | None = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +11,7 @@ from gcsearch.config.addresses import absolute_uri
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.task import Task
 from gcsearch.config.trials import TrialFile
-from gcsearch.driver.checks import check, check_backbone, check_sets, check_setting
+from gcsearch.driver.checks import check, check_backbone, check_sets, check_setting, check_weights
 from gcsearch.errors import InputError
 from gcsearch.methods import registry
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE
@@ -232,6 +232,22 @@ def parse_value(text: str, key: str | None = None) -> Any:
     except ValueError:
         files.check_text(text, key or "value")
         return text
+
+
+def trial_of(flags: Mapping[str, str], dataset: str, seeds: Sequence[int], threads: int) -> TrialFile:
+    """One configuration given by flags: `method`, hyperparameters, and `task.KEY` for the keys of the task."""
+    given = with_absolute_paths({key: parse_value(value, key) for key, value in flags.items()}, Path.cwd())
+    task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
+    values = {key: value for key, value in given.items() if not key.startswith("task.")}
+    config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
+    task = own_template({"dataset": dataset, **task})
+    content = {"seeds": list(seeds), "threads": threads, "task": task, "trial": config}
+    file = TrialFile.from_dict(content, file="--set")
+    registry.build(file.trial, file="--set")
+    check_sets(file.task)
+    check_weights(file.task.backbone, file.task.pretrained)
+    check_setting(file.task, file.trial)
+    return file
 
 
 def load_trial(path: str | Path) -> TrialFile:

@@ -25,8 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from gcsearch import files
 from gcsearch.config.pipeline import Pipeline
-from gcsearch.driver import load as configuration
-from gcsearch.driver import load as dotted
+from gcsearch.driver.load import PATHS, blamed, complete, flat, put, read, with_quick
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.execution.local_ray import daemons
 from gcsearch.results.documents import PlannedMatrix, PlannedSweep
@@ -71,20 +70,20 @@ def load(name_or_path: str | Path, overrides: Mapping[str, str] | None = None, *
     """Read a pipeline file, with or without a matrix, and check every sweep of it.
 
     An override of a key of the matrix leaves that one value, so that a part of the matrix runs under the same names;
-    `matrix.KEY` replaces the list. `quick`: with the file's table [quick], see `configuration.read`.
+    `matrix.KEY` replaces the list. `quick`: with the file's table [quick], see `gcsearch.driver.load.read`.
 
     Raises:
         InputError: what any of its sweeps would be refused for, naming the key of the matrix or of [quick]; a key
             without a list of values; two values that would give one name.
     """
-    return configuration.with_quick(_load, name_or_path, overrides, quick=quick)
+    return with_quick(_load, name_or_path, overrides, quick=quick)
 
 
 def _load(name_or_path: str | Path, overrides: Mapping[str, str] | None, quick: bool) -> Matrix:
-    path, content = configuration.read(name_or_path, overrides, quick=quick)
+    path, content = read(name_or_path, overrides, quick=quick)
     table, name = content.pop("matrix", None), str(content["name"])
     if table is None:
-        return Matrix(name, (configuration.complete(content, path),), single=True)
+        return Matrix(name, (complete(content, path),), single=True)
     axes = _axes(table, path)
     for key in overrides or {}:
         if key in axes:
@@ -109,7 +108,7 @@ _LARGEST = 10_000
 def _axes(table: Any, file: Path) -> dict[str, list[Any]]:
     """The lists of values by dotted key; `"task.shots" = [...]` and `task.shots = [...]` are the same."""
     axes: dict[str, list[Any]] = {}
-    for key, values in dotted.flat(table if isinstance(table, dict) else {"": table}):
+    for key, values in flat(table if isinstance(table, dict) else {"": table}):
         place = f'matrix."{key}"' if key else "matrix"
         fitting = isinstance(values, list) and values and not any(isinstance(value, dict) for value in values)
         if not fitting or key in ("name", "tracking.uri") or not key:
@@ -139,7 +138,7 @@ def _slug(key: str, value: Any) -> str:
     if isinstance(value, list):
         return "-".join(_slug(key, part) for part in value) or "none"
     text = str(value).lower() if isinstance(value, bool) else str(value)
-    if key in configuration.PATHS and files.is_path(text):
+    if key in PATHS and files.is_path(text):
         text = Path(text).stem
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-") or "none"
 
@@ -163,10 +162,10 @@ def _sweep(content: dict[str, Any], assignment: Mapping[str, Any], name: str, fi
     own = copy.deepcopy(content)
     try:
         for key, value in assignment.items():
-            dotted.put(own, key, value)
-        return configuration.complete({**own, "name": name}, file)
+            put(own, key, value)
+        return complete({**own, "name": name}, file)
     except InputError as error:
-        raise dotted.blamed(error, "matrix", assignment, f"in the sweep {name}", file) from None
+        raise blamed(error, "matrix", assignment, f"in the sweep {name}", file) from None
 
 
 # --- Running --------------------------------------------------------------------------------------------
@@ -283,14 +282,14 @@ def plan(matrix: Matrix, *, store: str | Path | None = None) -> list[Plan]:
 
     InputError, naming the sweep, for whatever a run would refuse.
     """
-    from gcsearch.driver import plan as plans
+    from gcsearch.driver.plan import make
     from gcsearch.training import task_data
 
     made: list[Plan] = []
     counted: set[Path] = set()
     for pipeline in matrix.pipelines:
         with _named(matrix, pipeline):
-            made.append(plans.make(pipeline, store=store, counted=counted))
+            made.append(make(pipeline, store=store, counted=counted))
         task_data.forget()
     return made
 

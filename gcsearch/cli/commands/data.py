@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, watch_progress
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, watch_progress
 from gcsearch.cli.commands.running import announce
 from gcsearch.cli.render import print_cache, print_inventory, print_json, print_pairs
 
@@ -89,7 +89,7 @@ def cache_build(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
     sets: Sets = None,
     quick: Quick = False,
-    store: Store = None,
+    store: StoreFolder = None,
     quiet: Quiet = False,
 ) -> None:
     """Encode all images that a pipeline reads, and do nothing else. An interrupted run goes on.
@@ -173,9 +173,9 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """What is installed, which devices there are, what is wrong and how to mend it."""
-    from gcsearch.cli import doctor as doctors
+    from gcsearch.cli.doctor import examine
 
-    findings = doctors.examine(address)
+    findings = examine(address)
     print_json([finding.to_dict() for finding in findings]) if as_json else print_pairs(
         [(f"{'ok ' if f.ok else 'BAD'} {f.what}", f.found + (f"\n{f.remedy}" if f.remedy else "")) for f in findings]
     )

@@ -14,7 +14,7 @@ from gcsearch.cli.commands.options import (
     Memory,
     Quiet,
     Sets,
-    Store,
+    StoreFolder,
     overrides_of,
     say,
     seeds_of,
@@ -30,7 +30,7 @@ def export(
     register: Annotated[bool, typer.Option("--register", help="Also put it into MLflow's registry.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the registered model. [default: the sweep's]")] = None,
     force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
-    store: Store = None,
+    store: StoreFolder = None,
 ) -> None:
     """Write the best configuration, its prompts, text features and numbers to a folder, and register it."""
     from gcsearch.driver import exports
@@ -96,22 +96,9 @@ def trial(
 
     The model is the bundled test bed where task.backbone names no other one.
     """
-    from gcsearch.config.trials import TrialFile
-    from gcsearch.driver.checks import check_sets, check_setting, check_weights
-    from gcsearch.driver.load import own_template, parse_value, with_absolute_paths
-    from gcsearch.methods.registry import build
+    from gcsearch.driver.load import trial_of
 
-    given = with_absolute_paths({key: parse_value(value, key) for key, value in overrides_of(sets).items()}, Path.cwd())
-    task = {key.removeprefix("task."): value for key, value in given.items() if key.startswith("task.")}
-    values = {key: value for key, value in given.items() if not key.startswith("task.")}
-    config = {"method": values.pop("method", "gcscoop"), "hyperparameters": values}
-    task = own_template({"dataset": dataset, **task})
-    content = {"seeds": seeds_of(seeds), "threads": threads, "task": task, "trial": config}
-    file = TrialFile.from_dict(content, file="--set")
-    build(file.trial, file="--set")
-    check_sets(file.task)
-    check_weights(file.task.backbone, file.task.pretrained)
-    check_setting(file.task, file.trial)
+    file = trial_of(overrides_of(sets), dataset, seeds_of(seeds), threads)
     _train(file, memory, as_json=as_json, quiet=quiet)
 
 

@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from gcsearch.cli.progress import ProgressWatcher
 
-Store = Annotated[
+StoreFolder = Annotated[
     Path | None,
     typer.Option(help="Folder of sweeps and MLflow's data. [default: $GCSEARCH_STORE, else ./gcsearch-store]"),
 ]

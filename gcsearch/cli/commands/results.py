@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, say
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, say
 from gcsearch.cli.commands.running import exit_code, run_matrix
 from gcsearch.cli.render import Form, near, print_json, print_table
 from gcsearch.sweep import interrupts
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def best(
     sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
-    store: Store = None,
+    store: StoreFolder = None,
     top: Annotated[int, typer.Option(min=1, help="How many rows of the table.")] = 10,
     as_json: Json = False,
 ) -> None:
@@ -45,7 +45,7 @@ def compare(
     ] = False,
     quick: Quick = False,
     sets: Sets = None,
-    store: Store = None,
+    store: StoreFolder = None,
     quiet: Quiet = False,
     as_json: Json = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown tables.")] = False,
@@ -117,9 +117,10 @@ def report(
         Path | None,
         typer.Option(help="File to write, for a matrix a folder. [default: report.html in the sweep's folder]"),
     ] = None,
-    store: Store = None,
+    store: StoreFolder = None,
 ) -> None:
     """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun."""
+    from gcsearch.driver.exports import check_report
     from gcsearch.sweep import gathering
     from gcsearch.sweep.sweep import open_sweep
 
@@ -127,30 +128,17 @@ def report(
     if parts == [sweep]:
         found = open_sweep(sweep, store)
         if out:
-            _check_file(out)
+            check_report(out)
         print(near(found.report(out, warn=say)))
         return
     if out:
-        _check_file(out / "report.html")
+        check_report(out / "report.html")
     for found in gathering.begun(parts, store, say):
         print(near(found.report(out / f"{found.name}.html" if out else None, warn=say)), flush=True)
 
 
-def _check_file(out: Path) -> None:
-    """InputError where `out` cannot be a file: it is a folder, or a file stands where its folder would be."""
-    from gcsearch.errors import InputError
-
-    if out.is_dir():
-        remedy = f"Name a file in it: --out {out / 'report.html'}"
-        raise InputError("a report is one file, and this is a folder", key="--out", received=str(out), remedy=remedy)
-    blocking = [parent for parent in out.parents if parent.exists() and not parent.is_dir()]
-    if blocking:
-        rule = f"the folder of the report must be one, and {blocking[0]} is a file"
-        raise InputError(rule, key="--out", received=str(out), remedy="Name another folder.")
-
-
 def ui(
-    store: Store = None,
+    store: StoreFolder = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Browse the runs of a store with MLflow's own server, on this machine only.
@@ -160,22 +148,22 @@ def ui(
     import tempfile
 
     from gcsearch.errors import InputError, RunError
-    from gcsearch.sweep.store import Store as Folder
+    from gcsearch.sweep.store import Store
     from gcsearch.tracking import relocation
-    from gcsearch.tracking import ui as serving
     from gcsearch.tracking.client import ui_command
+    from gcsearch.tracking.ui import HOST, check_port, serve
 
-    located = Folder.locate(store)
+    located = Store.locate(store)
     if not (located.root / "mlflow.db").exists():
         raise InputError(
             "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
         )
-    serving.check_port(port)
+    check_port(port)
     relocation.follow(located)
-    print(f"http://{serving.HOST}:{port}", flush=True)
+    print(f"http://{HOST}:{port}", flush=True)
     with tempfile.TemporaryFile() as log:  # of advice that does not fit, and of nothing where all is well
         try:
-            code = serving.serve(ui_command(located.mlflow_uri, located.artifacts, port), log)
+            code = serve(ui_command(located.mlflow_uri, located.artifacts, port), log)
         except (interrupts.SignalError, KeyboardInterrupt):
             return  # the way to end it
         log.seek(0)

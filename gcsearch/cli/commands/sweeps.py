@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, Store, overrides_of, say, seeds_of, watch_progress
+from gcsearch.cli.commands.options import (
+    Json,
+    Quick,
+    Quiet,
+    Sets,
+    StoreFolder,
+    overrides_of,
+    say,
+    seeds_of,
+    watch_progress,
+)
 from gcsearch.cli.commands.results import print_comparison
 from gcsearch.cli.commands.running import exit_code, print_end, run_matrix
 from gcsearch.cli.render import print_json, print_pairs, print_plans
@@ -18,7 +28,7 @@ def run(
     pipeline: Annotated[str, typer.Argument(help="A shipped name (demo) or the path of a TOML file.")],
     sets: Sets = None,
     quick: Quick = False,
-    store: Store = None,
+    store: StoreFolder = None,
     fresh: Annotated[bool, typer.Option(help="Begin anew; a former sweep of this name is kept as NAME.1.")] = False,
     export: Annotated[
         Path | None, typer.Option(help="Also export the champion to this folder; an earlier export there is replaced.")
@@ -33,7 +43,7 @@ def run(
     from gcsearch.driver import matrix
     from gcsearch.driver import run as pipelines
     from gcsearch.errors import InputError
-    from gcsearch.sweep.store import Store as Folder
+    from gcsearch.sweep.store import Store
     from gcsearch.sweep.sweep import check_free
 
     made = matrix.load(pipeline, overrides_of(sets), quick=quick)
@@ -44,7 +54,7 @@ def run(
         ended = run_matrix(made, store, fresh=fresh, quiet=quiet)
         if any(one.sweep for one in ended):
             print_comparison([made.name], store)
-            print(f"\nnext    {Folder.locate(store).command('compare', made.name)}")
+            print(f"\nnext    {Store.locate(store).command('compare', made.name)}")
         sys.exit(exit_code(ended))
     (chosen,) = made.pipelines
     if export:
@@ -59,7 +69,7 @@ def run(
 
 def resume(
     sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
-    store: Store = None,
+    store: StoreFolder = None,
     quiet: Quiet = False,
 ) -> None:
     """Go on with a sweep that was stopped, cancelled or killed; needs nothing but the sweep's folder."""
@@ -80,13 +90,13 @@ def status(
     sweep: Annotated[
         str | None, typer.Argument(help="Name of a sweep, or of a matrix. [default: all in the store]")
     ] = None,
-    store: Store = None,
+    store: StoreFolder = None,
     as_json: Json = False,
 ) -> None:
     """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still."""
     from gcsearch.sweep import gathering
     from gcsearch.sweep.state import read_status
-    from gcsearch.sweep.store import Store as Folder
+    from gcsearch.sweep.store import Store
 
     standings = [read_status(one) for one in gathering.journalled(sweep, store)]
     if as_json:
@@ -96,10 +106,10 @@ def status(
         print("\n" * (index > 0), end="")
         print_pairs(one.lines())
     if not standings:
-        say(f"no sweep in {Folder.locate(store).root}")
+        say(f"no sweep in {Store.locate(store).root}")
 
 
-def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: Store = None) -> None:
+def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: StoreFolder = None) -> None:
     """Let a running sweep finish what it has begun and then end; it can go on later. From any host of the store."""
     from gcsearch.sweep.lease import Wish, ask
     from gcsearch.sweep.sweep import open_sweep
@@ -111,7 +121,7 @@ def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")],
         say(f"nobody drives {sweep}: there is nothing to stop")
 
 
-def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: Store = None) -> None:
+def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: StoreFolder = None) -> None:
     """End a sweep now and mark it cancelled: `run` refuses to go on with it, `resume` does so all the same."""
     from gcsearch.driver import run as pipelines
 
@@ -119,7 +129,7 @@ def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store
     print(f"asked {asked.holder.process} to end {sweep} now" if asked else f"marked {sweep} as cancelled")
 
 
-def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: Store = None) -> None:
+def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: StoreFolder = None) -> None:
     """Write to MLflow what it lacks of a sweep, for example after its server was away."""
     from gcsearch.driver import run as pipelines
 
@@ -131,7 +141,7 @@ def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: 
 def extend(
     sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
     trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
-    store: Store = None,
+    store: StoreFolder = None,
     quiet: Quiet = False,
 ) -> None:
     """Try more settings in a finished sweep, then choose and confirm again."""
@@ -147,7 +157,7 @@ def extend(
 def confirm(
     sweep: Annotated[str, typer.Argument(help="Name of a finished sweep in the store.")],
     seeds: Annotated[str, typer.Option(help="Comma-separated seeds that the sweep has not used yet.")],
-    store: Store = None,
+    store: StoreFolder = None,
     quiet: Quiet = False,
 ) -> None:
     """Add seeds to the confirmation: the shortlist, the choice and the verdict follow from all of them."""
@@ -162,7 +172,7 @@ def plan(
     pipeline: Annotated[str, typer.Argument(help="A shipped name or the path of a TOML file.")],
     sets: Sets = None,
     quick: Quick = False,
-    store: Store = None,
+    store: StoreFolder = None,
     as_json: Json = False,
 ) -> None:
     """Check everything and say what would run, where and for how long. Trains nothing."""

@@ -65,7 +65,7 @@ def test_every_command_has_help_with_an_example(command):
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys, gcsearch.cli, gcsearch; "
+        "import sys, gcsearch.cli.app, gcsearch; "
         "heavy = {'torch', 'ray', 'mlflow', 'optuna', 'open_clip', 'plotly', 'numpy'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
@@ -360,7 +360,7 @@ def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
         ("extend kg --trials 8", "run.extend", True),
         ("confirm kg --seeds 77", "run.confirm", True),
         ("sync kg", "run.sync", True),
-        ("cache build demo", "run.cache", True),
+        ("cache build demo", "run.prepare", True),
         ("plan demo", "plan.make", False),
         ("trial", "run.train", False),
         ("export kg --out out", "exports.hand_over", False),
