@@ -405,9 +405,9 @@ def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
 
 def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
     """Draw the sweep's report to `path`."""
-    from gcsearch.results import report
+    from gcsearch.results.report.page import build_report
 
-    html = report.build_report(
+    html = build_report(
         sweep.pipeline,
         sweep.searched,
         sweep.finals,

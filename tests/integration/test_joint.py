@@ -21,7 +21,7 @@ from gcsearch.execution.worker import PackRunner
 from gcsearch.export.classifier import open_export
 from gcsearch.files import cache_place
 from gcsearch.results.multi_dataset import gathered, seen_from, worst_regrets
-from gcsearch.results.report import build_report
+from gcsearch.results.report.page import build_report
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.sweep import load_parameters, seen_from_each
 from gcsearch.training.loop import Checkpoint

@@ -15,8 +15,7 @@ from gcsearch.config.task import Task
 from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.results.differences import Difference, Verdict, paired, verdict
 from gcsearch.results.ranking import RankedTrial, rank
-from gcsearch.results.report.responses import searched
-from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts
+from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts, searched
 from gcsearch.stats import Spread, number, p_value, plus_minus, spread
 
 BASE_TO_NEW = Task()

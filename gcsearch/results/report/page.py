@@ -15,7 +15,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import TrialRecord
 from gcsearch.results.ranking import ranking
 from gcsearch.results.report.findings import headline
-from gcsearch.results.report.responses import responses, searched
+from gcsearch.results.report.responses import responses
 from gcsearch.results.report.sections import (
     Section,
     WithCurves,
@@ -32,7 +32,7 @@ from gcsearch.results.report.sections import (
 )
 from gcsearch.results.report.theme import DARK
 from gcsearch.results.tables.markup import environment
-from gcsearch.results.tables.wording import NO_HOVERS, Hovers, counted, hovers, outcome_counts
+from gcsearch.results.tables.wording import NO_HOVERS, Hovers, counted, hovers, outcome_counts, searched
 
 Warn = Callable[[str], None]
 """Told in a line of what the page lacks."""

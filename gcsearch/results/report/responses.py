@@ -17,12 +17,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from gcsearch.config.base import Value
 from gcsearch.config.trials import Outcome, TrialRecord
-from gcsearch.methods.registry import METHODS
-from gcsearch.results.tables.wording import value_text
+from gcsearch.results.tables.wording import OWN_FIRST, searched, value_text
 
 logging.getLogger("optuna.storages").setLevel(logging.WARNING)
 
-_FIRST = ("method", "rho", "beta1", "beta2")  # then the method's other own hyper-parameters, then those of all methods
 _LOGARITHMIC = frozenset({"rho", "lr", "weight_decay", "epochs", "batch_size", "n_ctx"})
 _LINEAR = frozenset({"beta1", "beta2", "momentum"})
 _WIDE = 10.0  # least ratio of the largest to the smallest number on an axis that is logarithmic by its numbers
@@ -32,23 +30,6 @@ LEAST_SURFACE = 20  # settings with numbers on both axes; fewer are shown as poi
 REACH = 1 / 8  # of an axis' length: farther than this from every setting, a surface says nothing
 _WIDTH = REACH / 2  # standard deviation of the weights of the average
 _CELLS = 60  # of a surface along each axis
-
-
-def searched(records: Sequence[TrialRecord]) -> list[str]:
-    """What takes more than one value: the method, its own hyper-parameters, then those of every method."""
-    values: dict[str, set[Value]] = {}
-    for record in records:
-        for name, value in record.config.values.items():
-            values.setdefault(name, set()).add(value)
-    varied = [name for name, seen in values.items() if len(seen) > 1]
-    common = tuple(METHODS["coop"].hyperparameters)
-
-    def order(name: str) -> tuple[int, int, str]:
-        if name in _FIRST:
-            return (0, _FIRST.index(name), "")
-        return (2, common.index(name), "") if name in common else (1, 0, name)
-
-    return sorted(varied, key=order)
 
 
 @dataclass(frozen=True)
@@ -187,7 +168,7 @@ def contour_pairs(tried: Responses) -> list[tuple[str, str]]:
     """The pairs worth a map: radius and bounds against one another; without bounds, the first three numbers."""
     numeric = [name for name, one in tried.axes.items() if not one.words]
     bounds = {"beta1", "beta2"} & set(numeric)
-    chosen = [name for name in numeric if name in _FIRST] if bounds and len(numeric) > 1 else numeric[:3]
+    chosen = [name for name in numeric if name in OWN_FIRST] if bounds and len(numeric) > 1 else numeric[:3]
     pairs = combinations(chosen if len(chosen) > 1 else numeric[:2], 2)
     return [(x, y) for x, y in pairs if sum({x, y} <= set(record.config.values) for record in tried.records) > 1]
 

@@ -44,11 +44,10 @@ from gcsearch.results.report.responses import (
     Responses,
     contour_pairs,
     importances,
-    searched,
     surface,
 )
 from gcsearch.results.tables.table import Cell, Heading, Remark, Table
-from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts, value_text
+from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts, searched, value_text
 from gcsearch.stats import Spread, spread
 
 _MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line

@@ -11,8 +11,28 @@ from typing import NamedTuple
 from gcsearch.config.base import Value
 from gcsearch.config.metrics import METRICS, PERCENT
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord, written
-from gcsearch.methods.registry import title_and_tags, with_tags
+from gcsearch.methods.registry import METHODS, title_and_tags, with_tags
 from gcsearch.stats import plus_minus, spread
+
+OWN_FIRST = ("method", "rho", "beta1", "beta2")
+"""Hyperparameters in the order of pictures and tables; then the method's others, then those that all methods have."""
+
+
+def searched(records: Sequence[TrialRecord]) -> list[str]:
+    """What takes more than one value: the method, its own hyper-parameters, then those of every method."""
+    values: dict[str, set[Value]] = {}
+    for record in records:
+        for name, value in record.config.values.items():
+            values.setdefault(name, set()).add(value)
+    varied = [name for name, seen in values.items() if len(seen) > 1]
+    common = tuple(METHODS["coop"].hyperparameters)
+
+    def order(name: str) -> tuple[int, int, str]:
+        if name in OWN_FIRST:
+            return (0, OWN_FIRST.index(name), "")
+        return (2, common.index(name), "") if name in common else (1, 0, name)
+
+    return sorted(varied, key=order)
 
 
 def typeset(text: str) -> str:

@@ -13,7 +13,8 @@ from gcsearch.driver import checks
 from gcsearch.errors import InputError
 from gcsearch.methods.registry import build, complete
 from gcsearch.results.ranking import front, rank
-from gcsearch.results.report.responses import importances, responses, searched
+from gcsearch.results.report.responses import importances, responses
+from gcsearch.results.tables.wording import searched
 from gcsearch.search import samplers, warm_start
 from gcsearch.search.proposer import Proposer
 from gcsearch.training.trial import run_pack

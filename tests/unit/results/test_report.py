@@ -13,8 +13,9 @@ from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.methods.registry import find
-from gcsearch.results import ranking, report
+from gcsearch.results import ranking
 from gcsearch.results.report import findings
+from gcsearch.results.report.page import build_report
 from gcsearch.results.report.responses import (
     REACH,
     Responses,
@@ -22,11 +23,10 @@ from gcsearch.results.report.responses import (
     contour_pairs,
     importances,
     responses,
-    searched,
     surface,
 )
 from gcsearch.results.report.theme import DARK
-from gcsearch.results.tables.wording import describe
+from gcsearch.results.tables.wording import describe, searched
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 NAN = math.nan
@@ -103,7 +103,7 @@ FINALS = [
 
 
 def test_the_table_has_means_deviations_and_paired_leads():
-    rows = report.confirmed_rows([FINALS[2], *FINALS[:2]])
+    rows = findings.confirmed_rows([FINALS[2], *FINALS[:2]])
     assert [row.name for row in rows] == ["zero-shot CLIP", "GCSCoOp, literature", "champion"]
     assert (rows[2].values["h"], rows[2].lead) == ((81.0, 1.0, 3), None)
     assert rows[0].lead.mean == pytest.approx(11.0)
@@ -156,7 +156,7 @@ def base_only(record: TrialRecord) -> TrialRecord:
 def test_a_champion_without_new_classes_is_compared_by_base_accuracy():
     champion = base_only(a_final("champion", (80.0, 81.0, 82.0), number=3, method="coop", lr=0.01))
     literature = base_only(a_final("CoOp, literature", (80.0, 80.0, 81.0), method="coop"))
-    rows = report.confirmed_rows([FINALS[0], literature, champion])
+    rows = findings.confirmed_rows([FINALS[0], literature, champion])
     assert [row.name for row in rows] == [
         "zero-shot CLIP",
         "CoOp, literature [class-specific]",
@@ -417,7 +417,7 @@ def page(records, finals=(), champion=None, **more) -> str:
 def built(*about, **more) -> str:
     """The page; fails where a part of it could not be drawn."""
     lacking: list[str] = []
-    text = report.build_report(*about, warn=lacking.append, **more)
+    text = build_report(*about, warn=lacking.append, **more)
     assert not lacking
     return text
 
@@ -635,7 +635,7 @@ def test_what_cannot_be_drawn_is_a_line_that_names_it_and_all_else_is_there(brok
     module = "page" if broken_part == "responses" else "sections"
     monkeypatch.setattr(f"gcsearch.results.report.{module}.{broken_part}", broken)
     lines: list[str] = []
-    text = own(report.build_report(PIPELINE, a_sweep(), FINALS, 10, warn=lines.append))
+    text = own(build_report(PIPELINE, a_sweep(), FINALS, 10, warn=lines.append))
     assert f"the report lacks the {named}: KeyError: 'val_base_margni'" in lines
     assert all("\n" not in line for line in lines)
     assert f"The {named} could not be drawn: KeyError" in text
