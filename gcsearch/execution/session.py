@@ -7,7 +7,6 @@ import gc
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -61,7 +60,7 @@ def session(placement: Placement, cluster: Cluster | None = None) -> Iterator[No
         stack.enter_context(_log_levels(LOG_LEVELS))
         stack.enter_context(_ray_replaced())
         stack.enter_context(interrupts.handled())
-        stack.enter_context(_handler_kept())
+        stack.enter_context(interrupts.kept(signal.SIGUSR1))  # Tune takes it
         if not ray.is_initialized():
             stack.enter_context(_started_ray(placement, cluster or find()))
         daemons.check()
@@ -192,19 +191,6 @@ def _log_levels(levels: Mapping[str, int]) -> Iterator[None]:
     finally:
         for name, level in before.items():
             logging.getLogger(name).setLevel(level)
-
-
-@contextlib.contextmanager
-def _handler_kept() -> Iterator[None]:
-    """Tune takes SIGUSR1."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    handler = signal.getsignal(signal.SIGUSR1)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR1, handler)
 
 
 @contextlib.contextmanager

@@ -1,4 +1,14 @@
-"""SIGINT, SIGTERM and SIGHUP in one place: how they end what this process does, and when they have to wait.
+"""Signals in one place: how SIGINT, SIGTERM and SIGHUP end what a process does, and when they have to wait.
+
+    who                             signals         what a signal does                        set by
+    a command, from its first line  INT TERM HUP    raises SignalError                        catch
+    a driver, in a block            INT TERM HUP    raises KeyboardInterrupt; at the block's  handled
+                                                    end what it did before
+    a driver, in Ray's C code       TERM            what it did before, whatever Ray sets     kept_in_c
+    a driver, in Ray Tune           USR1            what it did before, whatever Tune sets    kept
+    a command that ends             INT TERM HUP    nothing                                   farewell
+    the keeper of MLflow's server   INT TERM HUP    nothing; its children do not inherit it   outlived
+    a process that opens images     INT             nothing: its parent closes its socket     data.image_loader.serve
 
 Ray bears no exception but KeyboardInterrupt inside its own calls, so that is what a signal raises while a sweep runs;
 what the caller's own handler, or the default one, does comes when everything has been put away.
@@ -210,6 +220,25 @@ def kept_in_c(number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
         watcher.join()
         signal.signal(number, python)  # Ray sets one of Python's, too
         put_back()
+
+
+@contextlib.contextmanager
+def kept(number: signal.Signals) -> Iterator[None]:
+    """Give a signal back the handler that it has now, once the block has ended."""
+    if not _in_main():
+        yield
+        return
+    handler = signal.getsignal(number)
+    try:
+        yield
+    finally:
+        signal.signal(number, handler)
+
+
+def outlived() -> None:
+    """Let signals do nothing to this process from now on. Other than SIG_IGN, a child does not inherit this."""
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: None)
 
 
 class SignalError(BaseException):

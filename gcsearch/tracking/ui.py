@@ -10,10 +10,10 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import wait
-from types import FrameType
 from typing import IO
 
 from gcsearch.errors import InputError
+from gcsearch.sweep import interrupts
 
 HOST = "127.0.0.1"
 
@@ -71,12 +71,7 @@ def serve(command: Sequence[str], log: IO[bytes] | None = None) -> int:
 
 def _keep(pipe: int, command: Sequence[str]) -> int:
     """What the keeper does: start the server, and end all of its processes once the other end of `pipe` is closed."""
-
-    def stay(number: int, frame: FrameType | None) -> None:
-        """Outlive the signal that is meant for the group. Other than SIG_IGN, a child does not inherit this."""
-
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, stay)
+    interrupts.outlived()  # they are meant for the group
     server = subprocess.Popen(command)  # noqa: S603
     end = os.pidfd_open(server.pid)
     wait([pipe, end])

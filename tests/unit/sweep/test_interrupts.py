@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -121,7 +122,7 @@ def test_a_signal_waits_for_the_end_of_an_import_and_of_a_finalizer(heard, tmp_p
 
 CATCHES = """
 import os, signal, sys, time
-from gcsearch.sweep import interrupts as interrupts
+from gcsearch.sweep import interrupts
 class Ends:
     def __del__(self):
         os.kill(os.getpid(), signal.SIGTERM)
@@ -306,3 +307,21 @@ def test_who_goes_on_removes_the_ray_of_a_killed_driver_also_where_none_is_start
     journal, sweep = SimpleNamespace(mend=lambda: 0), SimpleNamespace(state=SweepState())
     Session._mend(SimpleNamespace(driver=driver, journal=journal, sweep=sweep))
     assert not (tmp_path / "ray").exists()
+
+
+def test_every_handler_of_a_signal_is_set_by_what_the_table_names():
+    package = Path(interrupts.__file__).parents[1]
+    setting = {
+        ".".join(path.relative_to(package).with_suffix("").parts)
+        for path in package.rglob("*.py")
+        if "signal.signal(" in path.read_text(encoding="utf-8")
+    }
+    assert setting == {"sweep.interrupts", "data.image_loader"}
+    assert "data.image_loader.serve" in interrupts.__doc__
+
+
+def test_a_handler_that_a_library_replaces_in_a_block_is_back_after_it():
+    before = signal.getsignal(signal.SIGUSR1)
+    with interrupts.kept(signal.SIGUSR1):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGUSR1) == before
