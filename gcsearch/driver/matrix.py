@@ -32,6 +32,7 @@ from gcsearch.results.documents import PlannedMatrix, PlannedSweep
 from gcsearch.sweep.store import Store
 
 if TYPE_CHECKING:
+    from gcsearch.data.feature_file import Found
     from gcsearch.driver.plan import Plan
     from gcsearch.execution.placement import Placement
     from gcsearch.sweep.callbacks import Watcher
@@ -316,6 +317,27 @@ def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext(), *, stor
         with watch(pipeline) as watcher, _named(matrix, pipeline):
             run.cache(pipeline, store=store, watcher=watcher)
         task_data.forget()
+
+
+def prune_cache(keep: Sequence[str], *, older_than: str | None, everything: bool, remove: bool) -> list[Found]:
+    """Entries of the feature cache that are superfluous, see `feature_file.superfluous`; removed with `remove`.
+
+    Args:
+        keep: pipelines; entries of other models than theirs are superfluous. older_than: an age such as "30d".
+    """
+    from gcsearch.data import feature_file
+    from gcsearch.training.task_data import shelves, weights_of
+
+    age = None if older_than is None else feature_file.seconds_of(older_than)
+    weights = {weights_of(one.task) for name in keep for one in load(name).pipelines} if keep else None
+    chosen: list[Found] = []
+    for shelf in shelves():
+        found = [*shelf.entries(), *shelf.leftovers()]
+        taken = list(feature_file.superfluous(found, older_than=age, keep_weights=weights, everything=everything))
+        for one in taken if remove else ():
+            shelf.remove(one)
+        chosen += taken
+    return chosen
 
 
 @contextmanager

@@ -146,20 +146,9 @@ def cache_prune(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Delete. Without it only what would go is shown.")] = False,
 ) -> None:
     """Remove broken files, other formats' and what was left unfinished a day ago; and what the flags name."""
-    from gcsearch.data import feature_file
     from gcsearch.driver import matrix
-    from gcsearch.training.task_data import shelves, weights_of
 
-    age = None if older_than is None else feature_file.seconds_of(older_than)
-    kept = [one.task for name in keep or () for one in matrix.load(name).pipelines]
-    weights = set(map(weights_of, kept)) if keep else None
-    chosen = []
-    for shelf in shelves():
-        found = [*shelf.entries(), *shelf.leftovers()]
-        taken = list(feature_file.superfluous(found, older_than=age, keep_weights=weights, everything=everything))
-        for one in taken if yes else ():
-            shelf.remove(one)
-        chosen += taken
+    chosen = matrix.prune_cache(keep or (), older_than=older_than, everything=everything, remove=yes)
     if chosen:
         print_cache(chosen)
     size = sum(one.bytes for one in chosen) / 2**20
