@@ -15,7 +15,7 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -23,9 +23,12 @@ from common import Hardware, add_flags, print_table
 
 from gcsearch.config.pipeline import SearchSettings
 from gcsearch.config.search_space import load
-from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
-from gcsearch.execution.executor import run_search
+from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, TrialRecord
+from gcsearch.driver.confirm import OnRecord
+from gcsearch.execution.executor import Batch, ExecutorEvent, TrialReturned, Wave
 from gcsearch.execution.placement import Placement
+from gcsearch.execution.ray_tune import TuneExecutor
+from gcsearch.search.proposer import Proposer
 from gcsearch.sweep.journal import Journal
 from gcsearch.training.memory import taken_bytes
 
@@ -33,8 +36,8 @@ from gcsearch.training.memory import taken_bytes
 class Bowl:
     """A smooth objective with a curve of ten epochs, as a pack of settings gives it."""
 
-    def __call__(self, proposals: list[Proposal], report: Callable[[list[EpochReport]], None]) -> list[TrialRecord]:
-        return [self.record(proposal) for proposal in proposals]
+    def __call__(self, batch: Batch, report: OnReports) -> list[TrialRecord]:
+        return [self.record(trial) for trial in batch.trials]
 
     def record(self, proposal: Proposal) -> TrialRecord:
         knobs = proposal.config.hyperparameters
@@ -49,13 +52,30 @@ class Bowl:
         )  # fmt: skip
 
 
+def search(settings: SearchSettings, known: Sequence[TrialRecord], keep: OnRecord, folder: Path) -> list[TrialRecord]:
+    """A search on Ray Tune that goes on from what is known."""
+    proposer = Proposer(load("gcscoop"), settings)
+    proposer.replay(known)
+
+    def on_event(event: ExecutorEvent) -> None:
+        if isinstance(event, TrialReturned):
+            keep(proposer.tell(event.record))
+
+    def waves() -> Iterator[Wave]:
+        while packs := proposer.ask():
+            yield Wave([Batch(stage="search", seeds=(1, 2, 3), trials=tuple(pack)) for pack in packs], on_event)
+
+    TuneExecutor(Placement(2, 1), folder).run(waves(), Bowl())
+    return proposer.records
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
     parser.add_argument("--trials", type=int, default=2000)
     args = parser.parse_args()
     settings = SearchSettings(objective="val_h", trials=40 if args.quick else args.trials, pack=16, generation=2)
-    space, resident = load("gcscoop"), []
+    resident: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, "journal.jsonl"))
 
@@ -64,9 +84,9 @@ def main() -> None:
             resident.append(taken_bytes(torch.device("cpu")))
 
         began = (time.perf_counter(), time.process_time())
-        records = run_search(space, settings, Placement(2, 1), Bowl(), folder=Path(folder), on_record=keep)
+        records = search(settings, [], keep, Path(folder))
         ended = (time.perf_counter(), time.process_time())
-        again = run_search(space, settings, Placement(2, 1), Bowl(), folder=Path(folder), known=journal.records())
+        again = search(settings, journal.records(), keep, Path(folder))
         resumed = (time.perf_counter(), time.process_time())
     if again != records:
         raise SystemExit("the replay came to other records")

@@ -13,6 +13,7 @@ from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Proposal, TrialRecord
 from gcsearch.driver import run
+from gcsearch.execution.executor import Batch
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.session import session
 from gcsearch.execution.worker import PackRunner
@@ -92,14 +93,15 @@ def stock(folder: Path, task: Task, space: SearchSpace, trials: int, *, reuse: b
     from ray.air.integrations.mlflow import MLflowLoggerCallback
     from ray.tune.search.optuna import OptunaSearch
 
-    runner = PackRunner(task, "search", task.seeds, 5, os.environ["GCSEARCH_CACHE"])
+    runner, cache = PackRunner(task, 5), os.environ["GCSEARCH_CACHE"]
 
     def trainable(config: dict[str, Any]) -> None:
         import torch
 
+        os.environ["GCSEARCH_CACHE"] = cache
         torch.set_num_threads(1)
-        setting = space.config(space.natural(config))
-        (record,) = runner([Proposal(number=0, config=setting)], lambda reports: None)
+        trial = Proposal(number=0, config=space.config(space.natural(config)))
+        (record,) = runner(Batch(stage="search", seeds=task.seeds, trials=(trial,)), lambda reports: None)
         tune.report({"val_h": record.mean("val_h")})
 
     timed = Timed()

@@ -13,7 +13,7 @@ Every measurement is journalled by its seeds, so seeds can be added later: what 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 
 from gcsearch.config.metrics import Stage
@@ -21,6 +21,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, Role, TrialRecord
 from gcsearch.driver.checks import references
+from gcsearch.execution.executor import Wave
 from gcsearch.methods import registry
 from gcsearch.results import ranking
 from gcsearch.results.differences import pooled
@@ -30,8 +31,8 @@ from gcsearch.sweep.sweep import Sweep
 OnStage = Callable[[str, int], None]
 OnRecord = Callable[[TrialRecord], None]
 
-Measure = Callable[[Stage, tuple[int, ...], Sequence[Proposal], OnRecord], None]
-"""Trains settings with seeds in a stage, each by itself, and hands every record on as it ends."""
+MakeWave = Callable[[Stage, tuple[int, ...], Sequence[Proposal], OnRecord], Wave]
+"""The wave that trains each trial by itself with seeds in a stage, and hands every record on as it ends."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Confirmation:
     """The confirm stage of one sweep.
 
     Args of the constructor:
-        journal: the sweep's, held by its driver. measure: does the training.
+        journal: the sweep's, held by its driver. wave: makes what is run.
         on_stage: told of "recheck" and "confirm" with the number of settings.
         on_record: told of every record, also of those that an earlier session came to.
     """
@@ -48,33 +49,35 @@ class Confirmation:
     journal: Journal
     pipeline: Pipeline
     space: SearchSpace
-    measure: Measure
+    wave: MakeWave
     on_stage: OnStage
     on_record: OnRecord
 
-    def run(self) -> tuple[list[TrialRecord], TrialRecord]:
-        """All that is missing. Returns the confirmed settings, the champion last, and its record of the search.
+    def run(self) -> Generator[Wave, None, tuple[list[TrialRecord], TrialRecord]]:
+        """The waves of all that is missing; each has run to its end before the next is asked for.
+
+        Returns the confirmed trials, the champion last, and its record of the search.
 
         RunError where no setting of the search, or none of the shortlist, has the objective.
         """
         short = ranking.shortlist(self.sweep.ranking, self.pipeline.confirm.top)
-        champion = self._choose(short)
+        champion = yield from self._choose(short)
         settings = self._settings(short, champion)
         self.on_stage("confirm", len(settings) * len(self.sweep.confirmed_seeds))
-        done = self._measured(TrialConfirmed, "test", [proposal for proposal, _, _ in settings])
+        done = yield from self._measured(TrialConfirmed, "test", [proposal for proposal, _, _ in settings])
         finals = [
             one.model_copy(update={"label": label, "role": role})
             for one, (_, label, role) in zip(done, settings, strict=True)
         ]
         return finals, champion
 
-    def _choose(self, short: Sequence[TrialRecord]) -> TrialRecord:
+    def _choose(self, short: Sequence[TrialRecord]) -> Generator[Wave, None, TrialRecord]:
         if len(short) == 1:
             return short[0]
         search = self.pipeline.search
         self.on_stage("recheck", len(short) * len(self.sweep.confirmed_seeds))
         kind = TrialConfirmed if search.oracle else TrialRechecked
-        again = self._measured(kind, search.stage, [_proposal(record) for record in short])
+        again = yield from self._measured(kind, search.stage, [_proposal(record) for record in short])
         chosen = ranking.one_standard_error(again, search.ranking_metric)
         return next(record for record in short if record.number == chosen.number)
 
@@ -91,7 +94,9 @@ class Confirmation:
         ]
         return [*named, *others, (_proposal(champion), CHAMPION, Role.CHAMPION)]
 
-    def _measured(self, kind: type[RecordEvent], stage: Stage, proposals: Sequence[Proposal]) -> list[TrialRecord]:
+    def _measured(
+        self, kind: type[RecordEvent], stage: Stage, proposals: Sequence[Proposal]
+    ) -> Generator[Wave, None, list[TrialRecord]]:
         """A record per proposal with the seeds of all batches; what the journal has is not run again.
 
         Numbers that an earlier session came to may be of another shortlist: the setting tells them apart.
@@ -110,7 +115,7 @@ class Confirmation:
                 done[record.number, record.config.digest] = record
                 self.on_record(record)
 
-            self.measure(stage, seeds, missing, keep)
+            yield self.wave(stage, seeds, missing, keep)
             for proposal in proposals:
                 parts[proposal.number].append(done[proposal.number, proposal.config.digest])
         return [together(parts[proposal.number]) for proposal in proposals]

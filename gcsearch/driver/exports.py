@@ -112,10 +112,10 @@ def explore(
         InputError: no export, nothing trained in it, no prompt of `seed`, a radius of 0 or below.
     """
     from gcsearch.export import loss_landscape
-    from gcsearch.export.classifier import open_export
+    from gcsearch.export.classifier import load_export
 
     listener = watcher or Watcher()
-    export = open_export(folder)
+    export = load_export(folder)
     radius = loss_landscape.radius(export, rho)
     listener.stage("features")
     found = loss_landscape.loss_landscapes(export, None if seed is None else [seed], draw=draw)

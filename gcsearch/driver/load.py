@@ -205,6 +205,13 @@ def _absolute(written: str, value: Any, folder: Path) -> Any:
     return value.removesuffix(path) + str(files.absolute(path, folder, key=written))
 
 
+def given(pipeline: Pipeline | str | Path, overrides: Mapping[str, str] | None, *, quick: bool = False) -> Pipeline:
+    """The pipeline that a caller means: one that is there already, a shipped name, or a path."""
+    if isinstance(pipeline, Pipeline):
+        return with_paths_of_the_command(pipeline)
+    return load(pipeline, overrides, quick=quick)
+
+
 def with_paths_of_the_command(pipeline: Pipeline) -> Pipeline:
     """A pipeline that a program has made, every path absolute; relative ones start at the folder of the command."""
     content = pipeline.model_dump(mode="json", exclude_none=True, exclude_unset=True)

@@ -34,6 +34,7 @@ from gcsearch.sweep.store import Store
 if TYPE_CHECKING:
     from gcsearch.data.feature_file import Found
     from gcsearch.driver.plan import Plan
+    from gcsearch.execution.executor import ExecutorName
     from gcsearch.execution.placement import Placement
     from gcsearch.sweep.callbacks import Watcher
     from gcsearch.sweep.sweep import Sweep
@@ -181,6 +182,7 @@ def run_matrix(
     fresh: bool = False,
     watch: Watch = lambda pipeline: nullcontext(),
     on_end: Callable[[Ended], None] = lambda ended: None,
+    executor: ExecutorName = "ray",
 ) -> list[Ended]:
     """Run every sweep of a matrix, one after another. Those that are over are not run again.
 
@@ -191,6 +193,7 @@ def run_matrix(
         matrix: a shipped name, a path, or what `load` gave. store, overrides, quick, fresh: see `pipeline.run`.
         watch: opens what listens to a sweep, for the time of that sweep.
         on_end: called with each sweep as it ends.
+        executor: see `run`.
 
     Raises:
         InputError: something in the file is wrong, or a sweep has the matrix's name.
@@ -209,9 +212,9 @@ def run_matrix(
             sweep, error = None, None
             try:
                 with watch(chosen) as watcher:
-                    if fresh or not run.is_finished(chosen, store):
+                    if executor == "ray" and (fresh or not run.is_finished(chosen, store)):
                         ground.ready(chosen)
-                    sweep = run.run(chosen, store=store, fresh=fresh, watcher=watcher)
+                    sweep = run.run(chosen, store=store, fresh=fresh, watcher=watcher, executor=executor)
             except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
                 raise
             except Exception as trouble:  # whatever one sweep dies of, the others are run
@@ -308,14 +311,14 @@ def planned(matrix: Matrix, plans: Sequence[Plan]) -> PlannedMatrix:
 def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext(), *, store: str | Path | None = None) -> None:
     """Encode what every sweep reads; what several of them read, such as test images, is encoded once.
 
-    InputError, naming the sweep, for whatever `pipeline.cache` refuses; what was encoded before it stays.
+    InputError, naming the sweep, for whatever `run.cache_features` refuses; what was encoded before it stays.
     """
     from gcsearch.driver import run
     from gcsearch.training import task_data
 
     for pipeline in matrix.pipelines:
         with watch(pipeline) as watcher, _named(matrix, pipeline):
-            run.cache(pipeline, store=store, watcher=watcher)
+            run.cache_features(pipeline, store=store, watcher=watcher)
         task_data.forget()
 
 

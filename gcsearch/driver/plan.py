@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,17 +13,18 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.driver import checks, session
+from gcsearch.driver.load import given
 from gcsearch.driver.prepare import check_goes_on, check_loaded
 from gcsearch.errors import InputError
 from gcsearch.execution.machines import check_here, find_machines
 from gcsearch.execution.placement import Placement
-from gcsearch.execution.sizing import SAMPLE, Cost, measure, measure_mixed, pack_size, trained_names, typical
 from gcsearch.methods import registry
 from gcsearch.results.documents import PlannedSweep
 from gcsearch.search import pruning
 from gcsearch.sweep.state import duration
 from gcsearch.sweep.store import Store, cache_in_words, check_cache
 from gcsearch.sweep.sweep import Sweep
+from gcsearch.training.sizing import SAMPLE, Cost, measure, measure_mixed, pack_size, trained_names, typical
 
 if TYPE_CHECKING:
     from gcsearch.data.features import Wanted
@@ -108,6 +109,21 @@ class Plan:
         return f"about {duration(self.seconds)}" + (f": {', '.join(parts)}; the rest to start and end" if parts else "")
 
 
+def plan(
+    pipeline: Pipeline | str | Path,
+    *,
+    store: str | Path | None = None,
+    overrides: Mapping[str, str] | None = None,
+    quick: bool = False,
+) -> Plan:
+    """What `run` would do with the same arguments: checked to the last key, estimated, nothing trained.
+
+    Raises:
+        InputError: whatever `run` would refuse.
+    """
+    return make(given(pipeline, overrides, quick=quick), store=store)
+
+
 def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path] | None = None) -> Plan:
     """Check `chosen` and estimate it. InputError for whatever a run would refuse.
 
@@ -137,7 +153,9 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     settings = total(chosen.search, space)
     done, finished, notes = _begun(chosen, space, store)
     size = (
-        chosen.search.pack if isinstance(chosen.search.pack, int) else pack_size(chosen.search, space, labs, placement)
+        chosen.search.pack
+        if isinstance(chosen.search.pack, int)
+        else pack_size(chosen.search, space, labs, placement.threads)
     )
     kinds, epochs = typical(space)
     in_pack = min(size, settings) * len(chosen.task.seeds)

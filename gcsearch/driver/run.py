@@ -14,11 +14,12 @@ from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import Proposal, TrialFile, TrialRecord
 from gcsearch.driver import session
 from gcsearch.driver.checks import check, test_bed_remarks
-from gcsearch.driver.load import load, load_trial, with_paths_of_the_command
+from gcsearch.driver.load import given, load_trial, with_paths_of_the_command
 from gcsearch.driver.prepare import check_data, check_not_cancelled, check_same, origin_texts, prepare
 from gcsearch.driver.session import Session, guarded, judge
 from gcsearch.errors import InputError
 from gcsearch.execution import machines
+from gcsearch.execution.executor import ExecutorName, check_executor, make_executor
 from gcsearch.execution.local_ray import daemons
 from gcsearch.execution.placement import check_threads
 from gcsearch.methods import registry
@@ -39,6 +40,7 @@ def run(
     quick: bool = False,
     fresh: bool = False,
     watcher: Watcher | None = None,
+    executor: ExecutorName = "ray",
 ) -> Sweep:
     """Search, choose, confirm, report. A sweep that was interrupted goes on; one that is over is returned.
 
@@ -49,12 +51,15 @@ def run(
         quick: with the file's table [quick] and under a name that says so.
         fresh: begin anew; the former sweep of this name is kept beside it as NAME.1, NAME.2, ...
         watcher: told of progress.
+        executor: where trials run: "ray", or "local" for this process, which gives the same numbers without Ray, one
+            batch after another, and shows an exception of your code with its own traceback. No part of the sweep: it
+            may go on with another one.
 
     Raises:
         InputError: something in the pipeline is wrong, or a sweep of this name was made from another one.
         RunError: no trial completed. TooManyFailures: more failed than `search.max_failed`; results are kept.
     """
-    pipeline = _given(pipeline, overrides, quick=quick)
+    pipeline = given(pipeline, overrides, quick=quick)
     space, uri = check(pipeline), pipeline.tracking.uri
     pipeline = open_form(pipeline)
     located, listener = Store.locate(store), watcher or Watcher()
@@ -66,19 +71,15 @@ def run(
             if known.state.finished:
                 return _judged(known, pipeline)
         begin = partial(_open_or_begin, pipeline, located, texts, fresh, uri)
-        return _drive(driver, pipeline, space, located, begin, listener, known=None if fresh else known)
+        return _drive(
+            driver, pipeline, space, located, begin, listener, known=None if fresh else known, executor=executor
+        )
 
 
 def _driving(store: Store, name: str, watcher: Watcher) -> AbstractContextManager[Driver]:
     """Drive the sweep `name` for the time of a block, see `lease.driving`; InputError where nothing can be written."""
     store.check_writable()
     return driving(store.lease(name), f"the sweep {name}", watcher.warn)
-
-
-def _given(pipeline: Pipeline | str | Path, overrides: Mapping[str, str] | None, *, quick: bool = False) -> Pipeline:
-    if isinstance(pipeline, Pipeline):
-        return with_paths_of_the_command(pipeline)
-    return load(pipeline, overrides, quick=quick)
 
 
 def _judged(sweep: Sweep, pipeline: Pipeline) -> Sweep:
@@ -96,6 +97,7 @@ def _drive(
     watcher: Watcher,
     *,
     known: Sweep | None,
+    executor: ExecutorName,
     added: Sequence[int] = (),
 ) -> Sweep:
     """Make ready what `pipeline` runs on, and take the sweep that `begin` gives through all stages.
@@ -107,8 +109,10 @@ def _drive(
         watcher.warn(remark)
     if pipeline.search.warm_start and not (known and known.state.before):
         session.gather(pipeline, space, store)  # what it refuses is refused before anything is encoded
-    where = machines.find_machines(pipeline)
-    machines.check_here(where)
+    check_executor(executor)
+    where = machines.find_machines(pipeline, local=executor == "local")
+    if executor == "ray":
+        machines.check_here(where)
     asked = [seed for batch in (known.state.seeds if known else ()) for seed in batch]
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *asked, *added)})
     with daemons.told("The same command goes on"), machines.joined(where):
@@ -117,11 +121,18 @@ def _drive(
             data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
         sweep = begin()
         sweep.hide_address()
-        Session(sweep, pipeline, space, where, watcher, driver, data).run()
+        chosen = make_executor(executor, where.placement, sweep.folder)
+        Session(sweep, pipeline, space, where, watcher, driver, chosen, data).run()
     return sweep
 
 
-def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+def resume(
+    name: str,
+    *,
+    store: str | Path | None = None,
+    watcher: Watcher | None = None,
+    executor: ExecutorName = "ray",
+) -> Sweep:
     """Go on with the sweep `name`, from what its folder states alone; one that is over is returned.
 
     Also a cancelled one: who names it here wants it after all.
@@ -135,7 +146,7 @@ def resume(name: str, *, store: str | Path | None = None, watcher: Watcher | Non
         return _judged(found, found.pipeline)
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
-        return _drive(driver, pipeline, space, found.store, lambda: found, listener, known=found)
+        return _drive(driver, pipeline, space, found.store, lambda: found, listener, known=found, executor=executor)
 
 
 def _as_begun(sweep: Sweep) -> tuple[Pipeline, SearchSpace]:
@@ -168,7 +179,14 @@ def is_finished(pipeline: Pipeline, store: str | Path | None = None) -> bool:
     return Sweep.named(pipeline.name, Store.locate(store)).state.finished
 
 
-def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: Watcher | None = None) -> Sweep:
+def extend(
+    name: str,
+    trials: int,
+    *,
+    store: str | Path | None = None,
+    watcher: Watcher | None = None,
+    executor: ExecutorName = "ray",
+) -> Sweep:
     """Try `trials` more settings in the finished sweep `name`, then choose and confirm again.
 
     They are proposed from all that the sweep knows. What was confirmed already is not confirmed again. A killed
@@ -184,7 +202,7 @@ def extend(name: str, trials: int, *, store: str | Path | None = None, watcher: 
         _check_extensible(found, space, trials)
         there = len(found.state.records)
         begin = partial(_reopened, found, driver, "extend", trials=there + trials, there=there)
-        return _drive(driver, pipeline, space, found.store, begin, listener, known=found)
+        return _drive(driver, pipeline, space, found.store, begin, listener, known=found, executor=executor)
 
 
 def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
@@ -201,7 +219,12 @@ def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
 
 
 def confirm(
-    name: str, seeds: Sequence[int], *, store: str | Path | None = None, watcher: Watcher | None = None
+    name: str,
+    seeds: Sequence[int],
+    *,
+    store: str | Path | None = None,
+    watcher: Watcher | None = None,
+    executor: ExecutorName = "ray",
 ) -> Sweep:
     """Measure the confirmed settings of a finished sweep with more seeds, and choose and judge anew by all of them.
 
@@ -217,7 +240,9 @@ def confirm(
     with _driving(found.store, name, listener) as driver:
         _check_added(found, added)
         begin = partial(_reopened, found, driver, "seeds", seeds=list(added))
-        return _drive(driver, pipeline, space, found.store, begin, listener, known=found, added=added)
+        return _drive(
+            driver, pipeline, space, found.store, begin, listener, known=found, added=added, executor=executor
+        )
 
 
 def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
@@ -236,7 +261,7 @@ def _check_added(sweep: Sweep, seeds: tuple[int, ...]) -> None:
         )
 
 
-def cache(
+def cache_features(
     pipeline: Pipeline | str | Path,
     *,
     store: str | Path | None = None,
@@ -250,7 +275,7 @@ def cache(
     Raises:
         InputError: something in the pipeline is wrong, or images are missing or unreadable: all of them are named.
     """
-    pipeline = open_form(_given(pipeline, overrides))
+    pipeline = open_form(given(pipeline, overrides))
     space, where = check(pipeline), machines.find_machines(pipeline)
     with machines.joined(where), cache_in_words():
         prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
@@ -273,6 +298,17 @@ def _free_name(folder: Path) -> Path:
     while (other := folder.with_name(f"{folder.name}.{number}")).exists():
         number += 1
     return other
+
+
+def stop(name: str, *, store: str | Path | None = None) -> Seen | None:
+    """Let the running sweep `name` finish what has begun and then end; `run` and `resume` go on with it later.
+
+    Returns the driver that was asked to do so, on whatever host; None where nobody drives the sweep.
+
+    Raises:
+        InputError: there is no such sweep.
+    """
+    return ask(open_sweep(name, store).store.lease(name), Wish.STOP)
 
 
 def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:

@@ -5,10 +5,11 @@ The only module that introduces the stages to one another.
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,25 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.pipeline import Pipeline, SearchSettings, bytes_of
 from gcsearch.config.provenance import environment
 from gcsearch.config.search_space import SearchSpace
-from gcsearch.config.trials import CHAMPION, SHORTLISTED, EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, TrialRecord
 from gcsearch.driver.confirm import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
+from gcsearch.execution.executor import (
+    Batch,
+    BatchEnded,
+    BatchStarted,
+    EpochsReported,
+    Executor,
+    ExecutorEvent,
+    TrialReturned,
+    Wave,
+    WorkerGone,
+)
 from gcsearch.execution.local_ray import daemons, scratch
 from gcsearch.execution.machines import Where
-from gcsearch.execution.placement import Placement
-from gcsearch.files import cache_place
 from gcsearch.search import warm_start
 from gcsearch.search.budget import Meter
+from gcsearch.search.proposer import Proposer
 from gcsearch.sweep import interrupts, measured
 from gcsearch.sweep.callbacks import Watcher
 from gcsearch.sweep.journal import Journal, SessionEnd
@@ -55,24 +66,23 @@ class Session:
         where: Where,
         watcher: Watcher,
         driver: Driver,
+        executor: Executor,
         data: Snapshot | None = None,
     ) -> None:
         """`data`: what the sweep measures, as it lies there now; the journal keeps digests of it."""
         self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
-        self.watcher, self.driver, self.data = watcher, driver, data
+        self.watcher, self.driver, self.executor, self.data = watcher, driver, executor, data
         self.journal = guarded(sweep, driver)
         self.checkpoints = sweep.folder.absolute() / "packs"
 
     def run(self) -> None:
         """All stages; those that the journal shows as done are skipped."""
-        from gcsearch.execution.session import session
         from gcsearch.search.samplers import total
 
         if self.sweep.state.finished:
             return
         self._mend()
         trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
-        placement = self.where.placement
         mirror: Mirror | None = None
         why = SessionEnd.KILLED
         goes_on = f"`{self.sweep.command('resume')}` goes on where it stopped"
@@ -85,9 +95,7 @@ class Session:
             self._check_wishes()
             with daemons.told(goes_on), daemons.last_words(partial(self._abandon, mirror, goes_on)):
                 if not self.sweep.state.confirmed:
-                    with session(placement):
-                        self._search(placement)
-                        self._confirm(placement)
+                    self.executor.run(self._waves(), self.runner)
                 self._report()
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self._check_confirmed()
@@ -182,58 +190,69 @@ class Session:
         mirror.start()
         return mirror
 
-    def _search(self, placement: Placement) -> None:
-        from gcsearch.execution import executor
-        from gcsearch.search.samplers import total
+    def _waves(self) -> Iterator[Wave]:
+        """What the sweep runs; what comes of a wave decides what the next one is."""
+        for wave in itertools.chain(self._search(), self._confirm()):
+            yield wave
+            self._check_wishes()
 
-        task = self.pipeline.task
-        settings = self._settings(placement)
-        wanted = total(settings, self.space)
-        self.watcher.stage("search", wanted)
-        known, meter = self.journal.records(), self._meter(settings, placement)
+    def _search(self) -> Iterator[Wave]:
+        """The generations of the search, until its trials or its budget are spent."""
+        settings = self._settings()
+        proposer = Proposer(self.space, settings, before=self._before())
+        self.watcher.stage("search", proposer.total)
+        known, meter = self.journal.records(), self._meter(settings)
+        proposer.replay(known)
         for record in {record.number: record for record in known}.values():
             meter.note(record)
             self.watcher.record(record)
+        spent = ""
 
-        def on_proposal(proposal: Proposal, label: str) -> None:
-            self.journal.append("proposal", number=proposal.number, config=proposal.config, label=label)
-            self.watcher.proposal(proposal)
+        def stopping() -> bool:
+            nonlocal spent  # a budget that was spent stays so, though a trial that still runs may be a gain
+            spent = spent or meter.why()
+            return bool(spent) or self.driver.stopping()
 
-        def on_record(record: TrialRecord) -> None:
-            self.journal.append("record", record=record)
-            meter.note(record)
-            self.watcher.record(record)
+        def on_event(event: ExecutorEvent) -> None:
+            match event:
+                case BatchStarted(batch):
+                    for trial in batch.trials:
+                        label = proposer.label(trial.number)
+                        self.journal.append("proposal", number=trial.number, config=trial.config, label=label)
+                        self.watcher.proposal(trial)
+                case EpochsReported(reports):
+                    self.driver.check()
+                    self.watcher.reports(reports)
+                case TrialReturned(record):
+                    record = proposer.tell(record)
+                    self.journal.append("record", record=record)
+                    meter.note(record)
+                    self.watcher.record(record)
+                case _:
+                    self._on_event(event)
 
-        def on_reports(reports: list[EpochReport]) -> None:
-            self.driver.check()
-            self.watcher.reports(reports)
+        stage, seeds = settings.stage, self.pipeline.task.seeds
+        while not stopping() and (packs := proposer.ask()):
+            yield Wave([self._batch(stage, seeds, pack) for pack in packs], on_event, stopping)
+        if spent and len(meter.records) < proposer.total:
+            self.journal.append("budget", why=spent)
+            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {spent}")
 
-        runner = self._runner(self.pipeline.search.stage, task.seeds, placement)
-        executor.run_search(
-            self.space,
-            settings,
-            placement,
-            runner,
-            folder=self.sweep.folder,
-            known=known,
-            before=self._before(),
-            on_proposal=on_proposal,
-            on_reports=on_reports,
-            on_record=on_record,
-            on_pack=runner.forget,
-            on_lost=self._lost,
-            stopping=lambda: self.driver.stopping() or bool(meter.why()),
-        )
-        self._check_wishes()
-        if len(meter.records) < wanted and (why := meter.why()):
-            self.journal.append("budget", why=why)
-            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {why}")
+    def _batch(self, stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], *, keep: bool = False) -> Batch:
+        data = measured.expected(self.data, stage, seeds) if self.data else ""
+        return Batch(stage=stage, seeds=seeds, trials=tuple(trials), keep=keep, data=data)
 
-    def _lost(self, who: str, text: str) -> None:
-        """A worker process, or a node with all of its, is gone: `status` counts it no more."""
-        if who:
-            self.journal.append("lost", who=who)
-        self.watcher.warn(text)
+    def _on_event(self, event: ExecutorEvent) -> None:
+        """What is the same in every stage."""
+        match event:
+            case EpochsReported():
+                self.driver.check()
+            case BatchEnded(batch):
+                self.runner.forget(batch)
+            case WorkerGone(worker, text):
+                if worker:  # `status` counts it no more
+                    self.journal.append("lost", who=worker)
+                self.watcher.warn(text)
 
     def _before(self) -> list[TrialRecord]:
         """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
@@ -247,76 +266,64 @@ class Session:
             return fit
         return list(kept.records)
 
-    def _settings(self, placement: Placement) -> SearchSettings:
+    def _settings(self) -> SearchSettings:
         """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
         settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
         if settings.pack != "auto":
             return settings
         size = self.sweep.state.pack
         if size is None:
-            from gcsearch.execution.sizing import pack_size
             from gcsearch.training import task_data
+            from gcsearch.training.sizing import pack_size
 
             labs = [task_data.of(task) for task in self.pipeline.task.each]
-            size = pack_size(settings, self.space, labs, placement, _limit(self.pipeline, self.where))
+            limit = _limit(self.pipeline, self.where)
+            size = pack_size(settings, self.space, labs, self.where.placement.threads, limit)
             self.journal.append("pack", size=size)
         return settings.model_copy(update={"pack": size})
 
-    def _meter(self, settings: SearchSettings, placement: Placement) -> Meter:
+    def _meter(self, settings: SearchSettings) -> Meter:
         """Measures from where the sweep began, or was extended last."""
-        devices, state = placement.gpus_per_worker or float(placement.threads), self.sweep.state
+        placement, state = self.where.placement, self.sweep.state
+        devices = placement.gpus_per_worker or float(placement.threads)
         return Meter(settings, devices, state.kept_by_extension, state.seconds)
 
-    def _runner(
-        self, stage: Stage, seeds: tuple[int, ...], placement: Placement, kept: Path | None = None
-    ) -> PackRunner:
+    @cached_property
+    def runner(self) -> PackRunner:
+        """What every worker does with its batches."""
         from gcsearch.execution.worker import PackRunner
 
-        every, limit = self.pipeline.evaluate_every, _limit(self.pipeline, self.where)
         return PackRunner(
             self.pipeline.task,
-            stage,
-            seeds,
-            every,
-            cache_place(),
-            kept,
-            limit,
+            self.pipeline.evaluate_every,
+            self.sweep.kept,
+            _limit(self.pipeline, self.where),
             share=self.where.share if self.where.cluster else None,
             decoders=self.pipeline.resources.decoders,
             checkpoints=self.checkpoints,
             checkpoint_every=self.pipeline.search.checkpoint_every,
-            data=measured.expected(self.data, stage, seeds) if self.data else "",
         )
 
-    def _confirm(self, placement: Placement) -> None:
-        """Choose among the best of the search and measure the choice beside the references, see `confirmation`.
+    def _confirm(self) -> Iterator[Wave]:
+        """Choose among the best of the search and measure the choice beside the references, see `confirm`.
 
-        Each setting runs by itself, as `gcsearch train` runs it, so that both give the same digits.
+        Each trial runs by itself, as `gcsearch train` runs it, so that both give the same digits.
         """
-        from gcsearch.execution import executor
 
-        def measure(stage: Stage, seeds: tuple[int, ...], settings: Sequence[Proposal], keep: OnRecord) -> None:
-            runner = self._runner(stage, seeds, placement, self.sweep.kept if stage == "test" else None)
+        def wave(stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], keep: OnRecord) -> Wave:
+            def on_event(event: ExecutorEvent) -> None:
+                if isinstance(event, TrialReturned):
+                    keep(event.record)
+                else:
+                    self._on_event(event)
 
-            def on_record(record: TrialRecord) -> None:
-                keep(record)
-                runner.forget([Proposal(number=record.number, config=record.config)])
+            batches = [self._batch(stage, seeds, [trial], keep=stage == "test") for trial in trials]
+            return Wave(batches, on_event, self.driver.stopping)
 
-            executor.run_settings(
-                settings,
-                placement,
-                runner,
-                stage=stage,
-                on_record=on_record,
-                stopping=self.driver.stopping,
-                on_lost=self._lost,
-            )
-            self._check_wishes()
-
-        finals, _ = Confirmation(
-            self.sweep, self.journal, self.pipeline, self.space, measure, self.watcher.stage, self.watcher.record
+        finals, _ = yield from Confirmation(
+            self.sweep, self.journal, self.pipeline, self.space, wave, self.watcher.stage, self.watcher.record
         ).run()
-        self.journal.append("final", records=finals, threads=placement.threads)
+        self.journal.append("final", records=finals, threads=self.where.placement.threads)
 
 
 def _limit(pipeline: Pipeline, where: Where) -> int | None:

@@ -42,15 +42,15 @@ class Where:
         return 1 / min(together, self.placement.workers)
 
 
-def find_machines(pipeline: Pipeline) -> Where:
-    """What `pipeline` would run on; a cluster is asked, not joined.
+def find_machines(pipeline: Pipeline, *, local: bool = False) -> Where:
+    """What `pipeline` would run on; a cluster is asked, not joined, and not even asked where all is `local`.
 
     Raises:
         InputError: the cluster cannot be joined, see `cluster.find`, has no workers, or not what `resources` asks for.
     """
     from gcsearch.training import task_data
 
-    found = cluster.find(pipeline.resources.address)
+    found = None if local else cluster.find(pipeline.resources.address)
     if found:
         cluster.check_workers(found)
     machines = [n.machine for n in found.nodes] if found else [Machine(cores(), task_data.gpus())]

@@ -143,9 +143,6 @@ def _start_local_ray(placement: Placement) -> None:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            # Processes that run settings one by one stay while Tune has its own: the next sweep of a matrix needs them
-            # again, and starting one takes seconds.
-            _system_config={"num_workers_soft_limit": 2 * placement.workers},
         )
 
 

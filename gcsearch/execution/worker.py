@@ -1,11 +1,10 @@
-"""What a worker process does with the settings that it is given."""
+"""What a process does with a batch that it is given."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cache, lru_cache
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,8 +12,9 @@ import torch
 from gcsearch.config.metrics import Stage
 from gcsearch.config.provenance import process_name
 from gcsearch.config.task import Task
-from gcsearch.config.trials import OnReports, Proposal, TrialRecord
+from gcsearch.config.trials import OnReports, TrialRecord
 from gcsearch.errors import RunError
+from gcsearch.execution.executor import Batch
 from gcsearch.results.multi_dataset import gathered
 from gcsearch.sweep import measured
 from gcsearch.sweep.sweep import kept_of, save_parameters
@@ -25,23 +25,6 @@ from gcsearch.training.task_data import Laboratory
 from gcsearch.training.trial import run_pack
 
 
-@lru_cache(maxsize=1)
-def _laboratories(task: Task, decoders: int | str) -> list[Laboratory]:
-    """One for each data set of a sweep, loaded once. Those of another task go: a process may serve a whole matrix."""
-    task_data.forget()
-    return [task_data.of(one, decoders) for one in task.each]
-
-
-@lru_cache(maxsize=3)
-def _episodes(task: Task, stage: Stage, seeds: tuple[int, ...], decoders: int | str, data: str) -> list[list[Episode]]:
-    """By data set; made once for each of the three measurements of a sweep, because every pack of one has the same."""
-    labs = _laboratories(task, decoders)
-    made = [lab.episodes(stage, seeds) for lab in labs]
-    if data and data != measured.of_stage(labs, stage, seeds):
-        raise RunError("images or weights have changed while the sweep runs: put back what it was begun on")
-    return made
-
-
 @cache
 def _limit(share: float, device: torch.device) -> int:
     """Looked up once in the life of a process, before it takes any of it."""
@@ -50,71 +33,76 @@ def _limit(share: float, device: torch.device) -> int:
 
 @dataclass(frozen=True)
 class PackRunner:
-    """Trains packs of settings; small, because it travels to the worker."""
+    """Trains the trials of a batch at once; small, because it travels to the worker.
+
+    `kept`: the folder for what trials train, where a batch asks for that. `limit`: bytes that a process may take; with
+    none, `share` is how much of what is free on its machine. `checkpoints`: their folder; `forget` removes those of a
+    batch once its records are safe.
+    """
 
     task: Task
-    stage: Stage
-    seeds: tuple[int, ...]
     evaluate_every: int
-    cache: str
     kept: Path | None = None
     limit: int | None = None
     share: float | None = None
-    """With no `limit`: how much of what is free on its machine is for one process."""
     checkpoints: Path | None = None
     checkpoint_every: int = 10
     decoders: int | str = "auto"
-    data: str = ""
-    """The digest of what must be read, see `measured.of_stage`; empty: whatever is there."""
+    _episodes: dict[tuple[Stage, tuple[int, ...]], list[list[Episode]]] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
-    def __call__(self, proposals: list[Proposal], report: OnReports) -> list[TrialRecord]:
-        """Train the settings; what they trained goes to the folder `kept` where one is named.
-
-        A checkpoint goes to the folder `checkpoints`; `forget` removes it once the records are safe.
-        """
-        os.environ["GCSEARCH_CACHE"] = self.cache
-        labs = _laboratories(self.task, self.decoders)
-        episodes = _episodes(self.task, self.stage, self.seeds, self.decoders, self.data)
+    def __call__(self, batch: Batch, report: OnReports) -> list[TrialRecord]:
+        """A record for every trial of the batch. RunError where images or weights are others than it was planned on."""
+        labs = [task_data.of(one, self.decoders) for one in self.task.each]
+        every = self._of_stage(labs, batch)
         if not self.task.also:
-            return self._run(labs[0], episodes[0], proposals, report)
+            return self._run(labs[0], every[0], batch, report)
         # One data set after another, as if each were alone: its numbers are to the last digit those of an ordinary
         # sweep. What one of them has come to says nothing of the mean yet, so that nobody is told before the end.
         parts = {
-            lab.task.dataset: self._run(lab, own, proposals, lambda reports: None)
-            for lab, own in zip(labs, episodes, strict=True)
+            lab.task.dataset: self._run(lab, episodes, batch, lambda reports: None)
+            for lab, episodes in zip(labs, every, strict=True)
         }
         return [gathered(dict(zip(parts, row, strict=True))) for row in zip(*parts.values(), strict=True)]
 
-    def _run(
-        self, lab: Laboratory, episodes: Sequence[Episode], proposals: list[Proposal], report: OnReports
-    ) -> list[TrialRecord]:
-        """The settings on one data set."""
-        task = lab.task
+    def _of_stage(self, labs: Sequence[Laboratory], batch: Batch) -> list[list[Episode]]:
+        """The batch's episodes by data set; made once for each stage, because every batch of one has the same."""
+        known = self._episodes.get((batch.stage, batch.seeds))
+        if known is None:
+            known = [lab.episodes(batch.stage, batch.seeds) for lab in labs]
+            if batch.data and batch.data != measured.of_stage(labs, batch.stage, batch.seeds):
+                raise RunError("images or weights have changed while the sweep runs: put back what it was begun on")
+            self._episodes[batch.stage, batch.seeds] = known
+        return known
+
+    def _run(self, lab: Laboratory, episodes: Sequence[Episode], batch: Batch, report: OnReports) -> list[TrialRecord]:
+        """The batch on one data set."""
         limit = _limit(self.share, lab.backbone.tower.device) if self.share and self.limit is None else self.limit
         trials = run_pack(
             lab,
             episodes,
-            proposals,
+            batch.trials,
             evaluate_every=self.evaluate_every,
             on_reports=report,
             worker=process_name(),
             limit=limit,
-            checkpoint=self._checkpoint(proposals, task),
+            checkpoint=self._checkpoint(batch, lab.task),
         )
-        if self.kept:
+        if self.kept and batch.keep:
             for trial in trials:
-                save_parameters(kept_of(self.kept, self.task, task), trial.record, trial.parameters)
+                save_parameters(kept_of(self.kept, self.task, lab.task), trial.record, trial.parameters)
         return [trial.record for trial in trials]
 
-    def forget(self, proposals: Sequence[Proposal]) -> None:
-        """Remove the checkpoints of a pack."""
+    def forget(self, batch: Batch) -> None:
+        """Remove the checkpoints of a batch."""
         for task in self.task.each:
-            if checkpoint := self._checkpoint(proposals, task):
+            if checkpoint := self._checkpoint(batch, task):
                 checkpoint.remove()
 
-    def _checkpoint(self, proposals: Sequence[Proposal], task: Task) -> Checkpoint | None:
+    def _checkpoint(self, batch: Batch, task: Task) -> Checkpoint | None:
         if not self.checkpoints:
             return None
-        folder = "-".join(map(str, (self.stage, *self.seeds)))
+        folder = "-".join(map(str, (batch.stage, *batch.seeds)))
         place = kept_of(self.checkpoints / folder, self.task, task)
-        return Checkpoint(place / name_of(proposals), self.checkpoint_every)
+        return Checkpoint(place / name_of(batch.trials), self.checkpoint_every)

@@ -165,7 +165,7 @@ class Export:
         return self.facts.classes.known
 
 
-def open_export(folder: str | Path) -> Export:
+def load_export(folder: str | Path) -> Export:
     """Read the export in `folder`, with the frozen model that it was made with.
 
     Raises:

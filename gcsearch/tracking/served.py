@@ -21,9 +21,9 @@ class ServedExport(PythonModel):  # type: ignore[misc]
 
     def load_context(self, context: Any) -> None:
         """Open the export that lies beside the model."""
-        from gcsearch.export.classifier import open_export
+        from gcsearch.export.classifier import load_export
 
-        self.export = open_export(context.artifacts["export"])
+        self.export = load_export(context.artifacts["export"])
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict[str, Any] | None = None) -> pd.DataFrame:
         """The likeliest class of every image."""

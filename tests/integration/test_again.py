@@ -15,7 +15,7 @@ from gcsearch.config.trials import Outcome
 from gcsearch.driver import run as pipelines
 from gcsearch.driver.session import judge
 from gcsearch.errors import InputError, RunError, TooManyFailures
-from gcsearch.execution import searcher
+from gcsearch.execution import executor, worker
 from gcsearch.sweep.journal import TrialConfirmed
 from gcsearch.sweep.lease import driving
 from gcsearch.sweep.store import Store
@@ -84,30 +84,27 @@ def test_more_failures_than_allowed_end_with_3_and_keep_the_results(sweep, tmp_p
 
 
 def test_a_setting_that_failed_in_the_confirmation_is_measured_again_by_whoever_goes_on(sweep, tmp_path, monkeypatch):
-    from gcsearch.execution import executor
-
     copy = Sweep("smoke", Store(tmp_path), tmp_path / "sweeps" / "smoke")
     shutil.copytree(sweep.folder, copy.folder)
     lines = copy.journal.path.read_text().splitlines(keepends=True)
     kept = [line for line in lines if not any(f'"kind":"{kind}"' in line for kind in ("confirmed", "final", "close"))]
     copy.journal.path.write_text("".join(kept))
-    run = executor.run_settings
+    train = worker.PackRunner.__call__
 
-    def short_of_memory(proposals, placement, evaluate, *, stage, on_record, **others):
-        last = proposals[-1:] if stage == "test" else []
-        run([one for one in proposals if one not in last], placement, evaluate, stage=stage, on_record=on_record)
-        for proposal in last:
-            on_record(searcher.failed(proposal, "out of memory", stage))
+    def short_of_memory(runner, batch, report):
+        (trial,) = batch.trials
+        champion = batch.stage == "test" and trial.number == sweep.champion.number
+        return [executor.failed(trial, "out of memory", "test")] if champion else train(runner, batch, report)
 
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "run_settings", short_of_memory)
+        patch.setattr(worker.PackRunner, "__call__", short_of_memory)
         with pytest.raises(RunError, match=r"champion could not be confirmed: out of memory\n.*gcsearch resume smoke"):
-            pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path)
+            pipelines.run(Pipeline.from_dict(SMOKE), store=tmp_path, executor="local")
     assert copy.state.end == "FAILED"
     with pytest.raises(InputError, match=r"this one failed: out of memory.\n`gcsearch resume smoke --store"):
         Sweep("smoke", copy.store, copy.folder).export(tmp_path / "out")
     elsewhere = {**SMOKE, "resources": {"memory": "16 GiB"}, "tracking": {"experiment": "other"}}
-    done = pipelines.run(Pipeline.from_dict(elsewhere), store=tmp_path)
+    done = pipelines.run(Pipeline.from_dict(elsewhere), store=tmp_path, executor="local")
     assert [(r.label, r.metrics) for r in done.finals] == [(r.label, r.metrics) for r in sweep.finals]
     assert len(done.journal.events(TrialConfirmed)) == len(sweep.journal.events(TrialConfirmed)) + 1
     assert (done.state.end, done.pipeline.resources.memory) == ("FINISHED", "16 GiB")

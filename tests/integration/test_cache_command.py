@@ -210,6 +210,7 @@ def _is_ours(entry, folder):
 def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
     from gcsearch.config import pipeline as schema
     from gcsearch.execution import worker
+    from gcsearch.execution.executor import Batch
     from gcsearch.training import task_data
 
     pipeline = schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": 3}})
@@ -221,9 +222,9 @@ def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
 
     monkeypatch.setattr(task_data, "of", of)
     decoders = pipeline.resources.decoders
-    runner = worker.PackRunner(pipeline.task, "search", (1,), 1, str(place.parent), decoders=decoders)
+    runner = worker.PackRunner(pipeline.task, 1, decoders=decoders)
     with pytest.raises(InputError, match="far enough"):
-        runner([], lambda reports: None)
+        runner(Batch(stage="search", seeds=(1,), trials=()), lambda reports: None)
     assert asked == [3]
     with pytest.raises(InputError, match=r"resources.decoders: .*got -1"):
         schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": -1}})

@@ -25,13 +25,13 @@ from gcsearch.errors import InputError, RunError
 from gcsearch.execution import cluster as clusters
 from gcsearch.execution import machines, preflight
 from gcsearch.execution.cluster import Cluster, Node
-from gcsearch.execution.executor import run_search
 from gcsearch.execution.machines import Where
 from gcsearch.execution.placement import Machine, Placement, spread
+from gcsearch.execution.ray_tune import TuneExecutor
 from gcsearch.execution.session import session
 from gcsearch.sweep import callbacks
 from gcsearch.sweep.journal import WorkerLost
-from tests.support.bowl import SETTINGS, SPACE, Bowl, search
+from tests.support.bowl import SETTINGS, Bowl, run_search, search
 from tests.support.processes import journal_has
 from tests.support.servers import free_port
 from tests.support.sweeps import long_space
@@ -512,7 +512,7 @@ def test_a_node_that_is_gone_in_the_middle_costs_nothing_but_time(three_nodes, t
     thread.start()
     try:
         with session(Placement(3, 1), clusters.find(three_nodes.address)):
-            records = run_search(SPACE, settings, Placement(3, 1), Marking(tmp_path), folder=tmp_path)
+            records = run_search(TuneExecutor(Placement(3, 1), tmp_path), Marking(tmp_path), settings)
     finally:
         thread.join(250)
         (tmp_path / "gone").touch()

@@ -17,9 +17,9 @@ from gcsearch.driver.checks import check
 from gcsearch.driver.exports import explore
 from gcsearch.driver.load import own_template
 from gcsearch.errors import InputError
+from gcsearch.execution.executor import Batch
 from gcsearch.execution.worker import PackRunner
-from gcsearch.export.classifier import open_export
-from gcsearch.files import cache_place
+from gcsearch.export.classifier import load_export
 from gcsearch.results.multi_dataset import gathered, seen_from, worst_regrets
 from gcsearch.results.report.page import build_report
 from gcsearch.stats import harmonic_mean
@@ -142,7 +142,9 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
     ]
 
     def measured(task):
-        return PackRunner(task, "search", task.seeds, 2, cache_place())(settings, lambda reports: None)
+        return PackRunner(task, 2)(
+            Batch(stage="search", seeds=task.seeds, trials=tuple(settings)), lambda reports: None
+        )
 
     for task in whole.each:
         seen = [seen_from(one, task.dataset, SETS) for one in measured(whole)]
@@ -153,8 +155,9 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
 @pytest.mark.parametrize(("dies_after", "trained_again"), [(3, [SETS[0]] + [SETS[1]] * 4), (6, [SETS[1]] * 2)])
 def test_a_killed_pack_goes_on_where_it_was(tmp_path, monkeypatch, dies_after, trained_again):
     task = Task.from_dict(CONTENT["task"])
-    settings = [Proposal(number=0, config=TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "epochs": 4}))]
-    runner = PackRunner(task, "search", task.seeds, 2, cache_place(), checkpoints=tmp_path, checkpoint_every=1)
+    trial = Proposal(number=0, config=TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "epochs": 4}))
+    batch = Batch(stage="search", seeds=task.seeds, trials=(trial,))
+    runner = PackRunner(task, 2, checkpoints=tmp_path, checkpoint_every=1)
     epochs, keep = [], Checkpoint.keep
 
     def dying(checkpoint, *rest):
@@ -166,13 +169,13 @@ def test_a_killed_pack_goes_on_where_it_was(tmp_path, monkeypatch, dies_after, t
     with monkeypatch.context() as patched:
         patched.setattr(Checkpoint, "keep", dying)
         with pytest.raises(Killed):
-            runner(settings, lambda reports: None)
+            runner(batch, lambda reports: None)
         epochs.clear()
         dies_after = math.inf
-        (resumed,) = runner(settings, lambda reports: None)
+        (resumed,) = runner(batch, lambda reports: None)
     assert epochs == trained_again
-    runner.forget(settings)
-    (undisturbed,) = runner(settings, lambda reports: None)
+    runner.forget(batch)
+    (undisturbed,) = runner(batch, lambda reports: None)
     own = {"seconds": 0.0}
     assert resumed.model_copy(update=own) == undisturbed.model_copy(update=own)
 
@@ -201,7 +204,7 @@ def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path):
         assert len(load_parameters(sweep.kept / task.dataset, champion)) == len(champion.seeds)
 
 
-@pytest.mark.parametrize("use", [run.train, open_export, explore], ids=["train", "predict", "landscape"])
+@pytest.mark.parametrize("use", [run.train, load_export, explore], ids=["train", "predict", "landscape"])
 def test_of_several_exports_one_has_to_be_named(sweep, tmp_path, use):
     out = sweep.export(tmp_path / "best")
     inside = f"Name one of those in it: {out / SETS[1]}, {out / SETS[0]}."

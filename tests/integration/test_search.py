@@ -12,13 +12,13 @@ import pytest
 import ray
 import torch
 
-from gcsearch.config.trials import Proposal, TrialRecord
 from gcsearch.errors import RunError
-from gcsearch.execution import executor
-from gcsearch.execution.executor import run_search, run_settings
+from gcsearch.execution import ray_tune
+from gcsearch.execution.executor import EpochsReported, TrialReturned, WorkerGone
 from gcsearch.execution.placement import Placement
+from gcsearch.execution.ray_tune import TuneExecutor
 from gcsearch.execution.session import session
-from tests.support.bowl import SETTINGS, SPACE, Bowl, search
+from tests.support.bowl import SETTINGS, Bowl, Trains, run_search, search, wave
 
 # Worker processes do not have this folder on their path: send what is defined here along with the objects.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -67,19 +67,15 @@ class FirstIsLast(Bowl):
 def test_two_workers_in_any_order_do_what_one_does_and_say_nothing(local_ray, tmp_path, capfd):
     ended, heard = [], []
 
-    def tell(record):
-        ended.append(record.number)
-        (tmp_path / f"told-{record.number}").touch()
+    def hear(event):
+        if isinstance(event, TrialReturned):
+            ended.append(event.record.number)
+            (tmp_path / f"told-{event.record.number}").touch()
+        elif isinstance(event, EpochsReported):
+            heard.append((event.reports[0].number, len(ended)))
 
-    records = run_search(
-        SPACE,
-        SETTINGS,
-        Placement(workers=2, threads=1),
-        FirstIsLast(tmp_path),
-        folder=tmp_path,
-        on_reports=lambda reports: heard.append((reports[0].number, len(ended))),
-        on_record=tell,
-    )
+    executor = TuneExecutor(Placement(workers=2, threads=1), tmp_path)
+    records = run_search(executor, FirstIsLast(tmp_path), on_event=hear)
     own = {"worker": "", "reason": ""}
     assert [r.model_copy(update=own) for r in records] == [r.model_copy(update=own) for r in search()]
     assert ended[:6] == [3, 4, 5, 0, 1, 2]
@@ -107,38 +103,21 @@ class Accidents(Bowl):
         return super().__call__(proposals, report)
 
 
-def test_accidents_cost_no_more_than_what_they_hit(local_ray, tmp_path, caplog):
-    settings = SETTINGS.model_copy(update={"trials": 5, "pack": 1, "generation": 4})
-    records = run_search(SPACE, settings, Placement(2, 1), Accidents(tmp_path), folder=tmp_path)
+def test_accidents_cost_no_more_than_what_they_hit(local_ray, tmp_path):
+    settings, lost = SETTINGS.model_copy(update={"trials": 5, "pack": 1, "generation": 4}), []
+
+    def hear(event):
+        if isinstance(event, WorkerGone):
+            lost.append(event.text)
+
+    records = run_search(TuneExecutor(Placement(2, 1), tmp_path), Accidents(tmp_path), settings, on_event=hear)
     assert [record.outcome for record in records] == ["complete", "failed", "complete", "failed", "complete"]
     assert records[1].reason.startswith("ValueError: no such thing\n")
     assert "in __call__" in records[1].reason
     assert records[3].reason.startswith("the worker process ended (tries: 3): The actor ")
     assert [len((tmp_path / str(n)).read_text()) for n in range(5)] == [1, 1, 2, 3, 1]
-    warnings = [entry for entry in caplog.records if entry.name == "gcsearch.execution.searcher"]
-    assert [entry.levelname for entry in warnings] == ["WARNING"] * 4
-    assert any(entry.getMessage().endswith("; trial t0002 runs again") for entry in warnings)
-
-
-def test_given_settings_run_one_by_one_and_come_back_in_their_order(local_ray, tmp_path):
-    numbers = (4, 1, 2, 0)  # 1 raises, 2 loses its process once
-    wanted = [Proposal(number=number, config=search()[number].config) for number in numbers]
-    heard = []
-    records = run_settings(wanted, Placement(2, 1), Accidents(tmp_path), stage="test", on_record=heard.append)
-    assert [record.number for record in records] == list(numbers)
-    assert [record.outcome for record in records] == ["complete", "failed", "complete", "complete"]
-    assert "no such thing" in records[1].reason
-    assert sorted(heard, key=lambda record: record.number) == sorted(records, key=lambda record: record.number)
-
-
-def test_given_settings_that_are_to_stop_end_what_runs_and_begin_no_other(local_ray):
-    wanted = [Proposal(number=number, config=record.config) for number, record in enumerate(search()[:5])]
-    heard = []
-    records = run_settings(
-        wanted, Placement(2, 1), Bowl(), stage="test", on_record=heard.append, stopping=lambda: len(heard) > 0
-    )
-    assert [record.number for record in records] == [0, 1]
-    assert sorted(record.number for record in heard) == [0, 1]
+    assert len(lost) == 4
+    assert any(text.endswith("; trial t0002 runs again") for text in lost)
 
 
 def test_what_ray_would_print_is_logged_while_a_session_is_open(local_ray, capsys, caplog):
@@ -171,8 +150,8 @@ def a_node(number, *, cpus=1.0, alive=True):
 def test_a_lost_node_is_named_with_those_that_run_its_trials_again(monkeypatch):
     there, told = [a_node(1, cpus=0.0), a_node(2), a_node(3), a_node(4)], []
     monkeypatch.setattr(ray, "nodes", lambda: there)
-    monkeypatch.setattr(executor, "NODES_SECONDS", 0.0)
-    nodes = executor._Nodes(1, lambda who, text: told.append((who, text)))
+    monkeypatch.setattr(ray_tune, "NODES_SECONDS", 0.0)
+    nodes = ray_tune._Nodes(1, lambda event: told.append((event.worker, event.text)))
     nodes.look()
     assert told == []
     there[3] = a_node(4, alive=False)
@@ -189,35 +168,33 @@ def test_a_lost_node_is_named_with_those_that_run_its_trials_again(monkeypatch):
     assert len(told) == 3
 
 
-def test_what_a_callback_raises_comes_out_of_a_running_search(local_ray, tmp_path):
+def test_what_a_wave_raises_comes_out_of_a_running_search(local_ray, tmp_path):
     class Full(Exception):
         pass
 
-    def full(record: TrialRecord) -> None:
-        raise Full("no space left")
+    def full(event) -> None:
+        if isinstance(event, TrialReturned):
+            raise Full("no space left")
 
     with pytest.raises(Full, match="no space left"):
-        run_search(SPACE, SETTINGS, Placement(1, 1), Bowl(), folder=tmp_path, on_record=full)
+        run_search(TuneExecutor(Placement(1, 1), tmp_path), Bowl(), on_event=full)
 
 
 def test_a_worker_that_ray_can_never_place_is_refused(local_ray, tmp_path):
     with pytest.raises(RunError, match="A worker needs 3 CPU, but Ray has 2 in all"):
-        run_search(SPACE, SETTINGS, Placement(1, 3), Bowl(), folder=tmp_path)
-
-
-def test_a_finished_sweep_needs_no_worker(tmp_path):
-    records = search()
-    assert run_search(SPACE, SETTINGS, Placement(1, 1), None, folder=tmp_path, known=records) == records
+        TuneExecutor(Placement(1, 3), tmp_path).run([wave([])], Trains(Bowl()))
 
 
 INTERRUPTED = """
 import signal, sys, time
 from pathlib import Path
 import ray
+from gcsearch.execution.executor import Batch, Wave
 from gcsearch.execution.placement import Placement
+from gcsearch.execution.ray_tune import TuneExecutor
 from gcsearch.config.pipeline import SearchSettings
-from gcsearch.execution.executor import run_search
 from gcsearch.config.search_space import load
+from gcsearch.search.proposer import Proposer
 
 class Terminated(BaseException):
     pass
@@ -228,14 +205,16 @@ def terminate(number, frame):
 class Forever:
     def __init__(self, folder):
         self.folder = folder
-    def __call__(self, proposals, report):
-        (self.folder / f"at-work-{proposals[0].number}").touch()
+    def __call__(self, batch, report):
+        (self.folder / f"at-work-{batch.trials[0].number}").touch()
         time.sleep(600)
 
 folder = Path(sys.argv[1])
+packs = Proposer(load("gcscoop"), SearchSettings()).ask()
+wave = Wave([Batch(stage="search", seeds=(1,), trials=tuple(pack)) for pack in packs], lambda event: None)
 signal.signal(signal.SIGTERM, terminate)
 try:
-    run_search(load("gcscoop"), SearchSettings(), Placement(2, 1), Forever(folder), folder=folder)
+    TuneExecutor(Placement(2, 1), folder).run([wave], Forever(folder))
 except (KeyboardInterrupt, Terminated) as error:
     assert signal.getsignal(signal.SIGTERM) is terminate
     print(type(error).__name__, ray.is_initialized())

@@ -11,6 +11,7 @@ import ray
 from gcsearch.config.pipeline import SearchSettings
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.execution.executor import Batch, Executor, TrialReturned, Wave
 from gcsearch.search import pruning
 from gcsearch.search.proposer import Proposer
 
@@ -90,6 +91,40 @@ def search(settings=SETTINGS, space=SPACE, evaluate=None, known=(), before=(), *
     proposer = Proposer(space, settings, before=before)
     proposer.replay(known)
     return drive(proposer, evaluate, **options)
+
+
+class Trains:
+    """What an executor is handed, from what trains the trials of a pack."""
+
+    def __init__(self, evaluate) -> None:
+        self.evaluate = evaluate
+
+    def __call__(self, batch: Batch, report: Callable) -> list[TrialRecord]:
+        return self.evaluate(list(batch.trials), report)
+
+
+def wave(packs, on_event=lambda event: None, stopping=lambda: False) -> Wave:
+    return Wave([Batch(stage="search", seeds=(1, 2), trials=tuple(pack)) for pack in packs], on_event, stopping)
+
+
+def run_search(
+    executor: Executor, evaluate, settings=SETTINGS, known=(), on_event=lambda event: None, stopping=lambda: False
+) -> list[TrialRecord]:
+    """A whole search on an executor."""
+    proposer = Proposer(SPACE, settings)
+    proposer.replay(known)
+
+    def hear(event) -> None:
+        if isinstance(event, TrialReturned):
+            proposer.tell(event.record)
+        on_event(event)
+
+    def waves():
+        while not stopping() and (packs := proposer.ask()):
+            yield wave(packs, hear, stopping)
+
+    executor.run(waves(), Trains(evaluate))
+    return proposer.records
 
 
 def configs(records: list[TrialRecord]) -> list[str]:

@@ -53,7 +53,7 @@ def predict(
     """Classify images with an export; needs neither the sweep nor the data set."""
     from gcsearch.export import classifier
 
-    opened = classifier.open_export(export)
+    opened = classifier.load_export(export)
     names = classifier.read_names(classes) if classes else opened.names
     found = classifier.predict(opened, images, names=names, seed=seed, top=top)
     print_json(found.dump()) if as_json else print_table(found.table())

@@ -119,7 +119,7 @@ logger.addHandler(logging.StreamHandler())
 logger.propagate = False
 logging.getLogger("ray._private.services").warning("the object store uses /tmp\\nbecause ...")
 logging.getLogger("ray.tune").info("started")
-logging.getLogger("gcsearch.execution.searcher").warning("a worker died")
+logging.getLogger("gcsearch.execution.ray_tune").warning("a worker died")
 """
 
 

@@ -13,6 +13,7 @@ from gcsearch.config.trials import CHAMPION, Outcome, Proposal, TrialConfig, Tri
 from gcsearch.driver.confirm import Confirmation
 from gcsearch.driver.session import Session
 from gcsearch.errors import RunError
+from gcsearch.execution.executor import Batch, LocalExecutor, TrialReturned, Wave
 from gcsearch.methods.registry import complete
 from gcsearch.sweep.journal import FileWritten
 from gcsearch.sweep.store import Store
@@ -72,20 +73,27 @@ class Bench:
     def sweep(self):
         return Sweep("one", self.store, self.folder)
 
-    def measure(self, stage, seeds, proposals, keep):
-        records = []
-        for proposal in proposals:
-            if self.stop_after is not None and len(self.asked) == self.stop_after:
-                raise KeyboardInterrupt
-            self.asked.append((stage, seeds, proposal.number))
-            records.append(measured(proposal, stage, seeds))
-            keep(records[-1])
-        return records
+    def train(self, batch, report):
+        (trial,) = batch.trials
+        if self.stop_after is not None and len(self.asked) == self.stop_after:
+            raise KeyboardInterrupt
+        self.asked.append((batch.stage, batch.seeds, trial.number))
+        return [measured(trial, batch.stage, batch.seeds)]
+
+    def wave(self, stage, seeds, trials, keep):
+        batches = [Batch(stage=stage, seeds=seeds, trials=(trial,)) for trial in trials]
+        return Wave(batches, lambda event: keep(event.record) if isinstance(event, TrialReturned) else None)
 
     def run(self):
-        space = search_space.load("sam")
+        space, found = search_space.load("sam"), []
         stages, heard = (lambda *stage: self.stages.append(stage)), self.heard.append
-        return Confirmation(self.sweep, self.sweep.journal, self.pipeline, space, self.measure, stages, heard).run()
+        stage = Confirmation(self.sweep, self.sweep.journal, self.pipeline, space, self.wave, stages, heard)
+
+        def waves():
+            found.extend((yield from stage.run()))
+
+        LocalExecutor().run(waves(), self.train)
+        return tuple(found)
 
     def finish(self):
         finals, champion = self.run()
@@ -184,7 +192,7 @@ def a_session(bench, said):
     """A driver's session on the bench's sweep, which nobody else drives."""
     driver = SimpleNamespace(lease=SimpleNamespace(check=lambda: None))
     watcher = SimpleNamespace(warn=said.append)
-    return Session(bench.sweep, bench.pipeline, search_space.load("sam"), None, watcher, driver)
+    return Session(bench.sweep, bench.pipeline, search_space.load("sam"), None, watcher, driver, None)
 
 
 @pytest.mark.parametrize("part", ["gcsearch.results.report.page.headline", "gcsearch.results.report.page.get_plotlyjs"])

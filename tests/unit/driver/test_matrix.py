@@ -139,7 +139,7 @@ def sweeps(monkeypatch, tmp_path):
     """Stands in for the run of one sweep: `ends` says by name what it raises; what ran is noted."""
     ran, ends = [], {}
 
-    def run(chosen, *, store, fresh, watcher):
+    def run(chosen, *, store, fresh, watcher, executor):
         ran.append(chosen.name)
         if chosen.name in ends:
             raise ends[chosen.name]
@@ -232,6 +232,12 @@ def test_a_sweep_on_a_cluster_joins_it_by_itself(write, sweeps, rays, tmp_path, 
     assert rays == [(1, 1), None]
 
 
+def test_sweeps_in_this_process_open_no_ray(write, sweeps, rays, tmp_path):
+    matrix.run_matrix(write(HEAD + TWO), store=tmp_path, executor="local")
+    assert len(sweeps[0]) == 4
+    assert rays == []
+
+
 def test_a_matrix_does_not_take_the_name_of_a_sweep(write, sweeps, tmp_path):
     a_sweep(tmp_path, "many", [a_record("sam")])
     with pytest.raises(InputError, match=r"(?s)name: a matrix needs a name that no sweep .*--set name=OTHER"):
@@ -292,7 +298,7 @@ def at_once(monkeypatch, tmp_path):
     """Every sweep is there as soon as it is run, but for the name in `failing`; a file with two of them."""
     failing = set()
 
-    def run(chosen, *, store, fresh, watcher):
+    def run(chosen, *, store, fresh, watcher, executor):
         if chosen.name in failing:
             raise RunError("the disk is full")
         champion = a_record("coop", "champion", stage="test", seeds=(4, 5))

@@ -16,11 +16,11 @@ from gcsearch.data import digests, features
 from gcsearch.driver import matrix, plan, run
 from gcsearch.errors import InputError
 from gcsearch.execution.placement import Placement
-from gcsearch.execution.sizing import Cost
 from gcsearch.search.pruning import trained
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training import task_data
+from gcsearch.training.sizing import Cost
 from tests.unit.tracking.test_tracker import a_record
 
 
@@ -64,7 +64,7 @@ def test_data_that_were_changed_since_the_last_call_are_read_again(content, data
     chosen = Pipeline.from_dict(content | {"task": content["task"] | {"root": str(tmp_path)}})
     plan.make(chosen)
     (tmp_path / "tiny" / "split_zhou_Tiny.json").write_text('{"train": [], "val": [], "test": []}')
-    for call in (plan.make, run.cache):
+    for call in (plan.plan, run.cache_features):
         with pytest.raises(InputError, match="no class at all"):
             call(chosen)
 
@@ -75,7 +75,7 @@ def test_what_is_in_the_cache_is_not_encoded_again(chosen, content):
     assert (before.images, before.to_encode) == (3 * 24 + 3 * 8 + 48,) * 2
     assert before.encode_seconds > 0
     assert line(before, "data") == "144 images to encode once, 2 classes trained"
-    run.cache(chosen)
+    run.cache_features(chosen)
     after = plan.make(chosen)
     assert (after.images, after.to_encode, after.encode_seconds) == (144, 0, 0.0)
     assert line(after, "data") == "all 144 images are in the cache, 2 classes trained"
@@ -86,7 +86,7 @@ def test_what_is_in_the_cache_is_not_encoded_again(chosen, content):
 
 
 def test_other_images_are_to_be_encoded_though_others_of_their_names_were(chosen, tmp_path, content):
-    run.cache(chosen)
+    run.cache_features(chosen)
     (entry, *_) = task_data.of(chosen.task).cache.missing(task_data.of(chosen.task).wanted("test", [4]))
     entry.write_bytes(entry.read_bytes()[:100])
     assert plan.make(chosen).to_encode == 24
@@ -114,7 +114,7 @@ def test_time_has_all_stages_and_grows_with_each(chosen, content, monkeypatch):
     content["resources"] = {"workers": 1, "threads": 1}
     content["search"]["space"] = "coop"
     content["search"]["cap"] = {"epochs": 10}
-    run.cache(chosen)
+    run.cache_features(chosen)
 
     def seconds(**changes):
         made = plan.make(Pipeline.from_dict(content | {key: content[key] | one for key, one in changes.items()}))

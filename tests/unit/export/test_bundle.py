@@ -121,7 +121,7 @@ def test_class_specific_vectors_have_features_of_their_own_classes_alone(at_home
     assert "## Seed 4, red dog" in (folder / "words.md").read_text()
     with pytest.raises(InputError, match="vectors of its own, which fit no other name"):
         bundle.write(tmp_path / "other", champion, at_home, given=["lamp"])
-    opened = prediction.open_export(folder)
+    opened = prediction.load_export(folder)
     with pytest.raises(InputError, match="vectors of its own, which fit no other name"):
         opened.classifier.text(["lamp"])
 
@@ -135,7 +135,7 @@ def test_zero_shot_has_features_but_no_prompt(exported):
 @pytest.mark.parametrize("method", KINDS)
 def test_an_export_read_back_classifies_to_the_confirmed_accuracy(at_home, tmp_path, method):
     champion = a_champion(at_home, method, KINDS[method])
-    opened = prediction.open_export(bundle.write(tmp_path / "best", champion, at_home))
+    opened = prediction.load_export(bundle.write(tmp_path / "best", champion, at_home))
     lab, base = at_home, opened.facts.classes.base
     items = [item for item in lab.dataset.test if item.label in lab.halves[0]]
     labels = torch.tensor([lab.halves[0].index(item.label) for item in items])
@@ -152,7 +152,7 @@ def test_an_export_read_back_classifies_to_the_confirmed_accuracy(at_home, tmp_p
 
 
 def test_prediction_shows_the_likeliest_classes_of_every_image_with_shares_of_one(exported, data_root):
-    opened = prediction.open_export(exported("gcscoop"))
+    opened = prediction.load_export(exported("gcscoop"))
     paths = sorted((data_root / "tiny" / "images" / "owl").glob("test*"))[:2]
     found = prediction.predict(opened, paths, top=8)
     check(found.dump(), "gcsearch predict --json")
@@ -169,7 +169,7 @@ def test_prediction_shows_the_likeliest_classes_of_every_image_with_shares_of_on
 
 def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_home, monkeypatch):
     folder = exported("gcscoop")
-    opened = prediction.open_export(folder)
+    opened = prediction.load_export(folder)
     (tmp_path / "thesis.tex").write_text("no image")
     good = next((data_root / "tiny" / "images" / "owl").glob("*"))
     with pytest.raises(InputError, match=r"thesis.tex: every image must be readable, got no image"):
@@ -183,17 +183,17 @@ def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_hom
     ):
         prediction.predict(opened, [good], seed=9)
     with pytest.raises(InputError, match="the folder must be an export"):
-        prediction.open_export(tmp_path)
+        prediction.load_export(tmp_path)
     other = at_home.backbone.__class__(**{**vars(at_home.backbone), "fingerprint": "0" * 16})
     monkeypatch.setattr("gcsearch.training.task_data.frozen", lambda task: other)
     with pytest.raises(
         InputError, match=r"config.toml, task.pretrained: .*was made with the weights .*got weights 0000"
     ):
-        prediction.open_export(folder)
+        prediction.load_export(folder)
 
 
 def test_of_a_folder_every_image_below_it_is_classified_in_order(exported, data_root, tmp_path):
-    opened = prediction.open_export(exported("gcscoop"))
+    opened = prediction.load_export(exported("gcscoop"))
     (source,) = sorted((data_root / "tiny" / "images" / "owl").glob("test*"))[:1]
     for name in ("pics/owl/2.png", "pics/owl/1.png", "pics/dog/3.png", "pics/0.PNG"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -214,7 +214,7 @@ def test_of_a_folder_every_image_below_it_is_classified_in_order(exported, data_
 
 
 def test_bytes_that_are_no_image_are_refused_by_their_place(exported, data_root):
-    opened = prediction.open_export(exported("zeroshot"))
+    opened = prediction.load_export(exported("zeroshot"))
     good = next((data_root / "tiny" / "images" / "owl").glob("*")).read_bytes()
     with pytest.raises(InputError, match=r"image 2: every image must be readable, got no image but a PDF document"):
         prediction.guesses(opened, [good, b"%PDF-1.4"], opened.names)
@@ -231,7 +231,7 @@ def test_exif_orientation_is_heeded_by_an_export_whose_task_asks_for_it(at_home,
         lab = replace(at_home, task=at_home.task.model_copy(update={"exif": heeded}))
         folder = bundle.write(tmp_path / f"best-{heeded}", a_champion(lab, "zeroshot", {}), lab)
         assert tomllib.loads((folder / "config.toml").read_text())["task"]["exif"] is heeded
-        classifier = prediction.open_export(folder).classifier
+        classifier = prediction.load_export(folder).classifier
         lying.append(classifier.encode([tmp_path / "lying.png"]))
         upright.append(classifier.encode([tmp_path / "upright.png"]))
     assert torch.equal(upright[0], upright[1])

@@ -15,7 +15,7 @@ from gcsearch.driver import exports
 from gcsearch.errors import InputError
 from gcsearch.export import loss_landscape, sharpness
 from gcsearch.export.bundle import write
-from gcsearch.export.classifier import open_export
+from gcsearch.export.classifier import load_export
 from gcsearch.export.sharpness import curvature, heights, hessian_product, random_plane, slope
 from gcsearch.methods.prompts import Pieces, prompts
 from gcsearch.methods.registry import build
@@ -139,7 +139,7 @@ def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradi
 def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setattr("gcsearch.training.task_data.of", lambda task: at_home)
     folder = write(tmp_path / "best", a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home)
-    export = open_export(folder)
+    export = load_export(folder)
     found = loss_landscape.loss_landscapes(export)
     numbers = loss_landscape.survey(export, found, 0.2)
     check(numbers.dump(), "gcsearch landscape --json")
@@ -164,7 +164,7 @@ def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noq
 
 
 def test_what_has_no_loss_around_it_is_refused(at_home, tmp_path):  # noqa: F811
-    export = open_export(write(tmp_path / "zs", a_champion(at_home, "zeroshot", {}), at_home))
+    export = load_export(write(tmp_path / "zs", a_champion(at_home, "zeroshot", {}), at_home))
     with pytest.raises(InputError, match="zero-shot CLIP trains nothing"):
         loss_landscape.loss_landscapes(export)
     with pytest.raises(InputError, match="--rho: a radius must be above 0, got 0"):

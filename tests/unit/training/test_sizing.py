@@ -9,8 +9,7 @@ import pytest
 from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.search_space import load
 from gcsearch.driver import checks
-from gcsearch.execution import sizing
-from gcsearch.execution.placement import Placement
+from gcsearch.training import sizing
 
 SATURATING = {1: 10.0, 2: 18.0, 4: 30.0, 8: 39.0, 16: 40.0}
 
@@ -40,13 +39,13 @@ def test_sizes_are_measured_up_to_where_a_pack_goes_in_pieces(laboratory, monkey
 
     monkeypatch.setattr(sizing, "measure", measure)
     settings = SearchSettings(trials=64)
-    assert sizing.pack_size(settings, load("gcscoop"), [laboratory], Placement(1, 1), limit=7) == 8
+    assert sizing.pack_size(settings, load("gcscoop"), [laboratory], 1, limit=7) == 8
     assert tried == [(3, 7), (6, 7), (12, 7), (24, 7)]
     tried.clear()
     few = settings.model_copy(update={"trials": 4})
-    assert sizing.pack_size(few, load("gcscoop"), [laboratory], Placement(1, 1)) == 2
+    assert sizing.pack_size(few, load("gcscoop"), [laboratory], 1) == 2
     assert len(tried) == 2
-    assert sizing.pack_size(settings, load("zeroshot"), [laboratory], Placement(1, 1)) == 1
+    assert sizing.pack_size(settings, load("zeroshot"), [laboratory], 1) == 1
 
 
 def test_of_several_data_sets_the_one_with_the_smallest_pack_decides(laboratory, monkeypatch):
@@ -57,9 +56,9 @@ def test_of_several_data_sets_the_one_with_the_smallest_pack_decides(laboratory,
 
     monkeypatch.setattr(sizing, "measure", measure)
     settings, space = SearchSettings(trials=64), load("gcscoop")
-    assert sizing.pack_size(settings, space, [laboratory], Placement(1, 1)) == 32
-    assert sizing.pack_size(settings, space, [laboratory, large], Placement(1, 1)) == 4
-    assert sizing.pack_size(settings, space, [large, laboratory], Placement(1, 1)) == 4
+    assert sizing.pack_size(settings, space, [laboratory], 1) == 32
+    assert sizing.pack_size(settings, space, [laboratory, large], 1) == 4
+    assert sizing.pack_size(settings, space, [large, laboratory], 1) == 4
 
 
 def test_steps_are_really_measured(laboratory):
@@ -73,11 +72,11 @@ def test_steps_are_really_measured(laboratory):
 
 def test_a_pack_of_several_methods_costs_what_its_parts_cost(laboratory, monkeypatch):
     kinds, _ = sizing.typical(load("any-method"))
-    assert sorted(type(kind).__name__ for kind in kinds) == ["CoOp", "GCSCoOp", "KgCoOp", "ProGrad", "SAM"]
+    assert sorted(kind.name for kind in kinds) == ["coop", "gcscoop", "kgcoop", "prograd", "sam"]
     asked = []
 
     def measure(lab, method, names, members, threads, limit):
-        asked.append((type(method).__name__, members))
+        asked.append((method.name, members))
         return sizing.Cost(seconds=members, bytes=10 * len(asked), pieces=len(asked))
 
     monkeypatch.setattr(sizing, "measure", measure)

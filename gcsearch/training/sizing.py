@@ -14,7 +14,6 @@ from gcsearch.methods import registry
 
 if TYPE_CHECKING:
     from gcsearch.config.search_space import SearchSpace
-    from gcsearch.execution.placement import Placement
     from gcsearch.training.population import Member
     from gcsearch.training.task_data import Laboratory
 
@@ -34,7 +33,7 @@ def pack_size(
     settings: SearchSettings,
     space: SearchSpace,
     labs: Sequence[Laboratory],
-    placement: Placement,
+    threads: int,
     limit: int | None = None,
 ) -> int:
     """The number of settings in a pack where the pipeline leaves it open, see `choose`.
@@ -43,12 +42,10 @@ def pack_size(
     memory of a worker, a larger one gains nothing and is not tried. Of several data sets, one of which is trained
     after another, the one with the smallest pack decides.
     """
-    return min(_pack_size(settings, space, lab, placement, limit) for lab in labs)
+    return min(_pack_size(settings, space, lab, threads, limit) for lab in labs)
 
 
-def _pack_size(
-    settings: SearchSettings, space: SearchSpace, lab: Laboratory, placement: Placement, limit: int | None
-) -> int:
+def _pack_size(settings: SearchSettings, space: SearchSpace, lab: Laboratory, threads: int, limit: int | None) -> int:
     kinds, _ = typical(space)
     seeds = len(lab.task.seeds)
     if not any(method.trains for method in kinds):
@@ -57,7 +54,7 @@ def _pack_size(
     for size in SIZES:
         if rates and size > most(settings):
             break
-        cost = measure_mixed(lab, kinds, names, size * seeds, placement.threads, limit)
+        cost = measure_mixed(lab, kinds, names, size * seeds, threads, limit)
         rates[size] = size / cost.seconds
         if cost.pieces > 1:
             break
