@@ -26,7 +26,7 @@ class Budget(Model):
     no_gain: Count | None = None
 
 
-class SearchSettings(Model):
+class SearchConfig(Model):
     """How settings are proposed.
 
     `pack` settings are trained at once in one process; "auto": as many as the machine trains best. `generation`
@@ -105,6 +105,9 @@ class SearchSettings(Model):
         """What the settings of the search are trained and measured on."""
         return "test" if self.oracle else "search"
 
+
+SearchSettings = SearchConfig
+"""The former name."""
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -203,7 +206,7 @@ class Pipeline(Model):
     version: Literal[1] = 1
     name: Annotated[str, AfterValidator(_one_name)]
     task: Task = Task()
-    search: SearchSettings = SearchSettings()
+    search: SearchConfig = SearchConfig()
     confirm: Confirm = Confirm()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from gcsearch.config.trials import EpochReport, Proposal, TrialRecord
 
 
-class Watcher:
+class Callback:
     """What a caller may listen to; every method does nothing here. The command line draws bars with it."""
 
     def stage(self, name: str, total: int | None = None) -> None:
@@ -31,3 +31,7 @@ class Watcher:
 
     def mended(self, text: str) -> None:
         """Something that an earlier session left broken was put right."""
+
+
+Watcher = Callback
+"""The former name."""

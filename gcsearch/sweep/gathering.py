@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,26 @@ def finished(name: str, store: str | Path | None, say: Say) -> list[Finished]:
     if not found:
         rule = f"only finished sweeps can be compared, and none of the matrix {name} is"
         raise InputError(rule, file=Store.locate(store).root, remedy="Run its pipeline file again; it goes on.")
+    return found
+
+
+def compare(*sweeps: str, store: str | Path | None = None, against: str = "", published: bool = False) -> Comparison:
+    """All methods of finished sweeps, or of matrices, in one table, which a notebook shows and `to_frame` gives.
+
+    What is left out is said in warnings.
+
+    Args:
+        sweeps: names of finished sweeps in the store, or of matrices.
+        store: the folder of sweeps.
+        against: the row that all others are compared with, paired by seed: a title, a method or a sweep's name.
+        published: put published numbers of the same data set, model and shots beside.
+
+    Raises:
+        InputError: a sweep is not finished, or there is no such row.
+    """
+    found = compared(sweeps, store, warnings.warn, against=against, published=published)
+    for why in found.left_out:
+        warnings.warn(f"left out of the averages: {why}", stacklevel=2)
     return found
 
 

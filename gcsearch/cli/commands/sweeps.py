@@ -111,11 +111,9 @@ def status(
 
 def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: StoreFolder = None) -> None:
     """Let a running sweep finish what it has begun and then end; it can go on later. From any host of the store."""
-    from gcsearch.sweep.lease import Wish, ask
-    from gcsearch.sweep.sweep import open_sweep
+    from gcsearch.driver import run as pipelines
 
-    asked = ask(open_sweep(sweep, store).store.lease(sweep), Wish.STOP)
-    if asked:
+    if asked := pipelines.stop(sweep, store=store):
         print(f"asked {asked.holder.process} to stop {sweep}; it ends once the settings that run have ended")
     else:
         say(f"nobody drives {sweep}: there is nothing to stop")
