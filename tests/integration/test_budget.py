@@ -6,7 +6,7 @@ import pytest
 
 from gcsearch import files, open_sweep
 from gcsearch.config.pipeline import Pipeline, SearchSettings
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome
 from gcsearch.driver import prepare, run
 from gcsearch.errors import InputError
 from gcsearch.search.budget import Meter
@@ -14,13 +14,12 @@ from gcsearch.sweep import callbacks
 from gcsearch.sweep.journal import BudgetSpent, Event, TrialConfirmed, TrialEnded
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
+from tests.support.records import trial_record
 
 
 def record(number, value=50.0, outcome=Outcome.COMPLETE, seconds=10.0, worker="here"):
-    return TrialRecord(
-        number=number, config=TrialConfig(method="coop"), stage="search", outcome=outcome, seeds=(1,), epochs=1,
-        metrics={"val_h": (value,)}, seconds=seconds, worker=worker,
-    )  # fmt: skip
+    metrics = {"val_h": (value,)}
+    return trial_record(number, outcome=outcome, seeds=(1,), epochs=1, metrics=metrics, seconds=seconds, worker=worker)
 
 
 def meter(records=(), *, now=0.0, devices=2.0, first=0, spent=0.0, **budget):

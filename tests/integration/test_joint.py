@@ -10,7 +10,7 @@ import pytest
 from gcsearch.config.metrics import metric_on
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.task import Task
-from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialConfig, TrialFile, TrialRecord
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialConfig, TrialFile
 from gcsearch.data.datasets import template_of
 from gcsearch.driver import run
 from gcsearch.driver.checks import check
@@ -25,6 +25,7 @@ from gcsearch.results.report.page import build_report
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.sweep import load_parameters, seen_from_each
 from gcsearch.training.loop import Checkpoint
+from tests.support.records import trial_record
 from tests.unit.cli.test_app import gcsearch
 from tests.unit.search.test_pruning import Killed
 
@@ -33,10 +34,8 @@ SETS = ("shapes-sketch", "shapes-night")
 
 def record(number=0, *, outcome=Outcome.COMPLETE, reason="", epochs=(1, 2), **metrics):
     curve = tuple(EpochReport(number=number, epoch=epoch, metrics=metrics) for epoch in epochs)
-    return TrialRecord(
-        number=number, config=TrialConfig(method="coop"), stage="search", outcome=outcome, reason=reason, seeds=(1, 2),
-        epochs=2, metrics=metrics, curve=curve, seconds=1.5,
-    )  # fmt: skip
+    known = {"reason": reason, "epochs": 2, "metrics": metrics, "curve": curve, "seconds": 1.5}
+    return trial_record(number, outcome=outcome, **known)
 
 
 def accuracies(base, new):

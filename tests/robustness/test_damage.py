@@ -8,7 +8,6 @@ import pytest
 from typer.testing import CliRunner
 
 from gcsearch.cli.app import app
-from gcsearch.config.trials import TrialConfig, TrialRecord
 from gcsearch.driver import load
 from gcsearch.driver.prepare import origin_texts
 from gcsearch.driver.run import _open_or_begin
@@ -17,6 +16,7 @@ from gcsearch.export import classifier
 from gcsearch.sweep.lease import Lease, Wish, ask, request_path
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, load_parameters
+from tests.support.records import trial_record
 
 CONTENTS = {
     "empty": b"",
@@ -92,8 +92,7 @@ def test_the_list_of_a_matrix_is_named(sweep, content):
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 20, b"not a tensor"])
 def test_what_a_confirmed_setting_trained_is_named(tmp_path, content):
-    config = TrialConfig(method="coop")
-    record = TrialRecord(number=3, config=config, stage="test", outcome="complete", seeds=(4,), epochs=1)
+    record = trial_record(3, stage="test", seeds=(4,), epochs=1)
     (tmp_path / "3.seed_4.safetensors").write_bytes(content)
     with pytest.raises(InputError, match=r"3\.seed_4\.safetensors: the file must hold what a confirmed setting"):
         load_parameters(tmp_path, record)

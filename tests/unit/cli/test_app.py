@@ -14,11 +14,10 @@ from typer.testing import CliRunner
 from gcsearch import __version__, files
 from gcsearch.cli.app import app
 from gcsearch.config.pipeline import Pipeline
-from gcsearch.config.trials import TrialConfig, TrialRecord
-from gcsearch.methods.registry import complete
 from gcsearch.sweep import interrupts
 from gcsearch.sweep.journal import Journal
 from tests.support.calls import call
+from tests.support.records import completed
 from tests.support.trees import TREES
 
 
@@ -164,22 +163,7 @@ def test_the_version_is_one_line():
 # --- Sweeps written by hand
 
 
-def a_record(method, label="", *, number=0, stage="search", seeds=(1, 2), outcome="complete", metrics=None, **values):
-    prefix = "test" if stage == "test" else "val"
-    given = {f"{prefix}_base_acc": (80.0, 82.0), f"{prefix}_new_acc": (60.0, 62.0), f"{prefix}_h": (68.0, 70.0)}
-    return TrialRecord(
-        number=number,
-        config=complete(TrialConfig(method=method, hyperparameters=values)),
-        stage=stage,
-        outcome=outcome,
-        seeds=seeds,
-        epochs=4,
-        label=label,
-        metrics=given if metrics is None else metrics,
-    )
-
-
-ZEROSHOT = a_record("zeroshot", "zero-shot CLIP", stage="test", seeds=(4, 5), number=-1)
+ZEROSHOT = completed("zeroshot", "zero-shot CLIP", stage="test", seeds=(4, 5), number=-1)
 
 
 def a_sweep(store, name, records, finals=(), **pipeline):
@@ -199,13 +183,13 @@ def a_sweep(store, name, records, finals=(), **pipeline):
 @pytest.fixture
 def store(tmp_path):
     """One ordinary sweep, one on class-specific vectors, one that is not finished."""
-    searched, confirmed = a_record("kgcoop", kg_lambda=2.0), {"stage": "test", "seeds": (4, 5)}
-    a_sweep(tmp_path, "kg", [searched], [ZEROSHOT, a_record("kgcoop", "champion", kg_lambda=2.0, **confirmed)])
+    searched, confirmed = completed("kgcoop", kg_lambda=2.0), {"stage": "test", "seeds": (4, 5)}
+    a_sweep(tmp_path, "kg", [searched], [ZEROSHOT, completed("kgcoop", "champion", kg_lambda=2.0, **confirmed)])
     by_base = {"objective": "val_base_acc", "space": "coop"}
-    searched = a_record("coop", metrics={"val_base_acc": (90.0, 91.0), "loss": (0.1, 0.1)}, class_specific=True)
+    searched = completed("coop", metrics={"val_base_acc": (90.0, 91.0), "loss": (0.1, 0.1)}, class_specific=True)
     final = {"metrics": {"test_base_acc": (88.0, 89.0), "loss": (0.1, 0.1)}, "class_specific": True, **confirmed}
-    a_sweep(tmp_path, "csc", [searched], [ZEROSHOT, a_record("coop", "champion", **final)], search=by_base)
-    a_sweep(tmp_path, "half", [a_record("sam"), a_record("sam", number=1, outcome="failed", metrics={})])
+    a_sweep(tmp_path, "csc", [searched], [ZEROSHOT, completed("coop", "champion", **final)], search=by_base)
+    a_sweep(tmp_path, "half", [completed("sam"), completed("sam", number=1, outcome="failed", metrics={})])
     return tmp_path
 
 
@@ -246,7 +230,9 @@ def test_compare_writes_markdown_json_and_csv(store):
 def test_compare_calls_an_oracle_so_in_every_form(store):
     final = {"stage": "test", "seeds": (4, 5), "rho": 0.2}
     search = {"objective": "test_h", "space": "sam"}
-    a_sweep(store, "peek", [a_record("sam", **final)], [ZEROSHOT, a_record("sam", "champion", **final)], search=search)
+    a_sweep(
+        store, "peek", [completed("sam", **final)], [ZEROSHOT, completed("sam", "champion", **final)], search=search
+    )
 
     def shown(*form):
         return call("compare", "kg", "peek", "--store", store, *form).stdout
@@ -269,8 +255,8 @@ def test_on_a_terminal_the_best_of_each_column_is_bold(store):
 
 def test_compare_keeps_tasks_apart_and_shows_other_seeds(store):
     other = {"stage": "test", "seeds": (7, 8)}
-    a_sweep(store, "later", [a_record("sam")], [a_record("sam", "champion", **other)])
-    a_sweep(store, "four", [a_record("sam")], [a_record("sam", "champion", **other)], task={"shots": 4})
+    a_sweep(store, "later", [completed("sam")], [completed("sam", "champion", **other)])
+    a_sweep(store, "four", [completed("sam")], [completed("sam", "champion", **other)], task={"shots": 4})
     done = call("compare", "kg", "later", "four", "--store", store)
     assert done.returncode == 0, done.stderr
     headings = [line for line in done.stdout.splitlines() if "shots" in line]
@@ -284,8 +270,8 @@ def test_compare_keeps_tasks_apart_and_shows_other_seeds(store):
 
 def test_compare_says_what_has_no_average_and_why(store):
     more = {"stage": "test", "seeds": (4, 5, 9), "metrics": {"test_base_acc": (80.0, 82.0, 84.0)}}
-    champion = a_record("kgcoop", "champion", kg_lambda=1.0, **more)
-    a_sweep(store, "night", [a_record("kgcoop")], [ZEROSHOT, champion], task={"dataset": "shapes-night"})
+    champion = completed("kgcoop", "champion", kg_lambda=1.0, **more)
+    a_sweep(store, "night", [completed("kgcoop")], [ZEROSHOT, champion], task={"dataset": "shapes-night"})
     done = call("compare", "kg", "night", "--store", store)
     assert done.returncode == 0, done.stderr
     (average,) = done.stdout.split("mean over 2 data sets")[1:]
@@ -302,8 +288,8 @@ def test_compare_says_what_has_no_average_and_why(store):
 def pets(store):
     """A sweep on the field's data set, backbone and shots."""
     task = {"dataset": "OxfordPets", "backbone": "ViT-B-16", "pretrained": "openai"}
-    final = a_record("kgcoop", "champion", stage="test", seeds=(4, 5), kg_lambda=2.0)
-    a_sweep(store, "pets", [a_record("kgcoop", kg_lambda=2.0)], [ZEROSHOT, final], task=task)
+    final = completed("kgcoop", "champion", stage="test", seeds=(4, 5), kg_lambda=2.0)
+    a_sweep(store, "pets", [completed("kgcoop", kg_lambda=2.0)], [ZEROSHOT, final], task=task)
     return store
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from gcsearch.config import search_space
 from gcsearch.config.pipeline import Pipeline
-from gcsearch.config.trials import CHAMPION, Outcome, Proposal, TrialConfig, TrialRecord
+from gcsearch.config.trials import CHAMPION, Outcome, Proposal, TrialConfig
 from gcsearch.driver.confirm import Confirmation
 from gcsearch.driver.session import Session
 from gcsearch.errors import RunError
@@ -18,6 +18,7 @@ from gcsearch.methods.registry import complete
 from gcsearch.sweep.journal import FileWritten
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
+from tests.support.records import trial_record
 
 TRUTH = {0: 80.0, 1: 81.0, 2: 85.0, 3: 84.9, 4: 70.0}
 """What each setting is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
@@ -36,15 +37,8 @@ def measured(proposal, stage, seeds, outcome=Outcome.COMPLETE):
     names = (
         ("val_base_acc", "val_new_acc", "val_h") if stage == "search" else ("test_base_acc", "test_new_acc", "test_h")
     )
-    return TrialRecord(
-        number=proposal.number,
-        config=proposal.config,
-        stage=stage,
-        outcome=outcome,
-        seeds=seeds,
-        epochs=1,
-        metrics=dict.fromkeys(names, numbers),
-    )
+    known = {"config": proposal.config, "stage": stage, "seeds": seeds, "epochs": 1}
+    return trial_record(proposal.number, outcome=outcome, metrics=dict.fromkeys(names, numbers), **known)
 
 
 class Bench:

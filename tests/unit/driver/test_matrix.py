@@ -20,8 +20,9 @@ from gcsearch.execution.cluster import Cluster
 from gcsearch.execution.placement import Placement
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import open_sweep
+from tests.support.records import completed
 from tests.support.schema import check
-from tests.unit.cli.test_app import ZEROSHOT, a_record, a_sweep
+from tests.unit.cli.test_app import ZEROSHOT, a_sweep
 
 HEAD = 'version = 1\nname = "many"\n[task]\nval_shots = 1\n'
 TWO = '[matrix]\n"task.dataset" = ["shapes-sketch", "shapes-neon"]\n"task.shots" = [1, 2]\n'
@@ -239,7 +240,7 @@ def test_sweeps_in_this_process_open_no_ray(write, sweeps, rays, tmp_path):
 
 
 def test_a_matrix_does_not_take_the_name_of_a_sweep(write, sweeps, tmp_path):
-    a_sweep(tmp_path, "many", [a_record("sam")])
+    a_sweep(tmp_path, "many", [completed("sam")])
     with pytest.raises(InputError, match=r"(?s)name: a matrix needs a name that no sweep .*--set name=OTHER"):
         matrix.run_matrix(write(HEAD + TWO), store=tmp_path)
     assert sweeps[0] == []
@@ -263,8 +264,8 @@ def store(tmp_path):
     search = {"objective": "val_acc"}
     found = {"test_acc": (80.0, 82.0), "test_acc_shapes-neon": (60.0, 61.0), "test_acc_targets": (60.0, 61.0)}
     zeroshot = ZEROSHOT.model_copy(update={"metrics": found})
-    trial = a_record("sam", metrics={"val_acc": (70.0, 72.0)})
-    champion = a_record("sam", "champion", stage="test", seeds=(4, 5), metrics=found)
+    trial = completed("sam", metrics={"val_acc": (70.0, 72.0)})
+    champion = completed("sam", "champion", stage="test", seeds=(4, 5), metrics=found)
     a_sweep(tmp_path, "away-1", [trial], [zeroshot, champion], task={**task, "shots": 1}, search=search)
     a_sweep(tmp_path, "away-2", [trial], task={**task, "shots": 2}, search=search)
     Store(tmp_path).matrix_file("away").parent.mkdir()
@@ -301,8 +302,8 @@ def at_once(monkeypatch, tmp_path):
     def run(chosen, *, store, fresh, watcher, executor):
         if chosen.name in failing:
             raise RunError("the disk is full")
-        champion = a_record("coop", "champion", stage="test", seeds=(4, 5))
-        a_sweep(store, chosen.name, [a_record("coop")], [ZEROSHOT, champion], task={"dataset": chosen.task.dataset})
+        champion = completed("coop", "champion", stage="test", seeds=(4, 5))
+        a_sweep(store, chosen.name, [completed("coop")], [ZEROSHOT, champion], task={"dataset": chosen.task.dataset})
         return open_sweep(chosen.name, store)
 
     monkeypatch.setattr(pipeline, "run", run)

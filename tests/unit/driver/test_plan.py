@@ -21,7 +21,7 @@ from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training import task_data
 from gcsearch.training.sizing import Cost
-from tests.unit.tracking.test_tracker import a_record
+from tests.support.records import a_record
 
 
 @pytest.fixture(autouse=True)

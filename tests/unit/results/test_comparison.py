@@ -13,33 +13,17 @@ import pytest
 from gcsearch.cli import render
 from gcsearch.config import metrics as protocol
 from gcsearch.config.task import Task
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.errors import InputError
-from gcsearch.methods.registry import complete, with_tags
+from gcsearch.methods.registry import with_tags
 from gcsearch.results.averages import averages
 from gcsearch.results.comparison import Finished, against, compare, heading, results_table
 from gcsearch.results.differences import Verdict
 from gcsearch.results.method_table import Comparison
 from gcsearch.results.tables.wording import described, named
+from tests.support.records import a_final
 
 SKETCH = Task()
-
-
-def a_final(method, base=80.0, new=60.0, *, label="champion", seeds=(4, 5), outcome=Outcome.COMPLETE, **values):
-    """A confirmed setting: the first seed has `base` and `new`, the second two points more."""
-    metrics = {"test_base_acc": (base, base + 2)}
-    if new is not None:
-        metrics |= {"test_new_acc": (new, new + 2), "test_h": (new + 5, new + 9)}
-    return TrialRecord(
-        number=3,
-        config=complete(TrialConfig(method=method, hyperparameters=values)),
-        stage="test",
-        outcome=outcome,
-        seeds=seeds,
-        epochs=4,
-        label=label,
-        metrics=metrics if outcome is Outcome.COMPLETE else {},
-    )
 
 
 ZEROSHOT = a_final("zeroshot", 70.0, 71.0, label="zero-shot CLIP")

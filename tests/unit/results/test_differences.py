@@ -9,21 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.results.differences import Difference, Verdict, bootstrap_interval, difference, paired, pooled, verdict
+from tests.support.records import trial_record
 
 
 def record(values, seeds=(1, 2, 3, 4, 5), rho=0.1, **more):
-    return TrialRecord(
-        number=0,
-        config=TrialConfig(method="sam", hyperparameters={"rho": rho}),
-        stage="test",
-        outcome=Outcome.COMPLETE,
-        seeds=seeds,
-        epochs=10,
-        metrics={"test_h": tuple(values), **more},
-        seconds=1.0,
-    )
+    metrics = {"test_h": tuple(values), **more}
+    return trial_record(method="sam", rho=rho, stage="test", seeds=seeds, epochs=10, metrics=metrics, seconds=1.0)
 
 
 def test_only_seeds_that_both_have_count():

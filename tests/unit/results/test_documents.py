@@ -13,8 +13,8 @@ from gcsearch.results.averages import averages
 from gcsearch.results.comparison import Finished, against, compare
 from gcsearch.results.documents import Measured, Numbers, facts
 from gcsearch.results.ranking import rank
+from tests.support.records import a_final
 from tests.support.schema import SCHEMA, check
-from tests.unit.results.test_comparison import a_final
 
 
 def test_the_schema_on_disk_is_that_of_the_code():

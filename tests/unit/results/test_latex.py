@@ -12,13 +12,14 @@ import pytest
 
 from gcsearch.cli import render
 from gcsearch.config.task import Task
-from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
+from gcsearch.config.trials import Role, TrialRecord
 from gcsearch.data.datasets import title_of
 from gcsearch.results.averages import averages
 from gcsearch.results.comparison import Finished, against, compare
 from gcsearch.results.method_table import Comparison
 from gcsearch.results.tables.latex import escape, label, table
 from gcsearch.results.tables.table import Heading, Table
+from tests.support.records import trial_record
 
 NASTY = (
     "100% of_a&b #1 {x} $y$ ~z ^w \\cmd",
@@ -33,17 +34,9 @@ NASTY = (
 
 
 def a_final(name, base, method="coop", **hyperparameters) -> TrialRecord:
-    return TrialRecord(
-        number=-1,
-        config=TrialConfig(method=method, hyperparameters=hyperparameters),
-        stage="test",
-        outcome=Outcome.COMPLETE,
-        seeds=(4, 5),
-        epochs=3,
-        label=name,
-        role=Role.REFERENCE,
-        metrics={"test_base_acc": (base, base + 1), "test_new_acc": (60.0, 62.0), "test_h": (base - 9, base - 8.5)},
-    )
+    accuracies = {"test_base_acc": (base, base + 1), "test_new_acc": (60.0, 62.0), "test_h": (base - 9, base - 8.5)}
+    known = {"stage": "test", "seeds": (4, 5), "epochs": 3, "label": name, "role": Role.REFERENCE}
+    return trial_record(-1, method, metrics=accuracies, **known, **hyperparameters)
 
 
 def groups(names=NASTY, datasets=("shapes-sketch", "folder:my_50% birds & 猫")):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gcsearch.config.trials import Outcome
 from gcsearch.results.ranking import front
-from tests.support.records import a_record
+from tests.support.records import trial_record
 
 NAMES = ("val_base_acc", "val_new_acc", "val_h")
 FEW = st.integers(0, 4).map(float)  # ties are what goes wrong
@@ -19,7 +19,7 @@ def test_the_front_is_what_its_definition_says(data, count):
     names = NAMES[:count]
     rows = data.draw(st.lists(st.tuples(st.sampled_from(Outcome), *[ANY] * count), max_size=12))
     records = [
-        a_record(
+        trial_record(
             n, outcome=outcome, seeds=(1,), metrics={name: (value,) for name, value in zip(names, own, strict=True)}
         )
         for n, (outcome, *own) in enumerate(rows)

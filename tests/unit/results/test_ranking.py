@@ -9,21 +9,16 @@ import random
 import pytest
 from scipy.stats import nct, t
 
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.errors import RunError
 from gcsearch.results.ranking import champion, one_standard_error, rank, shortlist
+from tests.support.records import trial_record
 
 
 def record(number, values=(80.0, 80.0), outcome=Outcome.COMPLETE, epochs=50, rho=0.1, **more):
-    return TrialRecord(
-        number=number,
-        config=TrialConfig(method="gcscoop", hyperparameters={"rho": rho, "epochs": epochs}),
-        stage="search",
-        outcome=outcome,
-        seeds=(1, 2),
-        epochs=epochs,
-        metrics={"val_h": values, **more} if values else {},
-    )
+    config = TrialConfig(method="gcscoop", hyperparameters={"rho": rho, "epochs": epochs})
+    metrics = {"val_h": values, **more} if values else {}
+    return trial_record(number, config=config, outcome=outcome, epochs=epochs, metrics=metrics)
 
 
 def numbers(rows):

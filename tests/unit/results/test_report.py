@@ -27,6 +27,7 @@ from gcsearch.results.report.responses import (
 )
 from gcsearch.results.report.theme import DARK
 from gcsearch.results.tables.wording import describe, searched
+from tests.support.records import trial_record
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
 NAN = math.nan
@@ -40,17 +41,8 @@ def a_record(number=0, h=80.0, *, method="gcscoop", outcome=Outcome.COMPLETE, ep
         EpochReport(number=number, epoch=epoch, metrics=metrics(h - (epochs - epoch), method))
         for epoch in range(1, epochs + 1)
     )
-    values = {
-        "number": number,
-        "config": TrialConfig(method=method, hyperparameters=hyperparameters),
-        "stage": "search",
-        "outcome": outcome,
-        "seeds": (1, 2),
-        "epochs": epochs,
-        "metrics": curve[-1].metrics if curve else {},
-        "curve": curve,
-    }
-    return TrialRecord(**values | changes)
+    values = {"outcome": outcome, "epochs": epochs, "metrics": curve[-1].metrics if curve else {}, "curve": curve}
+    return trial_record(number, config=TrialConfig(method=method, hyperparameters=hyperparameters), **values | changes)
 
 
 def metrics(h: float, method: str) -> dict[str, tuple[float, float]]:
@@ -62,16 +54,9 @@ def metrics(h: float, method: str) -> dict[str, tuple[float, float]]:
 def a_final(
     label: str, h: tuple[float, ...], number=-1, seeds=(4, 5, 6), method="gcscoop", **hyperparameters
 ) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        config=TrialConfig(method=method, hyperparameters=hyperparameters),
-        stage="test",
-        outcome=Outcome.COMPLETE,
-        seeds=seeds[: len(h)],
-        epochs=4,
-        label=label,
-        metrics={"test_base_acc": h, "test_new_acc": h, "test_h": h},
-    )
+    known = {"stage": "test", "seeds": seeds[: len(h)], "label": label}
+    accuracies = {"test_base_acc": h, "test_new_acc": h, "test_h": h}
+    return trial_record(number, method, metrics=accuracies, **known, **hyperparameters)
 
 
 def lost(number=0, outcome=Outcome.FAILED) -> TrialRecord:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from gcsearch.config.pipeline import Pipeline, SearchSettings
-from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.results.differences import Difference
 from gcsearch.results.ranking import ranking
 from gcsearch.results.tables import latex
@@ -15,6 +15,7 @@ from gcsearch.results.tables.markup import html, markdown, notebook
 from gcsearch.results.tables.spreadsheet import header, to_csv
 from gcsearch.results.tables.table import Entry, Heading, Remark, Table, to_frame, written
 from gcsearch.stats import Spread, spread
+from tests.support.records import trial_record
 
 NAN = math.nan
 PETS = Entry({"name": "CoOp", "rank": 1}, (4, 5), {"base": (80.0, 82.0), "new": (70.0, NAN)})
@@ -23,15 +24,8 @@ HEADINGS = [Heading("", "name", words=True), Heading("rank", "rank"), Heading("b
 
 
 def a_trial(number: int, *values: float, outcome: Outcome = Outcome.COMPLETE, **hyperparameters: float) -> TrialRecord:
-    return TrialRecord(
-        number=number,
-        config=TrialConfig(method="gcscoop", hyperparameters=hyperparameters),
-        stage="search",
-        outcome=outcome,
-        seeds=(1, 2),
-        epochs=5,
-        metrics={"val_h": values} if values else {},
-    )
+    metrics = {"val_h": values} if values else {}
+    return trial_record(number, "gcscoop", outcome=outcome, epochs=5, metrics=metrics, **hyperparameters)
 
 
 def test_a_cell_is_written_in_one_way_whatever_it_holds():

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from gcsearch.config.pipeline import Pipeline, SearchSettings
-from gcsearch.config.trials import EpochReport, Outcome, Proposal, Rung, TrialConfig, TrialRecord
+from gcsearch.config.trials import EpochReport, Outcome, Proposal, Rung, TrialConfig
 from gcsearch.driver import checks
 from gcsearch.errors import InputError
 from gcsearch.search import pruning
 from gcsearch.training.loop import Checkpoint, name_of
 from gcsearch.training.trial import run_pack
+from tests.support.records import trial_record
 
 
 def shares(pruner, pack=0, **settings):
@@ -68,10 +69,7 @@ def test_the_better_part_stays(keep, values, rivals, stay):
 def test_a_rival_is_who_came_to_the_rung_and_ended_well():
     def record(number, outcome, *curve):
         reports = [EpochReport(number=number, epoch=epoch, metrics={"val_h": (value,)}) for epoch, value in curve]
-        config = TrialConfig(method="coop")
-        return TrialRecord(
-            number=number, config=config, stage="search", outcome=outcome, seeds=(1,), epochs=9, curve=tuple(reports)
-        )
+        return trial_record(number, outcome=outcome, seeds=(1,), epochs=9, curve=tuple(reports))
 
     records = [
         record(0, Outcome.COMPLETE, (2, 50.0), (4, 60.0), (8, 70.0)),

@@ -11,24 +11,18 @@ from datetime import timedelta
 
 import pytest
 
-from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import EpochReport, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
 from gcsearch.sweep.journal import Event, Journal, RunLogged, SessionEnd
 from gcsearch.sweep.state import SweepState
+from tests.support.records import trial_record
 
 
 def record(number: int, value: float = 1.0) -> TrialRecord:
     metrics = {"val_h": (value, value)}
-    return TrialRecord(
-        number=number,
-        config=TrialConfig(method="sam", hyperparameters={"rho": 0.1, "beta1": "off", "epochs": 4}),
-        stage="search",
-        outcome=Outcome.COMPLETE,
-        seeds=(1, 2),
-        epochs=1,
-        metrics=metrics,
-        curve=(EpochReport(number=number, epoch=1, metrics=metrics),),
-    )
+    config = TrialConfig(method="sam", hyperparameters={"rho": 0.1, "beta1": "off", "epochs": 4})
+    curve = (EpochReport(number=number, epoch=1, metrics=metrics),)
+    return trial_record(number, config=config, epochs=1, metrics=metrics, curve=curve)
 
 
 def kinds(journal: Journal) -> list[str]:

@@ -23,7 +23,7 @@ from gcsearch.sweep.state import StateReader, SweepState, read_status
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from tests.support.calls import call
-from tests.unit.tracking.test_tracker import a_record
+from tests.support.records import a_record
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.tracking import relocation
 from gcsearch.tracking.sync import Mirror
+from tests.support.records import a_record
 from tests.unit.tracking.test_sync import a_sweep
-from tests.unit.tracking.test_tracker import a_record
 
 ODD = "st ore %20?#&;'\"[x]*{0}~+$HOME é"
 """A folder whose name means something in an address, a shell, a format string and a pattern."""

@@ -25,8 +25,8 @@ from gcsearch.tracking import bulk, sync
 from gcsearch.tracking.client import runs_of
 from gcsearch.tracking.sync import Mirror
 from gcsearch.tracking.tracker import Tracker
+from tests.support.records import a_record
 from tests.support.servers import free_port
-from tests.unit.tracking.test_tracker import a_record
 
 
 @pytest.fixture(scope="module")

@@ -19,35 +19,15 @@ from gcsearch.config import provenance
 from gcsearch.config.addresses import check_uri
 from gcsearch.config.pipeline import Pipeline, SearchSettings
 from gcsearch.config.task import Task
-from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
+from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
 from gcsearch.errors import InputError, RunError
 from gcsearch.tracking.client import read_records, runs_of, ui_command
 from gcsearch.tracking.description import run_name
 from gcsearch.tracking.tracker import Tracker
+from tests.support.records import GCSCOOP, a_record
 from tests.support.servers import free_port, has_postgres, postgres
 
 PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
-GCSCOOP = TrialConfig(method="gcscoop", hyperparameters={"rho": 0.1, "beta1": 0.5, "beta2": 0.8, "epochs": 3})
-
-
-def a_record(number=0, *, config=GCSCOOP, outcome=Outcome.COMPLETE, epochs=3, **changes) -> TrialRecord:
-    curve = tuple(
-        EpochReport(number=number, epoch=e, metrics={"val_h": (50.0 + e, 60.0 + e), "loss": (1 / e, 2 / e)})
-        for e in range(1, epochs + 1)
-    )
-    values = {
-        "number": number,
-        "config": config,
-        "stage": "search",
-        "outcome": outcome,
-        "seeds": (1, 2),
-        "epochs": epochs,
-        "metrics": curve[-1].metrics if curve else {},
-        "curve": curve,
-        "seconds": 30.0,
-        "worker": "here",
-    }
-    return TrialRecord(**values | changes)
 
 
 @pytest.fixture(scope="module")
