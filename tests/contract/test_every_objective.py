@@ -22,6 +22,7 @@ from gcsearch.results import comparison, multi_dataset
 from gcsearch.results.method_table import Comparison
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, seen_from_each
+from tests.support.records import trial_record
 
 PROTOCOLS = {
     "base": {"folds": 2},
@@ -59,18 +60,12 @@ def numbers(task, stage, seeds, value) -> dict[str, tuple[float, ...]]:
 
 def a_record(task, stage, number, seeds=(1, 2), **changes) -> TrialRecord:
     rho = 0.01 * 1.4 ** max(number, 0)
-    values = {
-        "number": number,
-        "config": complete(TrialConfig(method="gcscoop", hyperparameters={"rho": rho, "beta1": 0.04 * max(number, 0)})),
-        "stage": stage,
-        "outcome": Outcome.COMPLETE,
-        "seeds": seeds,
-        "epochs": 3,
-    } | changes
-    parts = {
-        one.dataset: TrialRecord(**{"metrics": numbers(one, stage, seeds, 7.0 * (number % 5) + n)} | values)
-        for n, one in enumerate(task.each)
-    }
+    config = complete(TrialConfig(method="gcscoop", hyperparameters={"rho": rho, "beta1": 0.04 * max(number, 0)}))
+    parts = {}
+    for n, one in enumerate(task.each):
+        metrics = numbers(one, stage, seeds, 7.0 * (number % 5) + n)
+        usual = {"config": config, "stage": stage, "seeds": seeds, "epochs": 3, "metrics": metrics}
+        parts[one.dataset] = trial_record(number, **usual | changes)
     return multi_dataset.gathered(parts) if task.also else next(iter(parts.values()))
 
 

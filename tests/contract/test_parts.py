@@ -7,10 +7,10 @@ import safetensors.torch
 import torch
 
 from gcsearch.clip.model import fingerprint
-from gcsearch.methods.registry import METHODS, find
+from gcsearch.methods.registry import METHODS
 from gcsearch.training.loop import Training
 from gcsearch.training.population import Member, Population, _Sums
-from tests.unit.methods.test_rules import NothingReadBack
+from tests.support.methods import NothingReadBack, setting
 
 WITHOUT_RULE = [name for name, method in METHODS.items() if method.trains and "rule" not in method.kinds]
 PARTS = (*WITHOUT_RULE, "cocoop+kgcoop+prograd+subpt+nfl")
@@ -21,13 +21,6 @@ EVERY = [
     for rule in RULES
 ]
 SHAPES = ({"class_specific": True}, {"position": "front"}, {"position": "middle"}, {"ctx_init": "", "n_ctx": 16})
-
-
-def setting(name, **values):
-    """A short run of `name`: three epochs of two batches."""
-    short = {"epochs": 3, "batch_size": 4, "lr": 0.02, "nfl_count": 3, "probe_epochs": 3, "rank": 1} | values
-    method = find(name)
-    return method.configured({key: value for key, value in short.items() if key in method.hyperparameters})
 
 
 def run(laboratory, members, limit=None):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from gcsearch.clip import model
-from tests.conftest import random_clip
+from tests.support.models import random_clip
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 

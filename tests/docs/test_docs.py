@@ -13,6 +13,8 @@ from gcsearch.cli.app import app
 from gcsearch.methods.registry import METHODS
 
 ROOT = Path(__file__).parents[2]
+DEPLOYED = ("deploy/Dockerfile", "deploy/rayjob.yaml", "docs/cluster.md")
+"""Where the version is the tag of an image."""
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -40,6 +42,7 @@ def test_the_readmes_tree_is_the_one_on_disk():
     assert modules <= listed, modules - listed
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     folders = {line.split("/")[0] + "/" for line in tracked.splitlines() if "/" in line and line[0] != "."}
+    folders |= set(re.findall(r"^tests/\w+/", tracked, re.MULTILINE))
     assert folders <= listed, folders - listed
 
 
@@ -76,12 +79,29 @@ def test_every_method_has_its_section_and_its_space(method):
 
 
 def test_links_of_the_docs_lead_somewhere():
-    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "assets" / "README.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), (page.name, target)
 
 
-def test_the_change_log_names_the_version():
+def test_every_file_that_names_the_version_names_this_one():
     from gcsearch import __version__
 
-    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    text = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("CHANGELOG.md", "CITATION.cff", *DEPLOYED)}
+    assert f"\n## {__version__}" in text["CHANGELOG.md"]
+    assert f"\nversion: {__version__}\n" in text["CITATION.cff"]
+    for name in DEPLOYED:
+        assert set(re.findall(r"gcsearch:(\d+\.\d+\.\d+)", text[name])) == {__version__}, name
+
+
+def test_no_test_imports_another_test():
+    """What several tests need is in tests/support, or a fixture of a conftest.py."""
+    folders = "|".join(path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and path.name != "support")
+    importing = re.compile(rf"^\s*(from tests\.({folders}|conftest)\b|from tests import|import test_)", re.MULTILINE)
+    for path in (ROOT / "tests").rglob("*.py"):
+        assert not (found := importing.findall(path.read_text(encoding="utf-8"))), (path, found)
+
+
+def test_one_builder_makes_the_records_of_trials():
+    making = [path.name for path in (ROOT / "tests").rglob("test_*.py") if "TrialRecord(" in path.read_text("utf-8")]
+    assert sorted(making) == ["test_docs.py", "test_nouns.py"], "tests.support.records.trial_record makes them"

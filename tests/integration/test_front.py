@@ -20,9 +20,11 @@ from gcsearch.search.samplers import SAMPLERS
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.state import read_status
 from gcsearch.tracking.description import pipeline_params, sweep_tags
+from tests.support import bench as benches
+from tests.support.bench import Bench
 from tests.support.bowl import SETTINGS, SPACE, Bowl, configs, drive, search
-from tests.unit.driver.test_confirm import Bench
-from tests.unit.results.test_ranking import numbers, record
+from tests.support.records import numbers
+from tests.support.records import ranked_record as record
 
 BOTH = ("val_base_acc", "val_new_acc")
 SEVERAL = SETTINGS.model_copy(update={"objective": BOTH})
@@ -164,10 +166,8 @@ def test_whatever_adds_to_the_front_is_a_gain():
 
 
 def test_the_champion_is_chosen_among_the_front_by_h(tmp_path, monkeypatch, capsys):
-    from tests.unit.driver import test_confirm
-
     sides = {0: 9.0, 1: -9.0, 2: 3.0, 3: 0.0, 4: -12.0}
-    plain = test_confirm.measured
+    plain = benches.measured
 
     def measured(proposal, stage, seeds):
         """Whose H is high leans to base, or to new: 2 has more base than 3, and 0 and 1 the most of either."""
@@ -179,7 +179,7 @@ def test_the_champion_is_chosen_among_the_front_by_h(tmp_path, monkeypatch, caps
         }
         return one.model_copy(update={"metrics": one.metrics | leaning})
 
-    monkeypatch.setattr(test_confirm, "measured", measured)
+    monkeypatch.setattr(benches, "measured", measured)
     bench = Bench(tmp_path, objective=list(BOTH), top=5)
     assert numbers(bench.sweep.ranking) == [2, 3, 1, 0, 4]
     assert [row.front for row in bench.sweep.ranking] == [True, True, True, True, False]

@@ -9,8 +9,8 @@ import torch
 
 from gcsearch.methods.registry import METHODS
 from gcsearch.training.population import Member, Population, _Sums
-from tests.conftest import as_backbone, random_clip
-from tests.contract.test_parts import setting
+from tests.support.methods import setting
+from tests.support.models import as_backbone, random_clip
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 TRAINED = [name for name in METHODS if name != "zeroshot"]

@@ -25,9 +25,8 @@ from gcsearch.results.report.page import build_report
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.sweep import load_parameters, seen_from_each
 from gcsearch.training.loop import Checkpoint
+from tests.support.calls import call
 from tests.support.records import trial_record
-from tests.unit.cli.test_app import gcsearch
-from tests.unit.search.test_pruning import Killed
 
 SETS = ("shapes-sketch", "shapes-night")
 
@@ -151,6 +150,10 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
         assert [one.curve for one in seen] == [one.curve for one in measured(task)]
 
 
+class Killed(BaseException):
+    """Ends a pack as a kill would: nothing catches it."""
+
+
 @pytest.mark.parametrize(("dies_after", "trained_again"), [(3, [SETS[0]] + [SETS[1]] * 4), (6, [SETS[1]] * 2)])
 def test_a_killed_pack_goes_on_where_it_was(tmp_path, monkeypatch, dies_after, trained_again):
     task = Task.from_dict(CONTENT["task"])
@@ -222,14 +225,14 @@ def test_where_one_data_set_cannot_be_exported_none_is(sweep, tmp_path):
 
 
 def test_tables_show_every_data_set(sweep, store):
-    best = gcsearch("best", "both", "--store", store)
+    best = call("best", "both", "--store", store)
     assert "worst regret" in best.stdout
-    rows = json.loads(gcsearch("best", "both", "--store", store, "--json").stdout)
+    rows = json.loads(call("best", "both", "--store", store, "--json").stdout)
     assert rows[0]["worst_regret"] == sweep.ranking[0].worst_regret
-    table = gcsearch("compare", "both", "--store", store).stdout
+    table = call("compare", "both", "--store", store).stdout
     assert all(f"{name}, mini" in table for name in SETS)
     assert "H of means" in table
-    refused = gcsearch("export", "both", "--store", store, "--register")
+    refused = call("export", "both", "--store", store, "--register")
     assert refused.returncode == 2
     assert "--register: a registered model classifies one data set" in refused.stderr
 

@@ -23,6 +23,7 @@ from gcsearch.data import datasets
 from gcsearch.data.lists import draws
 from gcsearch.driver import run as pipelines
 from gcsearch.training import task_data
+from tests.support.models import random_model
 from tests.support.processes import command
 from tests.support.sweeps import SMOKE
 
@@ -122,8 +123,6 @@ def write_pets(root):
 @pytest.mark.slow
 def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_same(tmp_path, monkeypatch):
     """Random weights: the numbers mean nothing, but every part is the one that real weights go through."""
-    from tests.unit.clip.test_model import random_model
-
     write_pets(tmp_path / "data")
     safetensors.torch.save_file(random_model("ViT-B-32").state_dict(), tmp_path / "weights.safetensors")
     (tmp_path / "space.toml").write_text(

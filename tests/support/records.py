@@ -60,3 +60,18 @@ def a_final(
     measured = fields.get("outcome", Outcome.COMPLETE) is Outcome.COMPLETE
     fields = {"number": 3, "metrics": metrics if measured else {}} | fields
     return completed(method, label, stage="test", seeds=seeds, **fields)
+
+
+def ranked_record(number, values=(80.0, 80.0), outcome=Outcome.COMPLETE, epochs=50, rho=0.1, **more):
+    """A trial of GCSCoOp with `values` of H on validation images, and other metrics beside."""
+    config = TrialConfig(method="gcscoop", hyperparameters={"rho": rho, "epochs": epochs})
+    metrics = {"val_h": values, **more} if values else {}
+    return trial_record(number, config=config, outcome=outcome, epochs=epochs, metrics=metrics)
+
+
+def numbers(rows) -> list[int]:
+    """Of a ranking the numbers of its trials."""
+    return [row.record.number for row in rows]
+
+
+ZEROSHOT = completed("zeroshot", "zero-shot CLIP", stage="test", seeds=(4, 5), number=-1)

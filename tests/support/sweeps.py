@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
+from gcsearch import files
 from gcsearch.config import search_space
+from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.trials import TrialRecord
+from gcsearch.sweep.store import Store
+from gcsearch.sweep.sweep import Sweep
 
 SMOKE = {
     "name": "smoke",
@@ -25,3 +32,31 @@ def long_space(folder: Path, epochs: int) -> str:
     assert long.count(str(epochs)) >= 2
     path.write_text(long)
     return str(path)
+
+
+def a_sweep(
+    store: Path,
+    name: str,
+    records: Iterable[TrialRecord] = (),
+    finals: Iterable[TrialRecord] = (),
+    *,
+    space: str = "",
+    **pipeline: Any,
+) -> Sweep:
+    """The files of a sweep; without `finals` it is unfinished. `pipeline` has the tables of its file."""
+    sweep = Sweep(name, Store(store), store / "sweeps" / name)
+    content = files.to_toml(Pipeline.from_dict({"name": name, **pipeline}).to_dict())
+    files.write_whole(sweep.folder / "pipeline.toml", content)
+    if space:
+        files.write_whole(sweep.folder / "space.toml", space)
+    sweep.journal.append("open", id=f"{name}-0")
+    for record in records:
+        sweep.journal.append("record", record=record)
+    if finals:
+        sweep.journal.append("final", records=list(finals), threads=1)
+    return sweep
+
+
+def mirrored(store: Path, name: str, uri: str) -> Sweep:
+    """A sweep that has begun, and that MLflow at `uri` is to mirror."""
+    return a_sweep(store, name, space="version = 1\n", tracking={"uri": uri, "experiment": "mirrors"})

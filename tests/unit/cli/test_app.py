@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from gcsearch import __version__, files
 from gcsearch.cli.app import app
-from gcsearch.config.pipeline import Pipeline
 from gcsearch.sweep import interrupts
-from gcsearch.sweep.journal import Journal
 from tests.support.calls import call
-from tests.support.records import completed
+from tests.support.records import ZEROSHOT, completed
+from tests.support.sweeps import a_sweep
 from tests.support.trees import TREES
 
 
@@ -161,23 +160,6 @@ def test_the_version_is_one_line():
 
 
 # --- Sweeps written by hand
-
-
-ZEROSHOT = completed("zeroshot", "zero-shot CLIP", stage="test", seeds=(4, 5), number=-1)
-
-
-def a_sweep(store, name, records, finals=(), **pipeline):
-    """The files of a sweep; without `finals` it is unfinished."""
-    folder = store / "sweeps" / name
-    folder.mkdir(parents=True)
-    content = {"name": name, **pipeline}
-    (folder / "pipeline.toml").write_text(files.to_toml(Pipeline.from_dict(content).to_dict()))
-    journal = Journal(folder / "journal.jsonl")
-    journal.append("open", id=f"{name}-0")
-    for record in records:
-        journal.append("record", record=record)
-    if finals:
-        journal.append("final", records=list(finals), threads=1)
 
 
 @pytest.fixture

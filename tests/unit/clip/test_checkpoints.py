@@ -17,7 +17,7 @@ from torch import nn
 
 from gcsearch.clip import checkpoints
 from gcsearch.errors import InputError
-from tests.conftest import random_clip
+from tests.support.models import random_clip
 
 
 def tensors(dtype=torch.float32):

@@ -18,7 +18,7 @@ from gcsearch.clip import checkpoints
 from gcsearch.clip import model as backbones_model
 from gcsearch.errors import InputError
 from gcsearch.methods.prompts import template_features
-from tests.conftest import random_clip
+from tests.support.models import random_clip, random_model
 
 NAMES = ("dog", "red_striped_star", "a very long name of a rather small thing")
 
@@ -66,15 +66,6 @@ def test_unknown_names_and_tags_are_refused_with_the_known_ones():
         backbones_model.load("ViT-B-61", "openai")
     with pytest.raises(InputError, match=r"Tags of ViT-B-16: .*openai"):
         backbones_model.load("ViT-B-16", "no-such-tag")
-
-
-def random_model(name, seed=0):
-    """open_clip's own model of that name with random weights."""
-    backbones_model.declare_torchvision_operators()
-    library = import_module("open_clip")
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return library.create_model(name, load_weights=False).eval().requires_grad_(False)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,7 @@ from gcsearch.clip.preprocess import Preparation, random_box, random_view
 from gcsearch.data import image_files
 from gcsearch.data.image_loader import Job, prepare
 from gcsearch.errors import InputError
-
-
-def noise(width, height, mode="RGB", seed=0):
-    shape = (height, width) if mode == "L" else (height, width, 3)
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, shape, dtype=np.uint8))
+from tests.support.images import noise
 
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])

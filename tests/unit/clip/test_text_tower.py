@@ -9,7 +9,7 @@ from torch import nn
 
 from gcsearch.clip import model as backbones
 from gcsearch.errors import InputError
-from tests.conftest import random_clip
+from tests.support.models import random_clip
 
 STOP, END = 269, 49407
 

@@ -24,7 +24,7 @@ from gcsearch.methods.registry import build
 from gcsearch.stats import accuracy
 from gcsearch.training.task_data import Laboratory
 from gcsearch.training.trial import run_pack
-from tests.conftest import write_dataset
+from tests.support.images import write_dataset
 from tests.support.trees import TREES
 
 SHORT = {"epochs": 3, "batch_size": 4, "lr": 0.02}

@@ -11,7 +11,7 @@ from gcsearch.data import datasets
 from gcsearch.data.lists import draws
 from gcsearch.data.lists.splits import Item
 from gcsearch.errors import InputError
-from tests.conftest import CLASSES, write_dataset
+from tests.support.images import CLASSES, write_dataset
 
 
 def test_a_split_file_is_read_as_it_stands(tiny_dataset):

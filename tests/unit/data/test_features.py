@@ -23,7 +23,7 @@ from gcsearch.data import datasets, digests, features
 from gcsearch.data.feature_file import BrokenEntryWarning, Shelf
 from gcsearch.data.features import FeatureCache, Wanted
 from gcsearch.errors import InputError
-from tests.conftest import as_backbone, random_clip
+from tests.support.models import as_backbone, random_clip
 
 
 @pytest.fixture

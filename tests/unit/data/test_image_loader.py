@@ -16,7 +16,7 @@ from gcsearch.clip.preprocess import Preparation
 from gcsearch.data import image_loader
 from gcsearch.data.image_loader import Job
 from gcsearch.errors import RunError
-from tests.unit.clip.test_preprocess import noise
+from tests.support.images import noise
 
 ROOT = Path(__file__).parents[3]
 

@@ -18,7 +18,7 @@ from gcsearch.driver.prepare import check_data
 from gcsearch.errors import InputError
 from gcsearch.sweep.callbacks import Watcher
 from gcsearch.training.task_data import Laboratory
-from tests.conftest import write_dataset
+from tests.support.images import write_dataset
 from tests.support.trees import put, write
 
 SEARCH, TEST = ("search", (1,)), ("test", (4,))

@@ -20,9 +20,9 @@ from gcsearch.execution.cluster import Cluster
 from gcsearch.execution.placement import Placement
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import open_sweep
-from tests.support.records import completed
+from tests.support.records import ZEROSHOT, completed
 from tests.support.schema import check
-from tests.unit.cli.test_app import ZEROSHOT, a_sweep
+from tests.support.sweeps import a_sweep
 
 HEAD = 'version = 1\nname = "many"\n[task]\nval_shots = 1\n'
 TWO = '[matrix]\n"task.dataset" = ["shapes-sketch", "shapes-neon"]\n"task.shots" = [1, 2]\n'

@@ -17,9 +17,8 @@ import yaml
 from PIL import Image
 
 from gcsearch.clip import model
-from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.task import Task
-from gcsearch.config.trials import Proposal, TrialConfig
+from gcsearch.config.trials import TrialConfig
 from gcsearch.data.lists.folders import PassedOverWarning
 from gcsearch.errors import InputError
 from gcsearch.export import authors, bundle, words
@@ -28,42 +27,9 @@ from gcsearch.export.bundle import Champion
 from gcsearch.export.card import chosen_with
 from gcsearch.methods import registry
 from gcsearch.results.documents import Exported, Objective
-from gcsearch.results.ranking import rank
 from gcsearch.stats import accuracy
-from gcsearch.training.trial import run_pack
-from tests.unit.results.test_documents import check
-
-SHORT = {"epochs": 2, "batch_size": 8}
-KINDS = {
-    "gcscoop": {**SHORT, "rho": 0.1},
-    "cocoop": {"epochs": 1, "batch_size": 4},
-    "coop": {**SHORT, "class_specific": True},
-    "zeroshot": {},
-}
-
-
-@pytest.fixture
-def at_home(laboratory, monkeypatch):
-    """The tiny model takes the place of the one that the task names."""
-    monkeypatch.setattr("gcsearch.training.task_data.frozen", lambda task: laboratory.backbone)
-    return laboratory
-
-
-def a_champion(lab, method, values, seeds=(4, 5)) -> Champion:
-    config = registry.complete(TrialConfig(method=method, hyperparameters=values))
-    (done,) = run_pack(lab, lab.episodes("test", seeds), [Proposal(number=3, config=config)])
-    record = done.record.model_copy(update={"label": "champion", "run_id": "r1"})
-    return Champion(
-        sweep="sweep",
-        pipeline=Pipeline(name="sweep", task=lab.task),
-        threads=1,
-        record=record,
-        parameters=done.parameters,
-        references=[record.model_copy(update={"label": "CoOp", "number": -1})],
-        chosen=rank([record], "test_base_acc")[0].document(),
-        trials=7,
-        tracking="sqlite:////somewhere/mlflow.db",
-    )
+from tests.support.exports import KINDS, a_champion
+from tests.support.schema import check
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from gcsearch.methods.prompts import Pieces, prompts
 from gcsearch.methods.registry import build
 from gcsearch.results.report.loss_landscape import LossSurface, draw_loss, limits
 from gcsearch.training.population import Member, Population, _prompted
-from tests.unit.export.test_bundle import KINDS, a_champion, at_home  # noqa: F401
-from tests.unit.results.test_documents import check
+from tests.support.exports import KINDS, a_champion
+from tests.support.schema import check
 
 EIGENVALUES = torch.tensor([5.0, 2.0, 1.0, -0.5, -9.0, 0.3], dtype=torch.float64)
 TURN = torch.linalg.qr(torch.randn(6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))).Q
@@ -110,7 +110,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradient(at_home, method):  # noqa: F811
+def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradient(at_home, method):
     built = build(TrialConfig(method=method, hyperparameters=METHODS[method]))
     (episode,) = at_home.episodes("test", [4])
     images, labels = loss_landscape._images(episode, conditional=method == "cocoop")
@@ -136,7 +136,7 @@ def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradi
         assert float((product - again).norm() / product.norm()) < 1e-4
 
 
-def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noqa: F811
+def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):
     monkeypatch.setattr("gcsearch.training.task_data.of", lambda task: at_home)
     folder = write(tmp_path / "best", a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home)
     export = load_export(folder)
@@ -163,7 +163,7 @@ def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):  # noq
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 50
 
 
-def test_what_has_no_loss_around_it_is_refused(at_home, tmp_path):  # noqa: F811
+def test_what_has_no_loss_around_it_is_refused(at_home, tmp_path):
     export = load_export(write(tmp_path / "zs", a_champion(at_home, "zeroshot", {}), at_home))
     with pytest.raises(InputError, match="zero-shot CLIP trains nothing"):
         loss_landscape.loss_landscapes(export)

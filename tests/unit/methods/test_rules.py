@@ -9,7 +9,6 @@ import math
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcsearch.methods.registry import METHODS
 from gcsearch.methods.rules import (
@@ -27,6 +26,7 @@ from gcsearch.methods.rules import (
     perturbation,
     remove_along,
 )
+from tests.support.methods import NothingReadBack
 
 RULES = {"plain": PlainGradient()} | {name: one.rule for name, one in METHODS.items() if one.kinds == ("rule",)}
 
@@ -384,25 +384,6 @@ def test_flat_ground_at_the_perturbed_point_leaves_a_share_of_the_plain_gradient
     update = step(rule, flat_elsewhere, start, numbers_of(rule, 2, **fixed))
     torch.testing.assert_close(update.gradient, share * wells(start)[1])
     assert update.cosine.tolist() == [1.0, 1.0]
-
-
-class NothingReadBack(TorchDispatchMode):
-    """Fails on every operation for which the host would wait for the device."""
-
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "_unique")
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func._schema.name.removeprefix("aten::")
-        by_mask = name.startswith("index") and any(
-            t is not None and t.dtype in (torch.bool, torch.uint8)
-            for arg in args
-            if isinstance(arg, (list, tuple))
-            for t in arg
-            if t is None or isinstance(t, torch.Tensor)
-        )
-        assert not name.startswith(self.WAITS), f"{name} waits for the device"
-        assert not by_mask, f"{name} with a mask waits for the device"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize(

@@ -17,21 +17,12 @@ from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.errors import InputError
 from gcsearch.methods.registry import with_tags
 from gcsearch.results.averages import averages
-from gcsearch.results.comparison import Finished, against, compare, heading, results_table
+from gcsearch.results.comparison import against, compare, heading, results_table
 from gcsearch.results.differences import Verdict
 from gcsearch.results.method_table import Comparison
 from gcsearch.results.tables.wording import described, named
+from tests.support.finished import COOP, SKETCH, ZEROSHOT, a_sweep
 from tests.support.records import a_final
-
-SKETCH = Task()
-
-
-ZEROSHOT = a_final("zeroshot", 70.0, 71.0, label="zero-shot CLIP")
-COOP = a_final("coop", 90.0, 61.0, label="CoOp")
-
-
-def a_sweep(name, champion, references=(ZEROSHOT, COOP), task=SKETCH):
-    return Finished(name, task, champion, references)
 
 
 def shown(group):

@@ -18,8 +18,8 @@ from gcsearch.results.beside import beside
 from gcsearch.results.comparison import compare
 from gcsearch.results.published import AVERAGE, Published
 from gcsearch.stats import harmonic_mean
+from tests.support.finished import a_sweep
 from tests.support.records import a_final
-from tests.unit.results.test_comparison import a_sweep
 
 ROOT = Path(__file__).parents[3]
 RESULTS = published.load().results

@@ -12,17 +12,8 @@ from scipy.stats import nct, t
 from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.errors import RunError
 from gcsearch.results.ranking import champion, one_standard_error, rank, shortlist
-from tests.support.records import trial_record
-
-
-def record(number, values=(80.0, 80.0), outcome=Outcome.COMPLETE, epochs=50, rho=0.1, **more):
-    config = TrialConfig(method="gcscoop", hyperparameters={"rho": rho, "epochs": epochs})
-    metrics = {"val_h": values, **more} if values else {}
-    return trial_record(number, config=config, outcome=outcome, epochs=epochs, metrics=metrics)
-
-
-def numbers(rows):
-    return [row.record.number for row in rows]
+from tests.support.records import numbers
+from tests.support.records import ranked_record as record
 
 
 def test_the_best_mean_wins_and_test_numbers_do_not_count():

@@ -56,7 +56,8 @@ def a_final(
 ) -> TrialRecord:
     known = {"stage": "test", "seeds": seeds[: len(h)], "label": label}
     accuracies = {"test_base_acc": h, "test_new_acc": h, "test_h": h}
-    return trial_record(number, method, metrics=accuracies, **known, **hyperparameters)
+    config = TrialConfig(method=method, hyperparameters=hyperparameters)
+    return trial_record(number, config=config, metrics=accuracies, **known)
 
 
 def lost(number=0, outcome=Outcome.FAILED) -> TrialRecord:

@@ -27,8 +27,8 @@ from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training import task_data
 from gcsearch.training.task_data import Laboratory
-from tests.conftest import CLASSES, write_dataset
-from tests.unit.export.test_bundle import KINDS, a_champion
+from tests.support.exports import KINDS, a_champion
+from tests.support.images import CLASSES, write_dataset
 
 STAGES = (("search", (1, 2)), ("test", (1, 2)))
 IMAGES = "tiny/images"

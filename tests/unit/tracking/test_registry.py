@@ -13,7 +13,7 @@ from gcsearch.errors import InputError, RunError
 from gcsearch.export import bundle
 from gcsearch.export.bundle import Champion
 from gcsearch.tracking import registry
-from tests.unit.export.test_bundle import KINDS, a_champion, at_home  # noqa: F401
+from tests.support.exports import KINDS, a_champion
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def aliases(client, name="pets"):
 
 
 def test_a_new_champion_makes_the_former_one_the_challenger_and_the_same_content_changes_nothing(
-    at_home,  # noqa: F811
+    at_home,
     client,
     uri,
     tmp_path,
@@ -69,7 +69,7 @@ def test_a_new_champion_makes_the_former_one_the_challenger_and_the_same_content
     assert len(client.search_model_versions("name = 'pets'")) == 2
 
 
-def test_the_version_belongs_to_the_champions_run_and_holds_no_pickle(at_home, client, uri, tmp_path):  # noqa: F811
+def test_the_version_belongs_to_the_champions_run_and_holds_no_pickle(at_home, client, uri, tmp_path):
     folder = write(at_home, client, tmp_path / "best", "gcscoop")
     registry.register(folder, uri, "cars")
     version = client.get_model_version("cars", "1")
@@ -84,7 +84,7 @@ def test_the_version_belongs_to_the_champions_run_and_holds_no_pickle(at_home, c
     assert not [name for name in kept if name.endswith((".pkl", ".pickle"))]
 
 
-def test_what_cannot_be_registered_is_refused_in_words(at_home, client, uri, tmp_path):  # noqa: F811
+def test_what_cannot_be_registered_is_refused_in_words(at_home, client, uri, tmp_path):
     folder = write(at_home, client, tmp_path / "best")
     with pytest.raises(InputError, match=r"--name: a model's name has no slash and no colon, got 'a/b'"):
         registry.register(folder, uri, "a/b")

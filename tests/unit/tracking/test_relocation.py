@@ -14,7 +14,7 @@ from gcsearch.sweep.sweep import Sweep
 from gcsearch.tracking import relocation
 from gcsearch.tracking.sync import Mirror
 from tests.support.records import a_record
-from tests.unit.tracking.test_sync import a_sweep
+from tests.support.sweeps import mirrored
 
 ODD = "st ore %20?#&;'\"[x]*{0}~+$HOME é"
 """A folder whose name means something in an address, a shell, a format string and a pattern."""
@@ -24,7 +24,7 @@ ODD = "st ore %20?#&;'\"[x]*{0}~+$HOME é"
 def original(tmp_path_factory) -> Path:
     """A store with a sweep of one setting in its embedded MLflow."""
     root = tmp_path_factory.mktemp("first") / ODD
-    sweep = a_sweep(root, "one", Store(root).mlflow_uri)
+    sweep = mirrored(root, "one", Store(root).mlflow_uri)
     sweep.journal.append("record", record=a_record(0))
     assert follow(root, sweep) == 1
     return root

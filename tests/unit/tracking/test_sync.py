@@ -27,6 +27,7 @@ from gcsearch.tracking.sync import Mirror
 from gcsearch.tracking.tracker import Tracker
 from tests.support.records import a_record
 from tests.support.servers import free_port
+from tests.support.sweeps import mirrored
 
 
 @pytest.fixture(scope="module")
@@ -42,17 +43,7 @@ def database(tmp_path_factory):
 def sweep(tmp_path, database, request, monkeypatch):
     monkeypatch.setattr(sync, "_POLL", 0.02)
     name = request.node.name.partition("[")[0][:60]
-    return a_sweep(tmp_path, name, database)
-
-
-def a_sweep(store, name, uri) -> Sweep:
-    folder = store / "sweeps" / name
-    content = {"name": name, "tracking": {"uri": uri, "experiment": "mirrors"}}
-    files.write_whole(folder / "pipeline.toml", files.to_toml(Pipeline.from_dict(content).to_dict()))
-    files.write_whole(folder / "space.toml", "version = 1\n")
-    sweep = Sweep(name, Store(store), folder)
-    sweep.journal.append("open", id=f"{name}-0")
-    return sweep
+    return mirrored(tmp_path, name, database)
 
 
 class Following:
@@ -374,7 +365,7 @@ def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
 
 
 def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp_path, database):
-    sweep = a_sweep(tmp_path, "away", f"http://127.0.0.1:{free_port()}")
+    sweep = mirrored(tmp_path, "away", f"http://127.0.0.1:{free_port()}")
     with Following(sweep) as one:
         one.journal.append("record", record=a_record(0))
         one.journal.append("close", why="FINISHED")
@@ -387,7 +378,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
     assert trouble.endswith(f"`gcsearch sync away --store {tmp_path}` writes it later.")
     with pytest.raises(RunError, match="does not answer"):
         Following(sweep).mirror.sync()
-    back = a_sweep(tmp_path / "back", "away", database)
+    back = mirrored(tmp_path / "back", "away", database)
     back.journal.path.write_text(sweep.journal.path.read_text())
     assert Following(back).mirror.sync() == 1
     assert (parent(back).info.status, children(back)) == ("FINISHED", {0: "FINISHED"})
@@ -404,7 +395,7 @@ def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch
 
 def test_a_server_that_takes_calls_and_never_answers_holds_nobody_up(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as hung:
-        sweep = a_sweep(tmp_path, "hung", f"http://127.0.0.1:{hung.getsockname()[1]}")
+        sweep = mirrored(tmp_path, "hung", f"http://127.0.0.1:{hung.getsockname()[1]}")
         with Following(sweep) as one:
             began = time.monotonic()
             for number in range(100):
@@ -429,7 +420,7 @@ def test_who_has_lost_the_sweep_writes_nothing_more(sweep):
 
 
 def test_the_cursor_names_the_store_without_its_password(tmp_path):
-    sweep = a_sweep(tmp_path, "secret", "postgresql://me:secret@db/x")
+    sweep = mirrored(tmp_path, "secret", "postgresql://me:secret@db/x")
     assert lines_synced(sweep) == 0
     one = Following(sweep).mirror
     one._opened = lambda: type("Tracker", (), {"end_orphans": lambda self: 0})()
