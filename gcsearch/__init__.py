@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from gcsearch.sweep.gathering import compare
     from gcsearch.sweep.sweep import Sweep, open_sweep
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Callback",
