@@ -126,6 +126,15 @@ _TABLE = (
 METRICS: dict[str, Metric] = {one.key: one for one in _TABLE}
 """By key; where a search may maximise one of several, the recommended one comes first and the oracles last."""
 
+SIDES: dict[Stage, tuple[str, str]] = {
+    "search": ("val_base_acc", "val_new_acc"),
+    "test": ("test_base_acc", "test_new_acc"),
+}
+"""The two accuracies that the protocol trades, by the stage that measures them."""
+
+H_OF_MEANS: dict[Stage, str] = {"search": "val_h_of_means", "test": "test_h_of_means"}
+"""By stage the metric of H of the mean base and the mean new accuracy over several data sets."""
+
 
 def find(key: str) -> Metric:
     """The metric of a key: of the table, or one of the table on a single data set such as `test_acc_shapes-neon`.
@@ -187,7 +196,7 @@ def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
     if task.also:
         last = own[-1]
         if last.key == "h":
-            own.append(Column.of(METRICS[h_of_means("test" if stage == "test" else "val")]))
+            own.append(Column.of(METRICS[H_OF_MEANS[stage]]))
         own += [Column.of(find(metric_on(last.metric, part.dataset))) for part in task.each]
     own += [Column.of(find(metric_on("test_acc", target))) for target in targets]
     mean = [Column.of(METRICS[f"test_acc_{TARGETS}"])] if set(targets) - {task.dataset} else []
@@ -250,11 +259,6 @@ def _check_several(task: Task, names: Sequence[str]) -> None:
         remedy = "Name only objectives that begin with val, or only objectives that begin with test."
     if rule:
         raise InputError(rule, key="search.objective", received=list(names), remedy=remedy)
-
-
-def h_of_means(prefix: str) -> str:
-    """The metric of H of the mean base and the mean new accuracy; `prefix` is val or test."""
-    return f"{prefix}_h_of_means"
 
 
 def metric_on(metric: str, dataset: str) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from gcsearch.config.metrics import METRICS, Column
+from gcsearch.config.metrics import H_OF_MEANS, METRICS, Column
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.methods.registry import with_tags
 from gcsearch.results import documents
@@ -34,7 +34,7 @@ from gcsearch.results.documents import Numbers
 from gcsearch.results.tables.table import Cell, Entry, Table
 from gcsearch.stats import harmonic_mean, spread
 
-H_OF_MEANS = Column.of(METRICS["test_h_of_means"])
+_H_OF_MEANS = Column.of(METRICS[H_OF_MEANS["test"]])
 
 _DATA_SET = frozenset({"dataset", "root", "template"})
 
@@ -171,7 +171,7 @@ class _Averaged(NamedTuple):
 
 def _table(groups: Sequence[TaskGroup]) -> AverageTable:
     columns, found = groups[0].columns, _found(groups)
-    both = (H_OF_MEANS,) if any(column.key == "h" for column in columns) else ()
+    both = (_H_OF_MEANS,) if any(column.key == "h" for column in columns) else ()
     references = {entry[1:3] for entry in found if not entry.searched}
     rows, left_out = [], dict[str, list[str]]()
     for entry, parts in found.items():
@@ -228,7 +228,7 @@ def _average(entry: _Averaged, rows: Sequence[ComparedRow], columns: Sequence[Co
     values = {column.key: _means([row.per_seed(column.key) for row in rows]) for column in columns}
     if "h" in values:
         pairs = zip(values["base"], values["new"], strict=False)
-        values[H_OF_MEANS.key] = tuple(harmonic_mean(base, new) for base, new in pairs) if values["h"] else ()
+        values[_H_OF_MEANS.key] = tuple(harmonic_mean(base, new) for base, new in pairs) if values["h"] else ()
     sweeps = dict.fromkeys(name for row in rows for name in row.sweeps) if entry.searched else ()
     return AverageRow(entry.title, entry.tags, tuple(rows), values, tuple(sweeps))
 

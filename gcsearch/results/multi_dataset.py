@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from gcsearch.config.metrics import h_of_means, metric_on
+from gcsearch.config.metrics import H_OF_MEANS, SIDES, STAGES, metric_on
 from gcsearch.config.trials import EpochReport, Outcome, TrialRecord
 from gcsearch.stats import harmonic_mean
 
@@ -47,10 +47,10 @@ def _together(parts: Mapping[str, _Metrics]) -> dict[str, tuple[float, ...]]:
     every = list(parts.values())
     shared = [name for name in every[0] if all(len(one.get(name, ())) == len(every[0][name]) for one in every)]
     found = {name: tuple(map(fmean, zip(*(one[name] for one in every), strict=True))) for name in shared}
-    for prefix in ("val", "test"):
-        base, new = found.get(f"{prefix}_base_acc"), found.get(f"{prefix}_new_acc")
+    for stage in STAGES:
+        base, new = (found.get(key) for key in SIDES[stage])
         if base and new:
-            found[h_of_means(prefix)] = tuple(map(harmonic_mean, base, new))
+            found[H_OF_MEANS[stage]] = tuple(map(harmonic_mean, base, new))
     return found | {metric_on(name, part): one[name] for part, one in parts.items() for name in one}
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from gcsearch.config.metrics import PERCENT, Metric, Stage, find
+from gcsearch.config.metrics import PERCENT, SIDES, Metric, Stage, find
 from gcsearch.config.trials import Outcome, Role, TrialRecord
-from gcsearch.results.report.findings import SIDES, Branches, Curve, History, ScatterPoint, has_both_sides, iso_h
+from gcsearch.results.report.findings import Branches, Curve, History, ScatterPoint, has_both_sides, iso_h
 from gcsearch.results.report.responses import Axis, Responses, Surface, axis, decades, round_steps
 from gcsearch.results.report.theme import (
     ACCENT,
@@ -130,7 +130,8 @@ def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
     """
     figure = empty_figure(440)
     measured = filter(has_both_sides, finals)
-    pairs = [(r, r.metrics["test_base_acc"], r.metrics["test_new_acc"]) for r in measured]
+    base_key, new_key = SIDES["test"]
+    pairs = [(record, record.metrics[base_key], record.metrics[new_key]) for record in measured]
     _iso_lines(figure, [point for _, base, new in pairs for point in zip(base, new, strict=True)])
     colours = [BLUE, GREEN, PURPLE, AMBER, GREY]
     many = sum(record.role is not Role.SHORTLISTED for record, _, _ in pairs) > _NAMED

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from gcsearch.config import metrics
-from gcsearch.config.metrics import Stage, find
+from gcsearch.config.metrics import SIDES, find
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.search_space import LITERATURE, LITERATURE_CAPPED, cap_remarks
 from gcsearch.config.task import Task
@@ -82,8 +82,8 @@ def choice(records: Sequence[TrialRecord], rechecked: Sequence[TrialRecord], obj
 def deciding(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> str:
     """What the champion is compared by: the protocol's metric, or base accuracy where it has nothing else."""
     champion, metric = champion_of(finals), metrics.deciding(task).metric
-    base_only = champion and champion.metrics.get("test_base_acc") and not champion.metrics.get(metric)
-    return "test_base_acc" if base_only else metric
+    base, _ = SIDES["test"]
+    return base if champion and champion.metrics.get(base) and not champion.metrics.get(metric) else metric
 
 
 def headline(
@@ -197,13 +197,6 @@ class ScatterPoint(NamedTuple):
     new: float
     rho: float | None
     outcome: Outcome
-
-
-SIDES: dict[Stage, tuple[str, str]] = {
-    "search": ("val_base_acc", "val_new_acc"),
-    "test": ("test_base_acc", "test_new_acc"),
-}
-"""The two accuracies that the protocol trades, by the stage that measures them."""
 
 
 def has_both_sides(record: TrialRecord) -> bool:
