@@ -61,6 +61,7 @@ def test_every_population_of_the_scaling_benchmark_trains():
     assert float(rate) > 0
 
 
+@pytest.mark.slow
 def test_a_limit_cuts_the_work_and_not_the_numbers():
     _, members, limit, pieces, kept, peak, _, loss = quick("memory.py")
     assert (members, limit) == ("48", "600 MiB")
@@ -88,6 +89,7 @@ def test_twelve_members_of_500_classes_stay_under_a_limit_at_real_size(limit):
     assert done.stdout.strip().splitlines()[-1].startswith(f"| 500 | 12 | {limit} |")
 
 
+@pytest.mark.slow
 def test_a_search_in_measured_curves_finds_what_is_there(tmp_path, monkeypatch):
     """The quick form on the committed table; and curves are what they were measured as."""
     name, *cells = quick("quality.py")

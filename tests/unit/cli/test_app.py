@@ -398,7 +398,7 @@ def test_data_write_makes_an_ordinary_data_set(tmp_path):
 
 
 def test_doctor_finds_this_place_in_order(tmp_path):
-    done = gcsearch("doctor", "--json", GCSEARCH_STORE=str(tmp_path))
+    done = call("doctor", "--json", GCSEARCH_STORE=str(tmp_path))
     findings = {finding["what"]: finding for finding in json.loads(done.stdout)}
     assert done.returncode == 0, done.stdout
     assert findings["torch"]["ok"]

@@ -68,16 +68,17 @@ def test_unknown_names_and_tags_are_refused_with_the_known_ones():
         backbones_model.load("ViT-B-16", "no-such-tag")
 
 
-@pytest.mark.parametrize(
-    "name", ["ViT-B-32", "RN50", "ViT-B-16-quickgelu", pytest.param("ViT-L-14", marks=pytest.mark.slow)]
-)
-def test_encoders_equal_open_clips_own(tmp_path, name):
+BIG = [pytest.param(name, 224, marks=pytest.mark.slow) for name in ("ViT-B-16-quickgelu", "ViT-L-14")]
+
+
+@pytest.mark.parametrize(("name", "side"), [("ViT-B-32", 224), ("RN50", 224), ("Small-16-quickgelu", 32), *BIG])
+def test_encoders_equal_open_clips_own(tmp_path, name, side):
     theirs = random_model(name)
     save_file(theirs.state_dict(), tmp_path / "weights.safetensors")
     ours = backbones_model.load(name, str(tmp_path / "weights.safetensors"))
     (tmp_path / "weights.safetensors").unlink()
-    pixels = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(1))
-    assert (ours.name, ours.image_size) == (name, 224)
+    pixels = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    assert (ours.name, ours.image_size) == (name, side)
     assert relative(ours.encode_images(pixels), F.normalize(theirs.encode_image(pixels), dim=-1)) < 1e-5
     tokens = import_module("open_clip").get_tokenizer(name)(
         [f"a photo of a {name.replace('_', ' ')}." for name in NAMES]
