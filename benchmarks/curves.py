@@ -19,7 +19,7 @@ import torch
 
 from gcsearch import files
 from gcsearch.config import search_space
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Proposal
 from gcsearch.search.samplers import make
@@ -65,7 +65,7 @@ def drawn(space: search_space.SearchSpace, count: int) -> list[dict]:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=make(SearchSettings(sampler="qmc")))
+    study = optuna.create_study(sampler=make(SearchConfig(sampler="qmc")))
     places = []
     for _ in range(count):
         trial = study.ask(space.distributions())

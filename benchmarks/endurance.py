@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from common import Hardware, add_flags, print_table
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, TrialRecord
 from gcsearch.driver.confirm import OnRecord
@@ -52,7 +52,7 @@ class Bowl:
         )  # fmt: skip
 
 
-def search(settings: SearchSettings, known: Sequence[TrialRecord], keep: OnRecord, folder: Path) -> list[TrialRecord]:
+def search(settings: SearchConfig, known: Sequence[TrialRecord], keep: OnRecord, folder: Path) -> list[TrialRecord]:
     """A search on Ray Tune that goes on from what is known."""
     proposer = Proposer(load("gcscoop"), settings)
     proposer.replay(known)
@@ -74,7 +74,7 @@ def main() -> None:
     add_flags(parser)
     parser.add_argument("--trials", type=int, default=2000)
     args = parser.parse_args()
-    settings = SearchSettings(objective="val_h", trials=40 if args.quick else args.trials, pack=16, generation=2)
+    settings = SearchConfig(objective="val_h", trials=40 if args.quick else args.trials, pack=16, generation=2)
     resident: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         journal = Journal(Path(folder, "journal.jsonl"))

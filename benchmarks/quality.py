@@ -28,7 +28,7 @@ from typing import Any
 from common import print_table
 from curves import OBJECTIVE, TABLE
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import SearchSpace, load
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.search import pruning
@@ -109,7 +109,7 @@ def _report(proposal: Proposal, epoch: int, value: float) -> EpochReport:
 
 def search(curves: Curves, arm: dict[str, Any], seed: int, most: float) -> list[tuple[float, float]]:
     """Cost and best after each pack, until the cost is `most`."""
-    settings = SearchSettings(objective=OBJECTIVE, trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
+    settings = SearchConfig(objective=OBJECTIVE, trials=2000, seed=seed, pack=16, generation=1, eta=4, rungs=2, **arm)
     proposer = Proposer(curves.space.model_copy(update={"points": ()}), settings)
     cost, best, path = 0.0, -math.inf, []
     while cost < most:

@@ -17,7 +17,7 @@ from gcsearch.execution.executor import Batch
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.session import session
 from gcsearch.execution.worker import PackRunner
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.state import lines_synced
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -26,7 +26,7 @@ WORKERS = 2
 
 
 @dataclass
-class Timed(Watcher):
+class Timed(Callback):
     """Times of a search, from its start to its last record: wall clock and the driver's own processor time.
 
     The processor time goes on until MLflow has everything too, for which the last of `total` records waits.

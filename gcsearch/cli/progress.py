@@ -24,7 +24,7 @@ from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.methods.registry import build
 from gcsearch.results.ranking import order
 from gcsearch.stats import number
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 
 TITLES = {
     "data": "writing the data set",
@@ -42,7 +42,7 @@ TITLES = {
 PLAIN_SECONDS = 10.0
 
 
-class ProgressWatcher(Watcher):
+class ProgressWatcher(Callback):
     """Shows stages with their share done, the time left and the best value so far."""
 
     def __init__(self, objective: str = "", *, quiet: bool = False) -> None:

@@ -11,7 +11,7 @@ from gcsearch.config.addresses import check_uri
 from gcsearch.config.base import Value
 from gcsearch.config.metrics import check_objective
 from gcsearch.config.metrics import find as find_metric
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.search_space import LITERATURE, LITERATURE_CAPPED, SearchSpace
 from gcsearch.config.task import Task
 from gcsearch.config.trials import TrialConfig
@@ -274,7 +274,7 @@ def _check_pruner(pipeline: Pipeline) -> None:
         )
 
 
-def _check_sampler(settings: SearchSettings, space: SearchSpace) -> None:
+def _check_sampler(settings: SearchConfig, space: SearchSpace) -> None:
     # TPE and random search everything; what must be looked at needs Optuna, which is slow to import.
     if settings.sampler not in ("tpe", "random") or settings.grid:
         from gcsearch.search import samplers

@@ -11,7 +11,7 @@ from gcsearch.config.addresses import is_server
 from gcsearch.errors import InputError
 from gcsearch.files import absolute, write_whole
 from gcsearch.results.documents import Sharpnesses
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.sweep import Sweep, open_sweep
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def explore(
     rho: float | None = None,
     random: bool = False,
     draw: int = 0,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
 ) -> Sharpnesses:
     """Measure the prompts of the export in `folder`; with `out`, draw the loss around them there.
 
@@ -114,7 +114,7 @@ def explore(
     from gcsearch.export import loss_landscape
     from gcsearch.export.classifier import load_export
 
-    listener = watcher or Watcher()
+    listener = watcher or Callback()
     export = load_export(folder)
     radius = loss_landscape.radius(export, rho)
     listener.stage("features")

@@ -36,10 +36,10 @@ if TYPE_CHECKING:
     from gcsearch.driver.plan import Plan
     from gcsearch.execution.executor import ExecutorName
     from gcsearch.execution.placement import Placement
-    from gcsearch.sweep.callbacks import Watcher
+    from gcsearch.sweep.callbacks import Callback
     from gcsearch.sweep.sweep import Sweep
 
-Watch = Callable[[Pipeline], "AbstractContextManager[Watcher | None]"]
+Watch = Callable[[Pipeline], "AbstractContextManager[Callback | None]"]
 """Opens what listens to one sweep."""
 
 

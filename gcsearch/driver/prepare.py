@@ -20,7 +20,7 @@ from gcsearch.errors import InputError
 from gcsearch.execution import machines
 from gcsearch.execution.machines import Where
 from gcsearch.files import cache_address, cache_folder, cache_place
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.journal import SessionEnd
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 from gcsearch.sweep.sweep import Sweep
@@ -35,7 +35,7 @@ def prepare(
     space: SearchSpace,
     store: Store,
     where: Where,
-    watcher: Watcher,
+    watcher: Callback,
     known: Sweep | None = None,
 ) -> Snapshot:
     """Check what needs the data and the model, and compute what trials read, so that workers only read it.
@@ -74,7 +74,7 @@ def prepare(
     return data
 
 
-def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:
+def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], watcher: Callback) -> None:
     """Compute the cache entries that stages with their seeds read."""
     wanted = [one for stage, seeds in measured for one in lab.wanted(stage, seeds)]
     watcher.stage("digest")
@@ -83,7 +83,7 @@ def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], w
     lab.cache.get(wanted, watcher.progress)
 
 
-def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], watcher: Watcher) -> None:
+def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], watcher: Callback) -> None:
     """InputError where test images are known before; a warning where others stand in the data more than once."""
     watcher.stage("digest")
     found = lab.check_repeats(dict.fromkeys(seed for _, seeds in measured for seed in seeds), watcher.progress)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from gcsearch import files
-from gcsearch.config.pipeline import Confirm, Pipeline, SearchSettings
+from gcsearch.config.pipeline import Confirm, Pipeline, SearchConfig
 from gcsearch.config.provenance import cores, process_name
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import Proposal, TrialFile, TrialRecord
@@ -23,7 +23,7 @@ from gcsearch.execution.executor import ExecutorName, check_executor, make_execu
 from gcsearch.execution.local_ray import daemons
 from gcsearch.execution.placement import check_threads
 from gcsearch.methods import registry
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.journal import SessionEnd
 from gcsearch.sweep.lease import Driver, Seen, Wish, ask, driving
 from gcsearch.sweep.store import PIPELINE_FILE, Store, cache_in_words
@@ -39,7 +39,7 @@ def run(
     overrides: Mapping[str, str] | None = None,
     quick: bool = False,
     fresh: bool = False,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Search, choose, confirm, report. A sweep that was interrupted goes on; one that is over is returned.
@@ -62,7 +62,7 @@ def run(
     pipeline = given(pipeline, overrides, quick=quick)
     space, uri = check(pipeline), pipeline.tracking.uri
     pipeline = open_form(pipeline)
-    located, listener = Store.locate(store), watcher or Watcher()
+    located, listener = Store.locate(store), watcher or Callback()
     with _driving(located, pipeline.name, listener) as driver:
         texts, known = origin_texts(pipeline), Sweep.named(pipeline.name, located)
         if not fresh:
@@ -76,7 +76,7 @@ def run(
         )
 
 
-def _driving(store: Store, name: str, watcher: Watcher) -> AbstractContextManager[Driver]:
+def _driving(store: Store, name: str, watcher: Callback) -> AbstractContextManager[Driver]:
     """Drive the sweep `name` for the time of a block, see `lease.driving`; InputError where nothing can be written."""
     store.check_writable()
     return driving(store.lease(name), f"the sweep {name}", watcher.warn)
@@ -94,7 +94,7 @@ def _drive(
     space: SearchSpace,
     store: Store,
     begin: Callable[[], Sweep],
-    watcher: Watcher,
+    watcher: Callback,
     *,
     known: Sweep | None,
     executor: ExecutorName,
@@ -130,7 +130,7 @@ def resume(
     name: str,
     *,
     store: str | Path | None = None,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Go on with the sweep `name`, from what its folder states alone; one that is over is returned.
@@ -141,7 +141,7 @@ def resume(
         InputError: there is no such sweep, somebody drives it, or what it was begun from does not hold here.
         RunError, TooManyFailures: as `run`.
     """
-    found, listener = open_sweep(name, store), watcher or Watcher()
+    found, listener = open_sweep(name, store), watcher or Callback()
     if found.state.finished:
         return _judged(found, found.pipeline)
     pipeline, space = _as_begun(found)
@@ -184,7 +184,7 @@ def extend(
     trials: int,
     *,
     store: str | Path | None = None,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Try `trials` more settings in the finished sweep `name`, then choose and confirm again.
@@ -196,7 +196,7 @@ def extend(
         InputError: there is no such sweep, it is not finished, or what it was begun from does not hold here.
         RunError, TooManyFailures: as `run`.
     """
-    found, listener = open_sweep(name, store), watcher or Watcher()
+    found, listener = open_sweep(name, store), watcher or Callback()
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
         _check_extensible(found, space, trials)
@@ -213,7 +213,7 @@ def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
             remedy=f"Finish it with `{sweep.command('resume')}`.",
         )
     for count in (trials, sweep.trials + trials):
-        SearchSettings.from_dict({"trials": count}, file="--trials")
+        SearchConfig.from_dict({"trials": count}, file="--trials")
     if not space.searched:
         raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")
 
@@ -223,7 +223,7 @@ def confirm(
     seeds: Sequence[int],
     *,
     store: str | Path | None = None,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Measure the confirmed settings of a finished sweep with more seeds, and choose and judge anew by all of them.
@@ -234,7 +234,7 @@ def confirm(
         InputError: the sweep is not finished, or a seed was used already.
         RunError: a setting could not be measured.
     """
-    found, listener = open_sweep(name, store), watcher or Watcher()
+    found, listener = open_sweep(name, store), watcher or Callback()
     added = tuple(seeds)
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
@@ -266,7 +266,7 @@ def cache_features(
     *,
     store: str | Path | None = None,
     overrides: Mapping[str, str] | None = None,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
 ) -> None:
     """Compute the features that the pipeline's search and confirmation read, and do no more.
 
@@ -278,7 +278,7 @@ def cache_features(
     pipeline = open_form(given(pipeline, overrides))
     space, where = check(pipeline), machines.find_machines(pipeline)
     with machines.joined(where), cache_in_words():
-        prepare(pipeline, space, Store.locate(store), where, watcher or Watcher())
+        prepare(pipeline, space, Store.locate(store), where, watcher or Callback())
 
 
 def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], fresh: bool, uri: str | None) -> Sweep:
@@ -331,7 +331,7 @@ def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
     return None
 
 
-def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None = None) -> int:
+def sync(name: str, *, store: str | Path | None = None, watcher: Callback | None = None) -> int:
     """Write to MLflow what it lacks of the sweep `name`; returns how many runs were written.
 
     Raises:
@@ -340,7 +340,7 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
     """
     from gcsearch.tracking.sync import Mirror
 
-    sweep, listener = open_sweep(name, store), watcher or Watcher()
+    sweep, listener = open_sweep(name, store), watcher or Callback()
     with _driving(sweep.store, name, listener) as driver:
         return Mirror(sweep, guarded(sweep, driver), listener.warn, listener.mended).sync()
 
@@ -351,7 +351,7 @@ def sync(name: str, *, store: str | Path | None = None, watcher: Watcher | None 
 @cache_in_words()
 def train(
     trial: TrialFile | str | Path,
-    watcher: Watcher | None = None,
+    watcher: Callback | None = None,
     limit: int | None = None,
 ) -> TrialRecord:
     """Train and measure one configuration in this process, with the threads that it states.
@@ -371,7 +371,7 @@ def train(
 
     export = None if isinstance(trial, TrialFile) else _export_of(Path(trial))
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
-    method, watcher = registry.build(trial.trial), watcher or Watcher()
+    method, watcher = registry.build(trial.trial), watcher or Callback()
     check_threads(trial.threads, cores(), key="threads")
     for remark in test_bed_remarks(trial.task):
         watcher.warn(remark)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from gcsearch import files
 from gcsearch.config.metrics import Stage
-from gcsearch.config.pipeline import Pipeline, SearchSettings, bytes_of
+from gcsearch.config.pipeline import Pipeline, SearchConfig, bytes_of
 from gcsearch.config.provenance import environment
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, TrialRecord
@@ -38,7 +38,7 @@ from gcsearch.search import warm_start
 from gcsearch.search.budget import Meter
 from gcsearch.search.proposer import Proposer
 from gcsearch.sweep import interrupts, measured
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.journal import Journal, SessionEnd
 from gcsearch.sweep.lease import Driver, Wish
 from gcsearch.sweep.store import Store
@@ -64,7 +64,7 @@ class Session:
         pipeline: Pipeline,
         space: SearchSpace,
         where: Where,
-        watcher: Watcher,
+        watcher: Callback,
         driver: Driver,
         executor: Executor,
         data: Snapshot | None = None,
@@ -266,7 +266,7 @@ class Session:
             return fit
         return list(kept.records)
 
-    def _settings(self) -> SearchSettings:
+    def _settings(self) -> SearchConfig:
         """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
         settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
         if settings.pack != "auto":
@@ -282,7 +282,7 @@ class Session:
             self.journal.append("pack", size=size)
         return settings.model_copy(update={"pack": size})
 
-    def _meter(self, settings: SearchSettings) -> Meter:
+    def _meter(self, settings: SearchConfig) -> Meter:
         """Measures from where the sweep began, or was extended last."""
         placement, state = self.where.placement, self.sweep.state
         devices = placement.gpus_per_worker or float(placement.threads)

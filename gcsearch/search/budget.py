@@ -7,7 +7,7 @@ import operator
 import time
 from collections.abc import Callable
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.trials import Outcome, TrialRecord
 
 
@@ -26,7 +26,7 @@ class Meter:
 
     def __init__(
         self,
-        settings: SearchSettings,
+        settings: SearchConfig,
         devices: float,
         first: int = 0,
         spent: float = 0.0,

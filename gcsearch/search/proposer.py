@@ -19,7 +19,7 @@ from typing import NoReturn
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import Outcome, Proposal, Rung, TrialRecord
 from gcsearch.errors import RunError
@@ -53,7 +53,7 @@ class Proposer:
             they were; those without a place in the space are left out.
     """
 
-    def __init__(self, space: SearchSpace, settings: SearchSettings, *, before: Iterable[TrialRecord] = ()) -> None:
+    def __init__(self, space: SearchSpace, settings: SearchConfig, *, before: Iterable[TrialRecord] = ()) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
         self.settings = settings

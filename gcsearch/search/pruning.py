@@ -21,14 +21,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.trials import Outcome, Proposal, Rung, TrialRecord
 
 ACROSS = ("asha", "median")
 """The pruners that look at earlier generations."""
 
 
-def rungs(settings: SearchSettings, pack: int) -> tuple[Rung, ...]:
+def rungs(settings: SearchConfig, pack: int) -> tuple[Rung, ...]:
     """The rungs of the pack with this index (its first number divided by the size of packs), rivals left open."""
     count, eta, metric = settings.rungs, settings.eta, settings.ranking_metric
     if settings.pruner == "none":
@@ -42,14 +42,14 @@ def rungs(settings: SearchSettings, pack: int) -> tuple[Rung, ...]:
     return tuple(Rung(share=share, keep=1 / eta, metric=metric) for share in shares)
 
 
-def finishing(settings: SearchSettings) -> float:
+def finishing(settings: SearchConfig) -> float:
     """The share of settings that is left to train to its end; 1 where none has to leave."""
     packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
     kept = [math.prod(rung.keep for rung in rungs(settings, pack)) for pack in range(packs)]
     return sum(kept) / packs
 
 
-def trained(settings: SearchSettings) -> float:
+def trained(settings: SearchConfig) -> float:
     """The share of their epochs that settings train on average; 1 where none has to leave."""
     packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
     return sum(_trained(rungs(settings, pack)) for pack in range(packs)) / packs
@@ -68,7 +68,7 @@ def epoch_of(rung: Rung, epochs: int) -> int:
     return max(1, math.ceil(rung.share * epochs - 1e-9))
 
 
-def percent_done(settings: SearchSettings, ran: int, epochs: int) -> int:
+def percent_done(settings: SearchConfig, ran: int, epochs: int) -> int:
     """How far a setting came that ran so many of its `epochs`: the percentage that its last rung lies at.
 
     The rung's, because epochs are whole: 3 of 10 and 13 of 50 both stand for a quarter.

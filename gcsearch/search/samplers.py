@@ -16,7 +16,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.search import pruning
@@ -29,7 +29,7 @@ LARGEST_GRID = 100_000
 LEAST_POPULATION = 8
 
 
-def _tpe(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _tpe(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     # multivariate: rho, beta1 and beta2 are modelled together.  constant_liar: a setting of the same
     # generation that still runs counts as a bad one, so that a generation does not ask one thing many times.
     # gamma: where most leave early, the usual tenth would hold every setting that finished, whatever it is worth, for
@@ -49,13 +49,13 @@ def _tpe(settings: SearchSettings) -> optuna.samplers.BaseSampler:
     )
 
 
-def _gp(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _gp(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     return optuna.samplers.GPSampler(
         seed=settings.seed, n_startup_trials=settings.startup, deterministic_objective=False
     )
 
 
-def _cmaes(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _cmaes(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     # Without the values of those that left early its population would hardly ever be full.
     halved = settings.pruner in ("halving", "hyperband", "asha")
     return optuna.samplers.CmaEsSampler(
@@ -63,20 +63,20 @@ def _cmaes(settings: SearchSettings) -> optuna.samplers.BaseSampler:
     )
 
 
-def _nsga2(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _nsga2(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIISampler(seed=settings.seed, population_size=_population(settings))
 
 
-def _nsga3(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _nsga3(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     return optuna.samplers.NSGAIIISampler(seed=settings.seed, population_size=_population(settings))
 
 
-def _population(settings: SearchSettings) -> int:
+def _population(settings: SearchConfig) -> int:
     """A generation of ours is one of the sampler's: as many as are proposed from the same knowledge."""
     return max(settings.size * settings.generation, LEAST_POPULATION)
 
 
-def _qmc(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _qmc(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     # Scrambled, or every seed would give the same sequence.
     return optuna.samplers.QMCSampler(
         seed=settings.seed, qmc_type="sobol", scramble=True, warn_asynchronous_seeding=False,
@@ -84,11 +84,11 @@ def _qmc(settings: SearchSettings) -> optuna.samplers.BaseSampler:
     )  # fmt: skip
 
 
-def _random(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def _random(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     return optuna.samplers.RandomSampler(seed=settings.seed)
 
 
-SAMPLERS: dict[str, Callable[[SearchSettings], optuna.samplers.BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[SearchConfig], optuna.samplers.BaseSampler]] = {
     "tpe": _tpe,
     "gp": _gp,
     "cmaes": _cmaes,
@@ -100,7 +100,7 @@ SAMPLERS: dict[str, Callable[[SearchSettings], optuna.samplers.BaseSampler]] = {
 }
 
 
-def make(settings: SearchSettings) -> optuna.samplers.BaseSampler:
+def make(settings: SearchConfig) -> optuna.samplers.BaseSampler:
     """The sampler that the settings name, with the sweep's seed."""
     with warnings.catch_warnings():
         # Some are marked as experimental: constraints.txt pins the version, and the tests hold them to what we need.
@@ -109,7 +109,7 @@ def make(settings: SearchSettings) -> optuna.samplers.BaseSampler:
         return SAMPLERS[settings.sampler](settings)
 
 
-def check(settings: SearchSettings, space: SearchSpace) -> None:
+def check(settings: SearchConfig, space: SearchSpace) -> None:
     """InputError for a sampler that cannot search the space."""
     boxes = space.distributions()
     if settings.sampler == "cmaes" and len(settings.objectives) > 1:
@@ -145,7 +145,7 @@ def check(settings: SearchSettings, space: SearchSpace) -> None:
             raise InputError(rule, key="search.grid", received=count, remedy=remedy)
 
 
-def total(settings: SearchSettings, space: SearchSpace) -> int:
+def total(settings: SearchConfig, space: SearchSpace) -> int:
     """How many settings a search proposes: `trials`, a grid no more than it has points, an empty space one."""
     if not space.searched:
         return 1
@@ -154,7 +154,7 @@ def total(settings: SearchSettings, space: SearchSpace) -> int:
     return settings.trials
 
 
-def grid(settings: SearchSettings, space: SearchSpace) -> list[dict[str, Any]]:
+def grid(settings: SearchConfig, space: SearchSpace) -> list[dict[str, Any]]:
     """Places in the boxes that form a grid, without those that come to the same setting, in an order of the seed's.
 
     A parameter has as many values as `settings.grid` says, evenly over its box with both ends (over the logarithm
@@ -170,7 +170,7 @@ def grid(settings: SearchSettings, space: SearchSpace) -> list[dict[str, Any]]:
     return listed
 
 
-def _grid_size(settings: SearchSettings, space: SearchSpace) -> int:
+def _grid_size(settings: SearchConfig, space: SearchSpace) -> int:
     """How long `grid` is: the product over groups of parameters that do not depend on each other.
 
     To list the points of a large grid takes many seconds, and a plan needs their number only.
@@ -185,7 +185,7 @@ def _grid_size(settings: SearchSettings, space: SearchSpace) -> int:
     return size
 
 
-def _axes(settings: SearchSettings, space: SearchSpace) -> dict[str, list[Any]]:
+def _axes(settings: SearchConfig, space: SearchSpace) -> dict[str, list[Any]]:
     """The values of each box of the space on the grid."""
     return {
         name: _values(box, settings.grid.get(parameter, GRID_STEPS))

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, NamedTuple
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.data.lists import draws
 from gcsearch.methods import registry
 
@@ -30,7 +30,7 @@ NEARLY = 0.9
 
 
 def pack_size(
-    settings: SearchSettings,
+    settings: SearchConfig,
     space: SearchSpace,
     labs: Sequence[Laboratory],
     threads: int,
@@ -45,7 +45,7 @@ def pack_size(
     return min(_pack_size(settings, space, lab, threads, limit) for lab in labs)
 
 
-def _pack_size(settings: SearchSettings, space: SearchSpace, lab: Laboratory, threads: int, limit: int | None) -> int:
+def _pack_size(settings: SearchConfig, space: SearchSpace, lab: Laboratory, threads: int, limit: int | None) -> int:
     kinds, _ = typical(space)
     seeds = len(lab.task.seeds)
     if not any(method.trains for method in kinds):
@@ -61,12 +61,12 @@ def _pack_size(settings: SearchSettings, space: SearchSpace, lab: Laboratory, th
     return choose(settings, rates)
 
 
-def most(settings: SearchSettings) -> int:
+def most(settings: SearchConfig) -> int:
     """No pack is so large that a generation of them would be more than all trials."""
     return max(1, math.ceil(settings.trials / settings.generation))
 
 
-def choose(settings: SearchSettings, rates: Mapping[int, float]) -> int:
+def choose(settings: SearchConfig, rates: Mapping[int, float]) -> int:
     """The smallest size with nearly the best of `rates`, settings per second by size.
 
     Where settings leave at rungs within their pack, at least so many that one is left at the last.

@@ -115,7 +115,7 @@ ADDITIONS: dict[str, list[tuple[str, str, str]]] = {
 FOLLOW = """
 import json
 import sys
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.task import Task
 from gcsearch.results.ranking import rank
@@ -124,7 +124,7 @@ from gcsearch.training import task_data
 from gcsearch.training.trial import run_pack
 
 task = Task.from_dict({"dataset": "Flat", "root": sys.argv[1], "shots": 2, "views": 1, "folds": 1, "seeds": [1]})
-settings = SearchSettings(sampler="halton", objective="val_base_error", trials=2, pack=2, generation=1)
+settings = SearchConfig(sampler="halton", objective="val_base_error", trials=2, pack=2, generation=1)
 proposer, laboratory = Proposer(load("confidence"), settings), task_data.of(task)
 episodes = laboratory.episodes("search", task.seeds)
 for pack in proposer.ask():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from gcsearch import files, open_sweep
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.trials import Outcome
 from gcsearch.driver import prepare, run
 from gcsearch.errors import InputError
@@ -25,7 +25,7 @@ def record(number, value=50.0, outcome=Outcome.COMPLETE, seconds=10.0, worker="h
 def meter(records=(), *, now=0.0, devices=2.0, first=0, spent=0.0, **budget):
     times = iter([0.0])
     made = Meter(
-        SearchSettings(objective="val_h", pack=2, budget=budget), devices, first, spent, clock=lambda: next(times, now)
+        SearchConfig(objective="val_h", pack=2, budget=budget), devices, first, spent, clock=lambda: next(times, now)
     )
     for one in records:
         made.note(one)
@@ -83,7 +83,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
     said = []
 
-    class Listener(callbacks.Watcher):
+    class Listener(callbacks.Callback):
         def warn(self, text):
             said.append(text)
 

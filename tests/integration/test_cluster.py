@@ -393,7 +393,7 @@ def test_a_head_with_cores_needs_no_worker():
     clusters.check_workers(a_cluster(0, 2))
 
 
-class Watching(callbacks.Watcher):
+class Watching(callbacks.Callback):
     def __init__(self):
         self.told, self.warned = [], []
 

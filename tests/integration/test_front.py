@@ -8,7 +8,7 @@ import random
 import pytest
 
 from gcsearch.cli.render import print_table
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.trials import Outcome
 from gcsearch.driver import checks
 from gcsearch.errors import InputError
@@ -149,7 +149,7 @@ def test_earlier_sweeps_are_known_by_all_objectives():
 
 def test_whatever_adds_to_the_front_is_a_gain():
     def meter(records, objective):
-        made = Meter(SearchSettings(pack=2, objective=objective, budget={"no_gain": 2}), 1.0)
+        made = Meter(SearchConfig(pack=2, objective=objective, budget={"no_gain": 2}), 1.0)
         for one in records:
             made.note(one)
         return made
@@ -199,7 +199,7 @@ def test_the_champion_is_chosen_among_the_front_by_h(tmp_path, monkeypatch, caps
 
 
 def test_several_that_look_at_test_images_are_an_oracle():
-    settings = SearchSettings(objective=("test_base_acc", "test_new_acc"))
+    settings = SearchConfig(objective=("test_base_acc", "test_new_acc"))
     assert (settings.oracle, settings.stage, settings.ranking_metric) == (True, "test", "test_h")
     assert settings.chosen_by == (
         "test_h on the front of test_base_acc and test_new_acc (oracle: it looks at test images)"
@@ -213,7 +213,7 @@ def test_several_that_look_at_test_images_are_an_oracle():
 
 
 def test_one_objective_reads_as_ever():
-    settings = SearchSettings(objective="val_base_acc")
+    settings = SearchConfig(objective="val_base_acc")
     assert settings.objectives == ("val_base_acc",)
     assert settings.ranking_metric == settings.chosen_by == "val_base_acc"
     assert settings.to_dict()["objective"] == "val_base_acc"

@@ -192,7 +192,7 @@ import ray
 from gcsearch.execution.executor import Batch, Wave
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.ray_tune import TuneExecutor
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.search.proposer import Proposer
 
@@ -210,7 +210,7 @@ class Forever:
         time.sleep(600)
 
 folder = Path(sys.argv[1])
-packs = Proposer(load("gcscoop"), SearchSettings()).ask()
+packs = Proposer(load("gcscoop"), SearchConfig()).ask()
 wave = Wave([Batch(stage="search", seeds=(1,), trials=tuple(pack)) for pack in packs], lambda event: None)
 signal.signal(signal.SIGTERM, terminate)
 try:

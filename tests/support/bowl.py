@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import ray
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.execution.executor import Batch, Executor, TrialReturned, Wave
@@ -16,7 +16,7 @@ from gcsearch.search import pruning
 from gcsearch.search.proposer import Proposer
 
 SPACE = load("gcscoop")
-SETTINGS = SearchSettings(objective="val_h", trials=22, pack=3, generation=2, startup=5, seed=1)
+SETTINGS = SearchConfig(objective="val_h", trials=22, pack=3, generation=2, startup=5, seed=1)
 
 # Worker processes do not have this folder on their path: send what is defined here along with the objects.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

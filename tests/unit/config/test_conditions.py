@@ -6,7 +6,7 @@ import random
 import pytest
 
 from gcsearch.config.parameters import extremes
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.search_space import SearchSpace, load
 from gcsearch.config.trials import Outcome, Proposal, TrialConfig
 from gcsearch.driver import checks
@@ -254,11 +254,11 @@ def test_a_grid_has_every_setting_of_every_method_once():
         "lr": 1,
         "epochs": 1,
     }
-    found = [ANY.natural(place) for place in samplers.grid(SearchSettings(sampler="grid", grid=steps), ANY)]
+    found = [ANY.natural(place) for place in samplers.grid(SearchConfig(sampler="grid", grid=steps), ANY)]
     count = {name: sum(values["method"] == name for values in found) for name in OWN}
     assert count == {"coop": 1, "kgcoop": 2, "prograd": 2, "sam": 2, "gcscoop": 2 * 2}  # beta1 off, or in the middle
     with pytest.raises(InputError, match="got cmaes with method, beta1"):
-        samplers.check(SearchSettings(sampler="cmaes"), ANY)
+        samplers.check(SearchConfig(sampler="cmaes"), ANY)
 
 
 @pytest.mark.parametrize("name", list(OWN))

@@ -16,7 +16,7 @@ from gcsearch.data.lists import draws
 from gcsearch.data.lists.splits import FreshSplitWarning, RepeatWarning
 from gcsearch.driver.prepare import check_data
 from gcsearch.errors import InputError
-from gcsearch.sweep.callbacks import Watcher
+from gcsearch.sweep.callbacks import Callback
 from gcsearch.training.task_data import Laboratory
 from tests.support.images import write_dataset
 from tests.support.trees import put, write
@@ -35,7 +35,7 @@ def check(tmp_path, backbone):
         laboratory.check_names()
         for stage, _ in measured:
             laboratory.check_lists(stage)
-        check_data(laboratory, measured, Watcher())
+        check_data(laboratory, measured, Callback())
 
     return make
 

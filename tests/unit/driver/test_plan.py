@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from gcsearch import files
 from gcsearch.cli.app import app
 from gcsearch.config import search_space
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.data import digests, features
 from gcsearch.driver import matrix, plan, run
 from gcsearch.errors import InputError
@@ -143,7 +143,7 @@ def test_time_has_all_stages_and_grows_with_each(chosen, content, monkeypatch):
     ],
 )
 def test_who_leaves_early_trains_less(settings, share):
-    assert trained(SearchSettings(**settings)) == pytest.approx(share)
+    assert trained(SearchConfig(**settings)) == pytest.approx(share)
 
 
 def test_tasks_go_to_whoever_is_free():

@@ -9,7 +9,7 @@ import re
 import pytest
 from plotly.offline import get_plotlyjs
 
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.methods.registry import find
@@ -29,7 +29,7 @@ from gcsearch.results.report.theme import DARK
 from gcsearch.results.tables.wording import describe, searched
 from tests.support.records import trial_record
 
-PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
+PIPELINE = Pipeline(name="pets", search=SearchConfig(objective="val_h"))
 NAN = math.nan
 
 
@@ -171,7 +171,7 @@ def test_a_capped_search_says_that_its_references_train_uncapped():
     tried = [*a_sweep()[:-3], a_record(11, label="literature-capped")]
 
     def told(cap, records=tried):
-        pipeline = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_h", cap=cap)})
+        pipeline = PIPELINE.model_copy(update={"search": SearchConfig(objective="val_h", cap=cap)})
         return findings.headline(pipeline, records, [FINALS[0], coop, champion], 10)[-2:]
 
     uncapped = "search.cap holds for the search only; the references train uncapped: "
@@ -521,7 +521,7 @@ def test_the_page_makes_sense_for_every_method_and_space(method):
 
 
 def test_the_page_of_class_specific_vectors_leaves_out_what_they_do_not_have():
-    by_base = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_base_acc", space="coop")})
+    by_base = PIPELINE.model_copy(update={"search": SearchConfig(objective="val_base_acc", space="coop")})
     records = [base_only(a_record(n, 70 + n, method="coop", hyperparameters={"lr": 0.001 * n})) for n in range(1, 13)]
     champion = base_only(a_final("champion", (80.0, 81.0), number=12, method="coop", lr=0.012))
     text = own(built(by_base, records, [champion], 12))
@@ -566,7 +566,7 @@ def test_the_page_says_how_the_champion_was_chosen_as_far_as_it_was():
 )
 def test_the_page_of_all_classes_calls_nothing_base(targets, metrics, sentence, decides):
     task = Task.from_dict({"classes": "all", "targets": targets})
-    every = Pipeline(name="pets", task=task, search=SearchSettings(objective="val_acc"))
+    every = Pipeline(name="pets", task=task, search=SearchConfig(objective="val_acc"))
     records = [
         a_record(n).model_copy(update={"metrics": {"val_acc": (70.0 + n, 71.0 + n)}, "curve": ()}) for n in range(12)
     ]
@@ -588,7 +588,7 @@ def test_the_page_has_the_order_of_the_ranking_with_ties_and_a_front():
     ordered = [row.record.number for row in ranking.ranking(PIPELINE, records)]
     assert ordered == [3, 2, 1, 0], "of equal means the one of fewer epochs comes first"
     assert re.findall(r"<tr[^>]*><td>\d<td>(\d)<td>", own(page(records, [], 3))) == ["3", "2", "1", "0"]
-    several = SearchSettings(objective=("val_base_acc", "val_new_acc"))
+    several = SearchConfig(objective=("val_base_acc", "val_new_acc"))
     sides = [(90.0, 20.0), (60.0, 60.0), (59.0, 60.0), (20.0, 80.0)]
     front = [
         a_record(n).model_copy(
@@ -646,7 +646,7 @@ def test_many_columns_put_the_deviation_below_the_mean_and_long_names_stay_short
     names = [f"folder:birds {n}" for n in range(8)]
     task = Task.from_dict({"classes": "all", "targets": names})
     keys = ["test_acc", "test_acc_targets", *(f"test_acc_folder-birds-{n}" for n in range(8))]
-    wide = Pipeline(name="pets", task=task, search=SearchSettings(objective="val_acc"))
+    wide = Pipeline(name="pets", task=task, search=SearchConfig(objective="val_acc"))
     finals = [one.model_copy(update={"metrics": dict.fromkeys(keys, one.metrics["test_h"])}) for one in FINALS]
     text = own(built(wide, [a_record(0)], finals, 0))
     assert '<table class="results dense">' in text

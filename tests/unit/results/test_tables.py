@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.results.differences import Difference
 from gcsearch.results.ranking import ranking
@@ -73,7 +73,7 @@ def test_a_csv_has_mean_and_deviation_of_each_metric_and_empty_fields():
 
 def test_a_ranking_is_a_table_a_data_frame_and_a_notebooks_cell():
     trials = [a_trial(0, 80.0, 82.0, rho=0.1), a_trial(1, 84.0, 86.0, rho=0.2), a_trial(2, outcome=Outcome.FAILED)]
-    pipeline = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
+    pipeline = Pipeline(name="pets", search=SearchConfig(objective="val_h"))
     ranked = ranking(pipeline, trials)
     assert [row.record.number for row in ranked] == [1, 0, 2] and len(ranked[:2]) == 2
     assert ranked.table(2).title == "pets: 3 settings by val_h, mean ± sd over seeds"

@@ -7,7 +7,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gcsearch.config.pipeline import SearchSettings
+from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.trials import Rung
 from gcsearch.search import pruning
 
@@ -56,7 +56,7 @@ def test_a_rival_that_nobody_can_reach_helps_no_one_by_more_than_the_place_it_ad
     st.sampled_from(["halving", "hyperband", "asha", "median"]), st.integers(2, 5), st.integers(1, 4), st.integers(0, 9)
 )
 def test_rungs_rise_and_what_is_left_to_train_falls(pruner, eta, count, pack):
-    settings = SearchSettings(pruner=pruner, eta=eta, rungs=count)
+    settings = SearchConfig(pruner=pruner, eta=eta, rungs=count)
     rungs = pruning.rungs(settings, pack)
     shares = [one.share for one in rungs]
     assert all(0 < share < 1 for share in shares) and shares == sorted(set(shares))

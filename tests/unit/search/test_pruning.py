@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, Rung, TrialConfig
 from gcsearch.driver import checks
 from gcsearch.errors import InputError
@@ -18,7 +18,7 @@ from tests.support.records import trial_record
 
 
 def shares(pruner, pack=0, **settings):
-    return [rung.share for rung in pruning.rungs(SearchSettings(pruner=pruner, **settings), pack)]
+    return [rung.share for rung in pruning.rungs(SearchConfig(pruner=pruner, **settings), pack)]
 
 
 def test_rungs_lie_at_shares_of_the_schedule():
@@ -40,7 +40,7 @@ def test_rungs_lie_at_shares_of_the_schedule():
     ("pruner", "share"), [("none", 1), ("halving", 1 / 16), ("median", 1 / 4), ("hyperband", (1 + 1 / 4 + 1 / 16) / 3)]
 )
 def test_so_many_train_to_their_ends(pruner, share):
-    assert pruning.finishing(SearchSettings(pruner=pruner, eta=4, rungs=2)) == pytest.approx(share)
+    assert pruning.finishing(SearchConfig(pruner=pruner, eta=4, rungs=2)) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(("share", "epochs", "epoch"), [(1 / 3, 9, 3), (1 / 9, 10, 2), (1 / 4, 2, 1), (1 / 2, 1, 1)])
@@ -77,7 +77,7 @@ def test_a_rival_is_who_came_to_the_rung_and_ended_well():
         record(2, Outcome.DIVERGED, (4, 99.0)),
         record(3, Outcome.COMPLETE, (4, math.nan)),
     ]
-    quarter, half = pruning.rungs(SearchSettings(objective="val_h", pruner="asha", eta=2, rungs=2), 0)
+    quarter, half = pruning.rungs(SearchConfig(objective="val_h", pruner="asha", eta=2, rungs=2), 0)
     assert [pruning.value_at(quarter, one, 8) for one in records] == [50.0, None, None, None]
     assert [pruning.value_at(half, one, 8) for one in records] == [60.0, 40.0, None, None]
     assert pruning.value_at(quarter, records[1], 16) == 40.0
@@ -85,7 +85,7 @@ def test_a_rival_is_who_came_to_the_rung_and_ended_well():
 
 # In a real pack
 
-RUNGS = pruning.rungs(SearchSettings(objective="val_h", pruner="halving", eta=2, rungs=2), 0)
+RUNGS = pruning.rungs(SearchConfig(objective="val_h", pruner="halving", eta=2, rungs=2), 0)
 
 
 def pack(*settings, rungs=RUNGS):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.search_space import SearchSpace, load
 from gcsearch.driver import checks
 from gcsearch.errors import InputError
@@ -27,7 +27,7 @@ SPACE = SearchSpace.from_dict(
 
 
 def settings(**changes):
-    return SearchSettings(**({"sampler": "grid", "trials": 1000} | changes))
+    return SearchConfig(**({"sampler": "grid", "trials": 1000} | changes))
 
 
 def natural(found):

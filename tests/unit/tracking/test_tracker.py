@@ -17,7 +17,7 @@ import pytest
 
 from gcsearch.config import provenance
 from gcsearch.config.addresses import check_uri
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
 from gcsearch.errors import InputError, RunError
@@ -27,7 +27,7 @@ from gcsearch.tracking.tracker import Tracker
 from tests.support.records import GCSCOOP, a_record
 from tests.support.servers import free_port, has_postgres, postgres
 
-PIPELINE = Pipeline(name="pets", search=SearchSettings(objective="val_h"))
+PIPELINE = Pipeline(name="pets", search=SearchConfig(objective="val_h"))
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +189,7 @@ def test_the_parent_says_what_is_searched_and_with_what(store, tmp_path):
 def test_targets_are_inputs_that_are_only_tested(store):
     tracker = Tracker(store[0], "transfer", store[1])
     task = Task.from_dict({"classes": "all", "targets": ["shapes-neon", "shapes-sketch"]})
-    tracker.start_sweep("transfer", Pipeline(name="transfer", task=task, search=SearchSettings(objective="val_acc")))
+    tracker.start_sweep("transfer", Pipeline(name="transfer", task=task, search=SearchConfig(objective="val_acc")))
     metrics = {f"test_acc{behind}": (50.0, 60.0) for behind in ("", "_shapes-neon", "_shapes-sketch", "_targets")}
     run_id = tracker.log_record(a_record(stage="test", label="champion", metrics=metrics, curve=()))
     tracker.end()
@@ -206,7 +206,7 @@ def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):
     tracker.end("KILLED")
     assert tracker.client.get_run(tracker.parent).info.status == "KILLED"
     second = Tracker(tracker.uri, "pets")
-    grown = PIPELINE.model_copy(update={"search": SearchSettings(objective="val_h", trials=500)})
+    grown = PIPELINE.model_copy(update={"search": SearchConfig(objective="val_h", trials=500)})
     assert second.start_sweep(tracker._sweep, grown) == tracker.parent
     assert second.client.get_run(tracker.parent).info.status == "RUNNING"
     second.end()

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from gcsearch.config.pipeline import Pipeline, SearchSettings
+from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.driver import checks
 from gcsearch.training import sizing
@@ -27,7 +27,7 @@ SATURATING = {1: 10.0, 2: 18.0, 4: 30.0, 8: 39.0, 16: 40.0}
     ],
 )
 def test_the_smallest_pack_with_nearly_the_best_rate(rates, settings, size):
-    assert sizing.choose(SearchSettings(**{"trials": 64, **settings}), rates) == size
+    assert sizing.choose(SearchConfig(**{"trials": 64, **settings}), rates) == size
 
 
 def test_sizes_are_measured_up_to_where_a_pack_goes_in_pieces(laboratory, monkeypatch):
@@ -38,7 +38,7 @@ def test_sizes_are_measured_up_to_where_a_pack_goes_in_pieces(laboratory, monkey
         return sizing.Cost(seconds=members**0.5, bytes=0, pieces=2 if members >= 24 else 1)
 
     monkeypatch.setattr(sizing, "measure", measure)
-    settings = SearchSettings(trials=64)
+    settings = SearchConfig(trials=64)
     assert sizing.pack_size(settings, load("gcscoop"), [laboratory], 1, limit=7) == 8
     assert tried == [(3, 7), (6, 7), (12, 7), (24, 7)]
     tried.clear()
@@ -55,7 +55,7 @@ def test_of_several_data_sets_the_one_with_the_smallest_pack_decides(laboratory,
         return sizing.Cost(seconds=members**0.5, pieces=2 if lab is large and members >= 12 else 1)
 
     monkeypatch.setattr(sizing, "measure", measure)
-    settings, space = SearchSettings(trials=64), load("gcscoop")
+    settings, space = SearchConfig(trials=64), load("gcscoop")
     assert sizing.pack_size(settings, space, [laboratory], 1) == 32
     assert sizing.pack_size(settings, space, [laboratory, large], 1) == 4
     assert sizing.pack_size(settings, space, [large, laboratory], 1) == 4
