@@ -1,4 +1,4 @@
 """Where models that an earlier version registered in MLflow look for `gcsearch.export.classifier`."""
 
 from gcsearch.export.classifier import guesses as guesses
-from gcsearch.export.classifier import open_export as open_export
+from gcsearch.export.classifier import load_export as open_export
