@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from math import ceil
@@ -228,8 +230,21 @@ class StateReader:
             if found.st_ino != self._file or found.st_size < self._state.size:  # the sweep was begun anew
                 self._state, self._file = SweepState(), found.st_ino
             if found.st_size > self._state.size:
-                self._state = SweepState.replay(self.journal.follow(self._state.size), self._state)
+                with _without_collector():
+                    self._state = SweepState.replay(self.journal.follow(self._state.size), self._state)
             return self._state
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Python's collector rests: all that is read is kept, and it would go over it again and again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 # --- Status --------------------------------------------------------------------------------------------

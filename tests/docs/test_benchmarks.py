@@ -78,6 +78,13 @@ def test_the_cache_holds_what_the_bare_encoder_gives():
     assert float(took) < 1
 
 
+def test_commands_run_on_the_journal_that_is_made_for_them():
+    trials, journal, *taken, report = quick("commands.py")
+    assert trials == "30"
+    assert 0 < float(journal) < 5 < 10 * float(report) < 100
+    assert all(float(one.split()[0]) > 0 for one in taken)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("limit", ["6 GiB", "1536 MiB"])
 def test_twelve_members_of_500_classes_stay_under_a_limit_at_real_size(limit):
