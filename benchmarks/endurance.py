@@ -25,7 +25,7 @@ from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, TrialRecord
 from gcsearch.driver.confirm import OnRecord
-from gcsearch.execution.executor import Batch, ExecutorEvent, TrialReturned, Wave
+from gcsearch.execution.executor import Batch, ExecutorEvent, TrialsReturned, Wave
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.ray_tune import TuneExecutor
 from gcsearch.search.proposer import Proposer
@@ -58,8 +58,9 @@ def search(settings: SearchConfig, known: Sequence[TrialRecord], keep: OnRecord,
     proposer.replay(known)
 
     def on_event(event: ExecutorEvent) -> None:
-        if isinstance(event, TrialReturned):
-            keep(proposer.tell(event.record))
+        if isinstance(event, TrialsReturned):
+            for record in event.records:
+                keep(proposer.tell(record))
 
     def waves() -> Iterator[Wave]:
         while packs := proposer.ask():

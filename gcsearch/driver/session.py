@@ -28,7 +28,7 @@ from gcsearch.execution.executor import (
     EpochsReported,
     Executor,
     ExecutorEvent,
-    TrialReturned,
+    TrialsReturned,
     Wave,
     WorkerGone,
 )
@@ -223,11 +223,12 @@ class Session:
                 case EpochsReported(reports):
                     self.driver.check()
                     self.watcher.reports(reports)
-                case TrialReturned(record):
-                    record = proposer.tell(record)
-                    self.journal.append("record", record=record)
-                    meter.note(record)
-                    self.watcher.record(record)
+                case TrialsReturned(returned):
+                    records = [proposer.tell(record) for record in returned]
+                    self.journal.append_all("record", [{"record": record} for record in records])
+                    for record in records:
+                        meter.note(record)
+                        self.watcher.record(record)
                 case _:
                     self._on_event(event)
 
@@ -312,8 +313,9 @@ class Session:
 
         def wave(stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], keep: OnRecord) -> Wave:
             def on_event(event: ExecutorEvent) -> None:
-                if isinstance(event, TrialReturned):
-                    keep(event.record)
+                if isinstance(event, TrialsReturned):
+                    for record in event.records:
+                        keep(record)
                 else:
                     self._on_event(event)
 

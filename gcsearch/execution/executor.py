@@ -53,10 +53,14 @@ class EpochsReported:
 
 
 @dataclass(frozen=True)
-class TrialReturned:
-    """A trial has its record."""
+class TrialsReturned:
+    """Trials of a batch have their records: all that a worker returned together.
 
-    record: TrialRecord
+    They are kept together, too: were a batch parted by the end of this process, what is left of it would train in
+    other company, and its numbers would differ in their last digits.
+    """
+
+    records: tuple[TrialRecord, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,7 @@ class WorkerGone:
     text: str
 
 
-ExecutorEvent = BatchStarted | EpochsReported | TrialReturned | BatchEnded | WorkerGone
+ExecutorEvent = BatchStarted | EpochsReported | TrialsReturned | BatchEnded | WorkerGone
 
 Evaluate = Callable[[Batch, OnReports], list[TrialRecord]]
 """Trains the trials of a batch and gives one record for each, calling the function it is handed with the numbers of
@@ -118,8 +122,8 @@ class LocalExecutor:
                     if wave.stopping():
                         break
                     wave.on_event(BatchStarted(batch))
-                    for record in evaluate(batch, partial(_report, wave)):
-                        wave.on_event(TrialReturned(record))
+                    records = evaluate(batch, partial(_report, wave))
+                    wave.on_event(TrialsReturned(tuple(records)))
                     wave.on_event(BatchEnded(batch))
 
 

@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from gcsearch.execution.executor import (
     EpochsReported,
     Evaluate,
     ExecutorEvent,
-    TrialReturned,
+    TrialsReturned,
     Wave,
     WorkerGone,
     failed,
@@ -213,8 +213,8 @@ class BatchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         running.worker = result.get("worker") or running.worker
         if result.get("reports"):
             self._tell(running, EpochsReported([EpochReport.from_dict(report) for report in result["reports"]]))
-        for record in result.get("records", ()):
-            self._accept(running, TrialRecord.from_dict(record))
+        if result.get("records"):
+            self._accept(running, [TrialRecord.from_dict(record) for record in result["records"]])
 
     def on_worker_death(self, trial_id: str, cause: str) -> None:
         """Note why the worker of a batch died, for the reason of its records should no retry help, and say so."""
@@ -242,24 +242,23 @@ class BatchSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         deaths = running.deaths or ["it left no record"]
         reason = f"the worker process ended (tries: {len(deaths)}): {deaths[-1]}"
         with self._keeping_errors():
-            for trial in running.batch.trials:
-                if trial.number not in running.records:
-                    self._accept(running, failed(trial, reason, running.batch.stage))
+            missing = [trial for trial in running.batch.trials if trial.number not in running.records]
+            self._accept(running, [failed(trial, reason, running.batch.stage) for trial in missing])
             running.wave.on_event(BatchEnded(running.batch))
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: what Tune would restore from is never read."""
 
-    def _accept(self, running: _Running, record: TrialRecord) -> None:
-        """Hand the record on; a trial that has one, and did not fail, keeps that.
+    def _accept(self, running: _Running, records: Sequence[TrialRecord]) -> None:
+        """Hand the records on; a trial that has one, and did not fail, keeps that.
 
         A worker may die between its last word and its end: Tune then has the batch run once more.
         """
-        known = running.records.get(record.number)
-        if known and known.outcome is not Outcome.FAILED:
-            return
-        running.records[record.number] = record
-        self._tell(running, TrialReturned(record))
+        ended = {one.number for one in running.records.values() if one.outcome is not Outcome.FAILED}
+        fresh = tuple(record for record in records if record.number not in ended)
+        running.records |= {record.number: record for record in fresh}
+        if fresh:
+            self._tell(running, TrialsReturned(fresh))
 
     def _tell(self, running: _Running, event: ExecutorEvent) -> None:
         """Tell the batch's wave, and end the run where that raises."""

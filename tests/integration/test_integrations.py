@@ -15,7 +15,7 @@ from gcsearch.config.search_space import load
 from gcsearch.config.trials import Proposal, TrialConfig
 from gcsearch.errors import InputError
 from gcsearch.execution import integrations
-from gcsearch.execution.executor import Batch, LocalExecutor, TrialReturned, Wave
+from gcsearch.execution.executor import Batch, LocalExecutor, TrialsReturned, Wave
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.session import session
 from gcsearch.execution.worker import PackRunner
@@ -29,8 +29,8 @@ def our_own(values, metric, task=TASK, space=SPACE):
     trial, found = Proposal(number=0, config=space.config(values)), []
 
     def hear(event):
-        if isinstance(event, TrialReturned):
-            found.append(event.record)
+        if isinstance(event, TrialsReturned):
+            found.extend(event.records)
 
     wave = Wave([Batch(stage="search", seeds=task.seeds, trials=(trial,))], hear)
     LocalExecutor().run([wave], PackRunner(task, 1))

@@ -12,7 +12,7 @@ import pytest
 import gcsearch
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.errors import InputError
-from gcsearch.execution.executor import BatchEnded, BatchStarted, EpochsReported, LocalExecutor, TrialReturned
+from gcsearch.execution.executor import BatchEnded, BatchStarted, EpochsReported, LocalExecutor, TrialsReturned
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training.loop import Training
@@ -52,6 +52,19 @@ def test_a_search_without_ray_comes_to_the_same_records_and_ranking(sweep, tmp_p
     assert (local.folder / "report.html").exists()
 
 
+class Interrupting(gcsearch.Callback):
+    def record(self, record):
+        raise KeyboardInterrupt
+
+
+def test_an_end_within_a_pack_leaves_no_half_of_it_and_the_sweep_comes_to_the_same(sweep, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", watcher=Interrupting())
+    begun = Sweep("smoke", Store(tmp_path), Store(tmp_path).sweep("smoke"))
+    assert len(begun.records) == sweep.pipeline.search.size > 1
+    assert numbers(gcsearch.resume("smoke", store=tmp_path, executor="local").records) == numbers(sweep.records)
+
+
 def test_an_export_classifies_without_ray_and_mlflow(exported):
     code = "print(len(gcsearch.load_export(sys.argv[2]).names))\n"
     code += "from gcsearch.cli.app import main\nsys.argv = ['gcsearch', 'predict', sys.argv[2], *sys.argv[3:]]\nmain()"
@@ -73,8 +86,10 @@ def test_what_an_executor_says_of_a_search(tmp_path):
     heard = []
     records = run_search(LocalExecutor(), Bowl(), SETTINGS.model_copy(update={"trials": 4}), on_event=heard.append)
     assert numbers(records) == numbers(search(SETTINGS.model_copy(update={"trials": 4})))
-    kinds = [BatchStarted, *[EpochsReported] * 3, *[TrialReturned] * 3, BatchEnded]
-    assert [type(event) for event in heard] == [*kinds, BatchStarted, EpochsReported, TrialReturned, BatchEnded]
+    assert [type(event) for event in heard if not isinstance(event, EpochsReported)] == [
+        BatchStarted, TrialsReturned, BatchEnded,
+    ] * 2  # fmt: skip
+    assert [len(event.records) for event in heard if isinstance(event, TrialsReturned)] == [3, 1]
 
 
 def test_a_search_that_is_to_stop_starts_nothing_more_and_goes_on_later():

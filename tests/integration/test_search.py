@@ -14,7 +14,7 @@ import torch
 
 from gcsearch.errors import RunError
 from gcsearch.execution import ray_tune
-from gcsearch.execution.executor import EpochsReported, TrialReturned, WorkerGone
+from gcsearch.execution.executor import EpochsReported, TrialsReturned, WorkerGone
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.ray_tune import TuneExecutor
 from gcsearch.execution.session import session
@@ -68,9 +68,10 @@ def test_two_workers_in_any_order_do_what_one_does_and_say_nothing(local_ray, tm
     ended, heard = [], []
 
     def hear(event):
-        if isinstance(event, TrialReturned):
-            ended.append(event.record.number)
-            (tmp_path / f"told-{event.record.number}").touch()
+        if isinstance(event, TrialsReturned):
+            for record in event.records:
+                ended.append(record.number)
+                (tmp_path / f"told-{record.number}").touch()
         elif isinstance(event, EpochsReported):
             heard.append((event.reports[0].number, len(ended)))
 
@@ -173,7 +174,7 @@ def test_what_a_wave_raises_comes_out_of_a_running_search(local_ray, tmp_path):
         pass
 
     def full(event) -> None:
-        if isinstance(event, TrialReturned):
+        if isinstance(event, TrialsReturned):
             raise Full("no space left")
 
     with pytest.raises(Full, match="no space left"):

@@ -7,7 +7,7 @@ from gcsearch.config import search_space
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome, Proposal, TrialConfig
 from gcsearch.driver.confirm import Confirmation
-from gcsearch.execution.executor import Batch, LocalExecutor, TrialReturned, Wave
+from gcsearch.execution.executor import Batch, LocalExecutor, TrialsReturned, Wave
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from tests.support.records import trial_record
@@ -66,7 +66,13 @@ class Bench:
 
     def wave(self, stage, seeds, trials, keep):
         batches = [Batch(stage=stage, seeds=seeds, trials=(trial,)) for trial in trials]
-        return Wave(batches, lambda event: keep(event.record) if isinstance(event, TrialReturned) else None)
+
+        def hear(event):
+            if isinstance(event, TrialsReturned):
+                for record in event.records:
+                    keep(record)
+
+        return Wave(batches, hear)
 
     def run(self):
         space, found = search_space.load("sam"), []

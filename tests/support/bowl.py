@@ -11,7 +11,7 @@ import ray
 from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
-from gcsearch.execution.executor import Batch, Executor, TrialReturned, Wave
+from gcsearch.execution.executor import Batch, Executor, TrialsReturned, Wave
 from gcsearch.search import pruning
 from gcsearch.search.proposer import Proposer
 
@@ -115,8 +115,9 @@ def run_search(
     proposer.replay(known)
 
     def hear(event) -> None:
-        if isinstance(event, TrialReturned):
-            proposer.tell(event.record)
+        if isinstance(event, TrialsReturned):
+            for record in event.records:
+                proposer.tell(record)
         on_event(event)
 
     def waves():

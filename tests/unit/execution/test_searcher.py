@@ -7,7 +7,7 @@ from ray.tune.search import Searcher
 
 from gcsearch.config.trials import Outcome, Proposal, TrialRecord
 from gcsearch.errors import RunError
-from gcsearch.execution.executor import Batch, BatchEnded, BatchStarted, TrialReturned, WorkerGone
+from gcsearch.execution.executor import Batch, BatchEnded, BatchStarted, TrialsReturned, WorkerGone
 from gcsearch.execution.ray_tune import BatchSearcher
 from tests.support.bowl import Bowl, search, wave
 
@@ -29,7 +29,7 @@ class Listener:
 
     @property
     def records(self) -> list[TrialRecord]:
-        return [event.record for event in self.of(TrialReturned)]
+        return [record for event in self.of(TrialsReturned) for record in event.records]
 
 
 def batch_of(suggested) -> list[int]:

@@ -93,6 +93,20 @@ def test_a_torn_last_line_is_dropped_and_repaired_by_the_next_append(tmp_path, t
     assert kinds(journal) == ["open", "close"]
 
 
+def test_lines_that_belong_together_are_all_written_or_none_is(tmp_path, monkeypatch):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.append("open", id="s-0")
+    pack = [{"number": number, "config": {"method": "coop"}} for number in range(2)]
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda descriptor, lines: write(descriptor, lines[: lines.index(b"\n") + 5]))
+    with pytest.raises(RunError):
+        journal.append_all("proposal", pack)
+    monkeypatch.undo()
+    assert kinds(journal) == ["open"]
+    journal.append_all("proposal", pack)
+    assert kinds(journal) == ["open", "proposal", "proposal"]
+
+
 @pytest.mark.parametrize("bad", ['{"kind":"rec', "[1]", '{"time":"t"}', ""])
 def test_any_other_unreadable_line_is_named(tmp_path, bad):
     path = tmp_path / "journal.jsonl"
@@ -122,7 +136,7 @@ def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[:5]))
     with pytest.raises(
-        RunError, match=r"only a part of the line\.\nEvery line before is safe\. Make room on this disk"
+        RunError, match=r"only a part of what was written\.\nEvery line before is safe\. Make room on this disk"
     ):
         journal.append("proposal", number=1, config={"method": "coop"})
     monkeypatch.undo()
