@@ -17,7 +17,8 @@ from gcsearch.data import datasets
 from gcsearch.data.features import FeatureCache
 from gcsearch.driver import load, prepare, run, session
 from gcsearch.errors import InputError, RunError
-from gcsearch.execution import worker
+from gcsearch.execution.executor import Batch
+from gcsearch.execution.worker import PackRunner
 from gcsearch.export import bundle
 from gcsearch.export.classifier import read_facts
 from gcsearch.sweep import measured
@@ -213,19 +214,18 @@ def test_an_export_is_trained_again_on_what_it_was_measured_on_alone(root, backb
         measured.check_attested(facts, at(root, backbone), (4, 5), tmp_path)
 
 
-def test_a_worker_knows_what_it_must_read(root, backbone, monkeypatch):
+def test_a_worker_knows_what_it_must_read(root, backbone):
     """Images that are replaced while a sweep runs would otherwise go into one ranking with those before."""
     lab = at(root, backbone)
     now = measured.look([lab], STAGES)
     for stage, seeds in (*STAGES, ("search", (2,))):
         assert measured.of_stage([lab], stage, seeds) == measured.expected(now, stage, seeds)
-    monkeypatch.setattr(worker, "_laboratories", lambda task, decoders: [at(root, backbone)])
-    wanted = measured.expected(now, "test", (1, 2))
-    assert len(worker._episodes(lab.task, "test", (1, 2), 0, wanted)[0]) == 2
-    worker._episodes.cache_clear()
+    batch = Batch(stage="test", seeds=(1, 2), trials=(), data=measured.expected(now, "test", (1, 2)))
+    (episodes,) = PackRunner(lab.task, 1)._of_stage([at(root, backbone)], batch)
+    assert len(episodes) == 2
     replace_images(root, "*/test*.png")
     with pytest.raises(RunError, match="images or weights have changed while the sweep runs"):
-        worker._episodes(lab.task, "test", (1, 2), 0, wanted)
+        PackRunner(lab.task, 1)._of_stage([at(root, backbone)], batch)
     assert measured.of_stage([at(root, backbone)], "search", (1, 2)) == measured.expected(now, "search", (1, 2))
 
 
