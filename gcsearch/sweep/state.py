@@ -225,7 +225,7 @@ class StateReader:
             try:
                 found = self.journal.path.stat()
             except FileNotFoundError:
-                self._state = SweepState()
+                self._state = SweepState() if self._state.size else self._state
                 return self._state
             if found.st_ino != self._file or found.st_size < self._state.size:  # the sweep was begun anew
                 self._state, self._file = SweepState(), found.st_ino

@@ -251,6 +251,7 @@ def test_a_state_that_follows_its_journal_is_that_of_all_lines(sweep):
     assert reader.look() == once != SweepState()
     path.rename(path.with_suffix(".1"))
     assert reader.look() == SweepState()
+    assert reader.look() is reader.look()
     sweep.journal.append("open", id="demo-1")
     assert (reader.look().id, reader.look().lines) == ("demo-1", 1)
 
