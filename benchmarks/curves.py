@@ -23,7 +23,7 @@ from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Proposal
 from gcsearch.search.samplers import make
-from gcsearch.training import task_data
+from gcsearch.training import loading, task_data
 from gcsearch.training.trial import run_pack
 
 PACK = 16
@@ -45,7 +45,7 @@ def main() -> None:
     rows = json.loads(args.out.read_text()) if args.out.exists() else []
     places = drawn(space, count)
     task_data.data_root(task)
-    lab = task_data.of(task)
+    lab = loading.laboratory(task)
     for start in range(len(rows), count, PACK):
         proposals = [
             Proposal(number=number, config=space.config(space.natural(place)))

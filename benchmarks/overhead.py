@@ -23,7 +23,7 @@ from sweeps import ours, stock
 
 from gcsearch.config.search_space import load
 from gcsearch.config.task import Task
-from gcsearch.training import task_data
+from gcsearch.training import loading, task_data
 
 SPACE = """
 version = 1
@@ -67,7 +67,7 @@ def main() -> None:
         (folder / "space.toml").write_text(SPACE)
         task = Task.from_dict(TASK)
         task_data.data_root(task)
-        task_data.of(task).episodes("search", task.seeds)
+        loading.laboratory(task).episodes("search", task.seeds)
         timed = {
             (size, trials): ours(
                 f"packs-of-{size}", folder, TASK, str(folder / "space.toml"), {"trials": trials, "pack": size}

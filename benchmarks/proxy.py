@@ -39,7 +39,7 @@ from gcsearch.config.trials import Proposal, TrialConfig
 from gcsearch.methods.prompts import prompts
 from gcsearch.methods.registry import build
 from gcsearch.stats import Score
-from gcsearch.training import task_data
+from gcsearch.training import loading, task_data
 from gcsearch.training.episodes import Episode, Half
 from gcsearch.training.task_data import Laboratory
 from gcsearch.training.trial import Trial, run_pack
@@ -83,7 +83,7 @@ def collect(out: Path, sets: Sequence[str], variants: Sequence[str], count: int,
             task, stage = variant(name, dataset, shots)
             task_data.data_root(task)
             began = time.perf_counter()
-            lab = task_data.of(task)
+            lab = loading.laboratory(task)
             episodes = lab.episodes(stage, task.seeds)
             for pack in _missing(out / dataset / name, every):
                 for trial in run_pack(lab, episodes, pack, evaluate_every=10):

@@ -22,7 +22,7 @@ from sweeps import ours, stock
 
 from gcsearch.config.search_space import load
 from gcsearch.config.task import Task
-from gcsearch.training import task_data
+from gcsearch.training import loading, task_data
 
 TASK = {"dataset": "shapes-sketch", "val_shots": "all", "views": 8, "folds": 2, "seeds": [1, 2, 3]}
 HALVING = {"pruner": "halving", "eta": 4}
@@ -41,7 +41,7 @@ def main() -> None:
         os.environ.setdefault("GCSEARCH_CACHE", str(folder / "cache"))
         task = Task.from_dict(TASK)
         task_data.data_root(task)
-        task_data.of(task).episodes("search", task.seeds)
+        loading.laboratory(task).episodes("search", task.seeds)
         runs = {
             f"packs of {size}, halving": (
                 trials,

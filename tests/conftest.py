@@ -90,5 +90,5 @@ def laboratory(data_root, backbone, tmp_path_factory) -> Laboratory:
 @pytest.fixture
 def at_home(laboratory, monkeypatch):
     """The tiny model takes the place of the one that the task names."""
-    monkeypatch.setattr("gcsearch.training.task_data.frozen", lambda task: laboratory.backbone)
+    monkeypatch.setattr("gcsearch.training.loading.backbone_of", lambda task: laboratory.backbone)
     return laboratory

@@ -200,7 +200,7 @@ def run_matrix(
     """
     from gcsearch.driver import run
     from gcsearch.sweep.sweep import Sweep
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
     matrix = matrix if isinstance(matrix, Matrix) else load(matrix, overrides, quick=quick)
     located = Store.locate(store)
@@ -224,7 +224,7 @@ def run_matrix(
                     sweep = Sweep.named(chosen.name, located)
             ended.append(Ended(chosen.name, sweep, error))
             on_end(ended[-1])
-            task_data.forget()
+            loading.forget()
     return ended
 
 
@@ -287,14 +287,14 @@ def plan(matrix: Matrix, *, store: str | Path | None = None) -> list[Plan]:
     InputError, naming the sweep, for whatever a run would refuse.
     """
     from gcsearch.driver.plan import make
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
     made: list[Plan] = []
     counted: set[Path] = set()
     for pipeline in matrix.pipelines:
         with _named(matrix, pipeline):
             made.append(make(pipeline, store=store, counted=counted))
-        task_data.forget()
+        loading.forget()
     return made
 
 
@@ -314,12 +314,12 @@ def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext(), *, stor
     InputError, naming the sweep, for whatever `run.cache_features` refuses; what was encoded before it stays.
     """
     from gcsearch.driver import run
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
     for pipeline in matrix.pipelines:
         with watch(pipeline) as watcher, _named(matrix, pipeline):
             run.cache_features(pipeline, store=store, watcher=watcher)
-        task_data.forget()
+        loading.forget()
 
 
 def prune_cache(keep: Sequence[str], *, older_than: str | None, everything: bool, remove: bool) -> list[Found]:
@@ -329,7 +329,7 @@ def prune_cache(keep: Sequence[str], *, older_than: str | None, everything: bool
         keep: pipelines; entries of other models than theirs are superfluous. older_than: an age such as "30d".
     """
     from gcsearch.data import feature_file
-    from gcsearch.training.task_data import shelves, weights_of
+    from gcsearch.training.loading import shelves, weights_of
 
     age = None if older_than is None else feature_file.seconds_of(older_than)
     weights = {weights_of(one.task) for name in keep for one in load(name).pipelines} if keep else None

@@ -136,7 +136,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     """
     from gcsearch.data import features
     from gcsearch.search.samplers import total
-    from gcsearch.training import task_data
+    from gcsearch.training import loading, task_checks
 
     space = checks.check(chosen)
     where = find_machines(chosen)
@@ -144,12 +144,12 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     placement = where.placement
     Store.locate(store).check_writable()
     with cache_in_words():
-        task_data.forget()
-        labs = [task_data.of(task) for task in chosen.task.each]
+        loading.forget()
+        labs = loading.laboratories(chosen.task)
         for lab in labs:
             check_loaded(chosen, space, lab)
         seeds = dict.fromkeys(seed for _, some in chosen.measured for seed in some)
-        repeats = [lab.check_repeats(seeds, most=features.READ_TO_LOOK) for lab in labs]
+        repeats = [task_checks.check_repeats(lab, seeds, most=features.READ_TO_LOOK) for lab in labs]
     settings = total(chosen.search, space)
     done, finished, notes = _begun(chosen, space, store)
     size = (

@@ -43,16 +43,16 @@ def prepare(
     On a cluster its nodes do that, each for itself. Returns what is measured, which must be what `known` has measured.
     """
     from gcsearch.sweep import measured
-    from gcsearch.training import task_data
+    from gcsearch.training import loading, task_data
 
     if where.cluster:
         watcher.cluster(where.cluster.describe())
         watcher.stage("nodes")
         one_cache = machines.check_nodes(where, store.root, None if cache_address() else cache_folder())
     watcher.stage("data")
-    task_data.forget()  # in a notebook the data may be others than at the call before
+    loading.forget()  # in a notebook the data may be others than at the call before
     task_data.data_root(pipeline.task, watcher.progress)
-    labs = [task_data.of(task, pipeline.resources.decoders) for task in pipeline.task.each]
+    labs = loading.laboratories(pipeline.task, pipeline.resources.decoders)
     for lab in labs:
         check_loaded(pipeline, space, lab)
         check_data(lab, pipeline.measured, watcher)
@@ -85,23 +85,27 @@ def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], w
 
 def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], watcher: Callback) -> None:
     """InputError where test images are known before; a warning where others stand in the data more than once."""
+    from gcsearch.training import task_checks
+
     watcher.stage("digest")
-    found = lab.check_repeats(dict.fromkeys(seed for _, seeds in measured for seed in seeds), watcher.progress)
+    found = task_checks.check_repeats(
+        lab, dict.fromkeys(seed for _, seeds in measured for seed in seeds), watcher.progress
+    )
     if found:
         warnings.warn(found, RepeatWarning, stacklevel=2)
 
 
 def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> None:
     """InputError for what shows only beside the data and the model: lists, sizes, prompts, the memory limit."""
-    from gcsearch.training import memory
+    from gcsearch.training import memory, task_checks
 
-    lab.check_names()
+    task_checks.check_names(lab)
     for stage in dict.fromkeys(stage for stage, _ in pipeline.measured):
         lab.check_lists(stage)
-    lab.check_sizes()
-    lab.check_template(ensemble="ensemble" in space.parameters)
+    task_checks.check_sizes(lab)
+    task_checks.check_template(lab, ensemble="ensemble" in space.parameters)
     try:
-        lab.check_settings(space)
+        task_checks.check_settings(lab, space)
     except InputError as error:
         raise error.at(file=search_space.find(pipeline.search.space)) from None
     if pipeline.resources.memory != "auto":

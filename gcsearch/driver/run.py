@@ -366,7 +366,7 @@ def train(
 
     from gcsearch.export import classifier
     from gcsearch.sweep import measured
-    from gcsearch.training import task_data
+    from gcsearch.training import loading, task_checks, task_data
     from gcsearch.training.trial import run_pack
 
     export = None if isinstance(trial, TrialFile) else _export_of(Path(trial))
@@ -379,13 +379,13 @@ def train(
     torch.set_num_threads(trial.threads)
     try:
         watcher.stage("data")
-        task_data.forget()
+        loading.forget()
         task_data.data_root(trial.task, watcher.progress)
-        lab = task_data.of(trial.task)
-        lab.check_names()
+        lab = loading.laboratory(trial.task)
+        task_checks.check_names(lab)
         lab.check_lists(trial.stage)
         check_data(lab, [(trial.stage, trial.seeds)], watcher)
-        lab.check_template(ensemble=bool(method.template and method.template.ensemble))
+        task_checks.check_template(lab, ensemble=bool(method.template and method.template.ensemble))
         if export:
             measured.check_attested(classifier.read_facts(export), lab, trial.seeds, export)
         watcher.stage("features")

@@ -274,10 +274,10 @@ class Session:
             return settings
         size = self.sweep.state.pack
         if size is None:
-            from gcsearch.training import task_data
+            from gcsearch.training import loading
             from gcsearch.training.sizing import pack_size
 
-            labs = [task_data.of(task) for task in self.pipeline.task.each]
+            labs = loading.laboratories(self.pipeline.task)
             limit = _limit(self.pipeline, self.where)
             size = pack_size(settings, self.space, labs, self.where.placement.threads, limit)
             self.journal.append("pack", size=size)

@@ -48,12 +48,12 @@ def find_machines(pipeline: Pipeline, *, local: bool = False) -> Where:
     Raises:
         InputError: the cluster cannot be joined, see `cluster.find`, has no workers, or not what `resources` asks for.
     """
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
     found = None if local else cluster.find(pipeline.resources.address)
     if found:
         cluster.check_workers(found)
-    machines = [n.machine for n in found.nodes] if found else [Machine(cores(), task_data.gpus())]
+    machines = [n.machine for n in found.nodes] if found else [Machine(cores(), loading.gpus())]
     return Where(spread(pipeline.resources, machines, generation=pipeline.search.generation), found)
 
 

@@ -28,7 +28,7 @@ from gcsearch.errors import InputError
 from gcsearch.execution.cluster import Node
 from gcsearch.execution.placement import Placement
 from gcsearch.sweep import measured
-from gcsearch.training import task_data
+from gcsearch.training import loading, task_data
 
 ANSWER_SECONDS = 60
 """Starting a process on a node takes seconds; one that needs longer than this has something else wrong."""
@@ -98,7 +98,7 @@ def prepare(
     `one_cache`: the cache is shared, so that one node goes first and the others find its work.
     Returned are the nodes that cannot, or whose data or weights are not those of this machine.
     """
-    lab = task_data.of(job.task, job.decoders)
+    lab = loading.laboratory(job.task, job.decoders)
     here = {
         "data": data_digest(lab),
         "weights": lab.backbone.fingerprint,
@@ -314,7 +314,7 @@ def _prepare(job: NodeJob) -> dict[str, Any]:
     os.environ["GCSEARCH_CACHE"] = job.cache
     try:
         task_data.data_root(job.task)
-        lab = task_data.of(job.task, job.decoders)
+        lab = loading.laboratory(job.task, job.decoders)
         told = {"data": data_digest(lab), "weights": lab.backbone.fingerprint}
         lab.cache.get([one for stage, seeds in job.measured for one in lab.wanted(stage, seeds)])
         told["contents"] = measured.digest(measured.look([lab], job.measured))

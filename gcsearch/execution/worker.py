@@ -18,7 +18,7 @@ from gcsearch.execution.executor import Batch
 from gcsearch.results.multi_dataset import gathered
 from gcsearch.sweep import measured
 from gcsearch.sweep.sweep import kept_of, save_parameters
-from gcsearch.training import memory, task_data
+from gcsearch.training import loading, memory
 from gcsearch.training.episodes import Episode
 from gcsearch.training.loop import Checkpoint, name_of
 from gcsearch.training.task_data import Laboratory
@@ -54,7 +54,7 @@ class PackRunner:
 
     def __call__(self, batch: Batch, report: OnReports) -> list[TrialRecord]:
         """A record for every trial of the batch. RunError where images or weights are others than it was planned on."""
-        labs = [task_data.of(one, self.decoders) for one in self.task.each]
+        labs = loading.laboratories(self.task, self.decoders)
         every = self._of_stage(labs, batch)
         if not self.task.also:
             return self._run(labs[0], every[0], batch, report)

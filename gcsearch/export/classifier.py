@@ -28,7 +28,7 @@ from gcsearch.methods import registry
 from gcsearch.methods.prompts import Context, prompts
 from gcsearch.methods.registry import Method
 from gcsearch.results.documents import Classified, Exported, Guess, Predictions
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from gcsearch.training.population import IMAGE_TOKENS
 
 _BATCH = 64  # images that are encoded at once
@@ -176,7 +176,7 @@ def load_export(folder: str | Path) -> Export:
     path = folder / "config.toml"
     trial = TrialFile.from_dict(files.read_toml(path), file=path)
     method = registry.build(trial.trial, file=path)
-    backbone = task_data.frozen(trial.task)
+    backbone = loading.backbone_of(trial.task)
     if backbone.fingerprint != facts.model.weights:
         raise InputError(
             f"the export was made with the weights {facts.model.weights} of {facts.model.backbone}",

@@ -20,7 +20,7 @@ from gcsearch.export.classifier import Export
 from gcsearch.export.sharpness import Curvature
 from gcsearch.results.documents import Sharp, Sharpnesses
 from gcsearch.results.report.loss_landscape import LossSurface
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from gcsearch.training.episodes import Episode
 from gcsearch.training.population import Member, Population
 
@@ -90,7 +90,7 @@ def loss_landscapes(export: Export, seeds: Sequence[int] | None = None, *, draw:
         )
     chosen = export.trial.seeds if seeds is None else tuple(seeds)
     places = [classifier.place(seed) for seed in chosen]
-    lab = task_data.of(export.trial.task)
+    lab = loading.laboratory(export.trial.task)
     tower = replace(lab.backbone.tower.to(torch.float32), twice=True)
     backbone = replace(lab.backbone, tower=tower)
     found = []

@@ -318,7 +318,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     from gcsearch.config.addresses import shown
     from gcsearch.export import bundle
     from gcsearch.sweep import measured
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
     record, final = sweep.confirmed, sweep.state.final
     if record is None or final is None:
@@ -356,15 +356,15 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             trials=len(sweep.state.records),
             tracking=shown(sweep.mlflow_uri),
             criterion=criterion,
-            draws=measured.draws_of(known, task_data.of(task).dataset, record.seeds),
+            draws=measured.draws_of(known, loading.laboratory(task).dataset, record.seeds),
             **_findings(sweep, task, seen),
         )
 
     check_free(folder, whole, force=force)
     for task in whole.each:
-        measured.check_model(known, sweep.folder, task_data.of(task))
+        measured.check_model(known, sweep.folder, loading.laboratory(task))
     for task in whole.each:
-        bundle.write(kept_of(folder, whole, task), champion(task), task_data.of(task), given=given, force=force)
+        bundle.write(kept_of(folder, whole, task), champion(task), loading.laboratory(task), given=given, force=force)
     return folder.resolve()
 
 

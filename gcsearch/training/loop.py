@@ -48,7 +48,7 @@ class Rungs:
 
 
 @dataclass(frozen=True)
-class Snapshot:
+class TrainingState:
     """All that training goes on from: the rung that is aimed at, and what there is of each member by position."""
 
     rung: int = 0
@@ -85,7 +85,9 @@ class Training:
             groups.setdefault(structure(member), []).append(position)
         self.groups = list(groups.values())
 
-    def run(self, start: Snapshot = Snapshot(), after_epoch: Callable[[], None] = lambda: None) -> list[Tensor]:
+    def run(
+        self, start: TrainingState = TrainingState(), after_epoch: Callable[[], None] = lambda: None
+    ) -> list[Tensor]:
         """Train to the end, from a `snapshot` where there is one, and return the members' parameters.
 
         `after_epoch` is called after every epoch of a population. Who left at a rung before that of `start` is
@@ -99,10 +101,10 @@ class Training:
         self._run_to(len(self.rungs.epochs), [member.method.epochs for member in self.members], after_epoch)
         return [self.resting[position]["parameters"][0] for position in range(len(self.members))]
 
-    def snapshot(self) -> Snapshot:
+    def state(self) -> TrainingState:
         """Of those that rest and of those that train, at the end of an epoch."""
         moving = zip(self.moving[0], _rows(self.moving[1]), strict=True) if self.moving else ()
-        return Snapshot(self.rung, self.resting | dict(moving))
+        return TrainingState(self.rung, self.resting | dict(moving))
 
     def _run_to(self, rung: int, targets: Sequence[int], after_epoch: Callable[[], None]) -> None:
         """Train every member that has not left up to its epoch in `targets`, or to its end if that is nearer."""
@@ -199,7 +201,7 @@ class Checkpoint:
     every: int
     calls: int = 0
 
-    def load(self) -> tuple[Notes, Snapshot] | None:
+    def load(self) -> tuple[Notes, TrainingState] | None:
         """What was kept; None where there is no such file."""
         import safetensors
 
@@ -215,14 +217,14 @@ class Checkpoint:
         except Exception as error:  # whatever a damaged file brings about, the pack begins anew
             logger.warning("%s cannot be read, so its pack begins anew: %s", self.path, error)
             return None
-        return kept["notes"], Snapshot(kept["rung"], states)
+        return kept["notes"], TrainingState(kept["rung"], states)
 
     def keep(self, training: Training, notes: Callable[[], Notes]) -> None:
         """Write the file if it is time to; the former one is there until the new one is whole."""
         self.calls += 1
         if self.calls % self.every:
             return
-        now = training.snapshot()
+        now = training.state()
         tensors = {f"{position}.{name}": tensor for position, one in now.states.items() for name, tensor in one.items()}
         try:
             files.write_tensors(self.path, tensors, {"kept": json.dumps({"rung": now.rung, "notes": notes()})})

@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from gcsearch.clip import model
 from gcsearch.clip.model import Backbone
-from gcsearch.config import parameters
-from gcsearch.config.base import Value
 from gcsearch.config.metrics import Stage
-from gcsearch.config.search_space import SearchSpace
-from gcsearch.config.task import Precision, Task
+from gcsearch.config.task import Task
 from gcsearch.data import datasets
 from gcsearch.data.datasets import Dataset, Progress
-from gcsearch.data.feature_file import Shelf
 from gcsearch.data.features import FeatureCache, Wanted
 from gcsearch.data.lists import checks, draws
 from gcsearch.data.lists.splits import Item
 from gcsearch.data.synthetic import worlds
 from gcsearch.errors import InputError
-from gcsearch.files import cache_address, cache_folder
-from gcsearch.methods.base import Names
-from gcsearch.methods.prompts import ENSEMBLE, prompts
-from gcsearch.methods.registry import Method, build
+from gcsearch.files import cache_folder
 from gcsearch.training.episodes import Episode, Half, Target
 
 _Made = tuple[Wanted, Tensor]
@@ -106,92 +96,6 @@ class Laboratory:
                 target, "test", range(len(target.classes)), "targets are measured on test images", place=place
             )
 
-    def check_names(self) -> None:
-        """InputError where the tokens of two class names are the same: no prompt could tell them apart."""
-        for dataset in dict.fromkeys((self.dataset, *self.targets)):
-            if not datasets.is_published_names(dataset.name, dataset.classes):
-                checks.check_tokens(dataset, self.backbone.tokenize)
-
-    def check_repeats(self, seeds: Iterable[int], progress: Progress | None = None, most: float = math.inf) -> str:
-        """What to warn of among images that stand in the data more than once; InputError where test images leak.
-
-        `seeds` are those whose draws are trained on, see `checks.WHOLE`; `most` as in `checks.check_repeats`.
-        """
-        drawn = (item for seed in seeds for item in self._draw(seed)[0])
-        lists = checks.lists_of(self.dataset, drawn)
-        lists += [
-            checks.Listed(f"test of {target.name}", "test", target.images, target.test)
-            for target in self.targets
-            if target is not self.dataset
-        ]
-        keep = self.task.repeats == "keep"
-        return checks.check_repeats(self.dataset, lists, self.cache.memory, keep=keep, progress=progress, most=most)
-
-    def check_sizes(self) -> None:
-        """InputError where the task asks for more images or folds than the data set has for any class."""
-        for key, wanted, items in (
-            ("shots", self.task.shots, self.dataset.train),
-            ("val_shots", self.task.val_shots, self.dataset.val),
-        ):
-            most = max(Counter(item.label for item in items).values(), default=0)
-            if isinstance(wanted, int) and wanted > most:
-                rule = f"no class of {self.task.dataset} has so many images; the largest has {most}"
-                raise InputError(rule, key=f"task.{key}", received=wanted, remedy=f"At most {most} are there.")
-        most = len(self.halves[0]) // 2
-        if self.task.folds > max(most, 1):
-            rule = f"every fold needs two of the {len(self.halves[0])} base classes"
-            raise InputError(rule, key="task.folds", received=self.task.folds, remedy=f"At most {most} folds fit.")
-
-    def check_settings(self, space: SearchSpace) -> None:
-        """InputError where a setting that `space` can propose does not fit in itself or its prompt the model.
-
-        Tried are its points, some settings drawn at random, and those with each end of what shapes a prompt.
-        """
-        drawn = space.sample(32 * len(space.every_method), seed=0)
-        shaping = [name for name in ("n_ctx", "ctx_init", "position", "class_specific") if name in space.parameters]
-        ends = [
-            {**values, name: end}
-            for name in shaping
-            for values in _first_of_each_method(drawn, name)
-            for end in parameters.extremes(space.parameters[name])
-        ]
-        every = [*(point.values for point in space.points), *drawn, *map(space.there, ends)]
-        built = [build(space.config(values)) for values in every]
-        distinct = {(method.name, method.prompt): method for method in built if method.trains}
-        for method in distinct.values():
-            try:
-                self.check_prompt(method)
-            except InputError as error:
-                key = "parameters.n_ctx" if error.key == "ctx_init" and "n_ctx" in shaping else error.key
-                raise InputError(error.rule, key=key, received=error.received, remedy=error.remedy) from None
-
-    def check_template(self, *, ensemble: bool = False) -> None:
-        """InputError where the task's template, or one of the `ensemble`, does not fit the model with a class name."""
-        names = [*self.dataset.classes, *(name for target in self.targets for name in target.classes)]
-        longest = max(names, key=lambda name: len(self.backbone.tokenize(name)))
-        for template in (self.task.template, *(ENSEMBLE if ensemble else ())):
-            _check_template(self.backbone, template, longest)
-
-    @torch.inference_mode()
-    def check_prompt(self, method: Method) -> None:
-        """InputError where context vectors and start words do not fit each other, or a name the model."""
-        tower, classes = self.backbone.tower, len(self.dataset.classes)
-        every = (*self.dataset.classes, *(name for target in self.targets for name in target.classes))
-        parameters = method.prompt.start(self.backbone, classes, torch.Generator())[None].to(tower.device)
-        image = torch.zeros(1, 1, self.backbone.embedding_size, device=tower.device)
-        for names in (every, method.other_names(Names((), (), self.others))):
-            longest = max(names, key=lambda name: len(self.backbone.tokenize(name)), default=None)
-            if longest is None:
-                continue
-            table = prompts(
-                self.backbone, method.prompt, [[longest] * classes if method.prompt.class_specific else [longest]]
-            )
-            try:
-                table.features(parameters, image)
-            except InputError as error:
-                received = f"{error.received} for the name {longest!r}"
-                raise InputError(error.rule, key=error.key, received=received, remedy=error.remedy) from None
-
     @cached_property
     def others(self) -> tuple[str, ...]:
         """Names that are no class of the data set: those of `task.other_names`, or the embedded list."""
@@ -204,7 +108,7 @@ class Laboratory:
 
     def digests_by_size(self, seeds: Sequence[int]) -> dict[str, str]:
         """As `digests` of former versions: of paths, labels and sizes, all classes of the few-shot draw."""
-        drawn = {str(seed): self._draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
+        drawn = {str(seed): self.draw(seed)[0] for seed in seeds} | {"test": self.dataset.test}
         folder = self.dataset.images
         listed = {
             name: [[item.path, item.label, (folder / item.path).stat().st_size] for item in items]
@@ -258,7 +162,7 @@ class Laboratory:
         tested = Wanted(self.dataset, _of(self.dataset.test, every))
         wanted = []
         for seed in seeds:
-            train, val = self._draw(seed)
+            train, val = self.draw(seed)
             scoring = Wanted(self.dataset, _of(val, every)) if stage == "search" else tested
             wanted += [Wanted(self.dataset, _of(train, base), seed, self.task.views), scoring]
         return wanted + [Wanted(target, target.test) for target in (self.targets if stage == "test" else ())]
@@ -310,21 +214,12 @@ class Laboratory:
             found.append(Target(dataset.name, half, is_source=dataset is self.dataset))
         return tuple(found)
 
-    def _draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    def draw(self, seed: int) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
         """The few-shot draw of a seed: from all classes, first train, then val, with one generator."""
         generator = random.Random(seed)
         shots = draws.few_shot(self.dataset.train, self.task.shots, generator)
         val_shots = None if self.task.val_shots == "all" else self.task.val_shots
         return shots, draws.few_shot(self.dataset.val, val_shots, generator)
-
-
-def _first_of_each_method(drawn: Sequence[Mapping[str, Value]], name: str) -> list[Mapping[str, Value]]:
-    """Of settings in natural values, the first of each method that has the parameter."""
-    first: dict[Value | None, Mapping[str, Value]] = {}
-    for values in drawn:
-        if name in values:
-            first.setdefault(values.get(parameters.METHOD), values)
-    return list(first.values())
 
 
 def _of(items: Sequence[Item], labels: Sequence[int]) -> list[Item]:
@@ -358,68 +253,3 @@ def data_root(task: Task, progress: Progress | None = None) -> Path:
         if name in worlds.WORLDS:
             worlds.write_dataset(name, root, on_image=progress)
     return root
-
-
-@cache
-def _backbone(name: str, pretrained: str | None, precision: Precision) -> Backbone:
-    """The frozen model, on the GPU where there is one; shared by all tasks that use it."""
-    frozen = model.load(name, pretrained, device="cuda" if gpus() else "cpu")
-    return replace(frozen, tower=frozen.tower.to(getattr(torch, precision)))
-
-
-def frozen(task: Task) -> Backbone:
-    """The task's frozen model, on the GPU where there is one; kept for the life of the process."""
-    return _backbone(task.backbone, task.pretrained, task.precision)
-
-
-def of(task: Task, decoders: int | str = "auto") -> Laboratory:
-    """The task with its model and data loaded, and `decoders` as in `Resources`; kept until `forget`."""
-    return _of_task(task, decoders)
-
-
-@cache
-def _of_task(task: Task, decoders: int | str) -> Laboratory:
-    backbone = frozen(task)
-    _check_template(backbone, task.template, "")  # without any name: before images are drawn or listed
-    dataset = datasets.load(task.dataset, data_root(task))
-    shared = next(iter(shelves()[1:]), None)
-    features = FeatureCache(_features(), backbone, decoders, shared, task.exif)
-    return Laboratory(task, backbone, dataset, features)
-
-
-def _check_template(backbone: Backbone, template: str, name: str) -> None:
-    """InputError where a template with a class name does not fit the model."""
-    room = len(backbone.tower.positions) - 2  # beside the markers of start and end
-    count = len(backbone.tokenize(template.format(name)))
-    if count > room:
-        raise InputError(
-            f"the template with a class name must fit into {room} tokens",
-            key="task.template",
-            received=f"{count} tokens for the name {name!r}" if name else f"{count} tokens without any name",
-            remedy="Shorten the template, or the name of the class.",
-        )
-
-
-def forget() -> None:
-    """Let go of the tasks that `of` keeps: lists of images of large data sets would add up, and data may change."""
-    _of_task.cache_clear()
-
-
-def shelves() -> list[Shelf]:
-    """Where entries of the feature cache lie: this machine's folder, and the shared place where there is one."""
-    address = cache_address()
-    return [Shelf.of_folder(_features()), *([Shelf.of_uri(f"{address}/features")] if address else [])]
-
-
-def _features() -> Path:
-    return cache_folder() / "features"
-
-
-def weights_of(task: Task) -> str:
-    """The fingerprint of the task's model."""
-    return frozen(task).fingerprint
-
-
-def gpus() -> int:
-    """CUDA devices that torch sees."""
-    return torch.cuda.device_count()

@@ -13,7 +13,7 @@ from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, Ru
 from gcsearch.methods.registry import Method, build
 from gcsearch.search import pruning
 from gcsearch.training.episodes import Episode, score
-from gcsearch.training.loop import Checkpoint, Measurement, Rungs, Snapshot, Training
+from gcsearch.training.loop import Checkpoint, Measurement, Rungs, Training, TrainingState
 from gcsearch.training.population import Member
 from gcsearch.training.task_data import Laboratory
 
@@ -68,7 +68,7 @@ def run_pack(
     if checkpoint is None:
         ended = training.run()
     else:
-        notes, start = checkpoint.load() or (None, Snapshot())
+        notes, start = checkpoint.load() or (None, TrainingState())
         if notes:
             ledger.restore(notes)
         ended = training.run(start, lambda: checkpoint.keep(training, ledger.state))

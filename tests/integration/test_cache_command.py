@@ -211,7 +211,7 @@ def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
     from gcsearch.config import pipeline as schema
     from gcsearch.execution import worker
     from gcsearch.execution.executor import Batch
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
     pipeline = schema.Pipeline.from_dict({"name": "my", "resources": {"decoders": 3}})
     asked = []
@@ -220,7 +220,7 @@ def test_decoders_reach_the_cache_of_a_worker(monkeypatch, place):
         asked.append(decoders)
         raise InputError("far enough")
 
-    monkeypatch.setattr(task_data, "of", of)
+    monkeypatch.setattr(loading, "laboratory", of)
     decoders = pipeline.resources.decoders
     runner = worker.PackRunner(pipeline.task, 1, decoders=decoders)
     with pytest.raises(InputError, match="far enough"):

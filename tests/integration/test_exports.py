@@ -12,7 +12,7 @@ import torch
 
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.errors import InputError
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from tests.support.sweeps import SMOKE
 
 
@@ -39,7 +39,7 @@ def test_the_export_holds_prompts_and_features_that_agree(sweep, exported):
     assert set(prompts) == {"seed_4.ctx", "seed_5.ctx"}
     assert prompts["seed_4.ctx"].shape == (4, 64)
     task = Pipeline.from_dict(SMOKE).task
-    (episode,) = task_data.of(task).episodes("test", [4])
+    (episode,) = loading.laboratory(task).episodes("test", [4])
     text = features["seed_4"]
     torch.testing.assert_close(text.norm(dim=1), torch.ones(len(episode.names)))
     base = accuracy(episode.base.features, text[: len(episode.base.classes)], episode.base.labels)

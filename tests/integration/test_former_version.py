@@ -19,7 +19,7 @@ from gcsearch.data.features import FeatureCache
 from gcsearch.driver import run
 from gcsearch.files import cache_folder
 from gcsearch.tracking import relocation
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from tests.support.calls import call
 
 ARCHIVE = Path(__file__).parents[1] / "assets" / "former-store.tar.xz"
@@ -54,7 +54,7 @@ def copy(store, tmp_path) -> Path:
 def image(shown, unpacked) -> Path:
     """The image that the former version classified: a file of the embedded data set."""
     sweep = open_sweep("finished", unpacked / "store")
-    task_data.of(sweep.pipeline.task)  # writes the data set where it is not there yet
+    loading.laboratory(sweep.pipeline.task)  # writes the data set where it is not there yet
     return cache_folder() / shown["predict"]["images"][0]["file"]
 
 
@@ -182,7 +182,7 @@ def test_the_registered_model_which_imports_the_former_module_classifies_as_it_d
 def test_the_entry_of_the_cache_is_read_and_not_made_again(store, unpacked, tmp_path, monkeypatch):
     folder = shutil.copytree(unpacked / "features", tmp_path / "features")
     (entry,) = folder.glob("*.arrow")
-    data = task_data.of(open_sweep("finished", store).pipeline.task)
+    data = loading.laboratory(open_sweep("finished", store).pipeline.task)
     kept = replace(data.cache, folder=folder, shared=None)
     every = data.wanted("search", [1, 4, 5])
     wanted = next(one for one in every if entry in kept.missing([one]))

@@ -76,9 +76,9 @@ def test_an_export_classifies_without_ray_and_mlflow(exported):
 
 
 def _an_image(task):
-    from gcsearch.training import task_data
+    from gcsearch.training import loading
 
-    dataset = task_data.of(task).dataset
+    dataset = loading.laboratory(task).dataset
     return dataset.images / dataset.test[0].path
 
 

@@ -11,7 +11,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.driver import plan as plans
 from gcsearch.driver import run as pipelines
 from gcsearch.errors import InputError
-from gcsearch.training import task_data
+from gcsearch.training import loading, task_checks
 from tests.support.calls import call
 from tests.support.sweeps import SMOKE
 
@@ -39,7 +39,9 @@ def test_a_prompt_that_does_not_fit_is_refused_before_the_first_trial(tmp_path):
 )
 def test_sizes_that_the_data_set_does_not_have_are_refused(change, message):
     with pytest.raises(InputError, match=message):
-        task_data.of(Pipeline.from_dict({**SMOKE, "task": {**SMOKE["task"], **change}}).task).check_sizes()
+        task_checks.check_sizes(
+            loading.laboratory(Pipeline.from_dict({**SMOKE, "task": {**SMOKE["task"], **change}}).task)
+        )
 
 
 @pytest.mark.parametrize(

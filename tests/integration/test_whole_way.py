@@ -22,7 +22,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.data import datasets
 from gcsearch.data.lists import draws
 from gcsearch.driver import run as pipelines
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from tests.support.models import random_model
 from tests.support.processes import command
 from tests.support.sweeps import SMOKE
@@ -64,7 +64,7 @@ def test_train_predict_registry_and_features_agree_in_new_processes_without_the_
     for key in ("test_base_acc", "test_new_acc", "test_h"):
         assert again[key] == pytest.approx(stated[key], abs=1e-6)
 
-    lab = task_data.of(sweep.pipeline.task)
+    lab = loading.laboratory(sweep.pipeline.task)
     items = [item for item in lab.dataset.test if item.label in lab.halves[0]]
     images = [lab.dataset.images / item.path for item in items]
     (tmp_path / "base.txt").write_text("\n".join(facts["classes"]["base"]))

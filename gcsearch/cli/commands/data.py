@@ -114,7 +114,7 @@ def cache_build(
 def cache_ls(as_json: Json = False) -> None:
     """Every entry: data set, transform, images, model, size, age."""
     from gcsearch.results.documents import CacheEntry
-    from gcsearch.training.task_data import shelves
+    from gcsearch.training.loading import shelves
 
     found = [one for shelf in shelves() for one in (*shelf.entries(), *shelf.leftovers())]
     print_json([CacheEntry(**one.to_dict()).dump() for one in found]) if as_json else print_cache(found)
@@ -126,7 +126,7 @@ def cache_verify(as_json: Json = False) -> None:
     from dataclasses import replace
 
     from gcsearch.results.documents import CacheEntry
-    from gcsearch.training.task_data import shelves
+    from gcsearch.training.loading import shelves
 
     checked = [replace(one, problem=shelf.check(one)) for shelf in shelves() for one in shelf.entries()]
     print_json([CacheEntry(**one.to_dict()).dump() for one in checked]) if as_json else print_cache(checked)

@@ -22,6 +22,7 @@ from gcsearch.errors import InputError
 from gcsearch.methods.prompts import prompts, template_features
 from gcsearch.methods.registry import build
 from gcsearch.stats import accuracy
+from gcsearch.training import task_checks
 from gcsearch.training.task_data import Laboratory
 from gcsearch.training.trial import run_pack
 from tests.support.images import write_dataset
@@ -61,7 +62,7 @@ def test_validation_shots_follow_the_shots_as_the_reference_does(laboratory, sho
     lab = replace(laboratory, task=Task(dataset="tiny", shots=shots))
     assert lab.task.val_shots == expected
     for seed in (1, 2, 3):
-        assert lab._draw(seed) == reference_draw(lab.dataset, shots, seed)
+        assert lab.draw(seed) == reference_draw(lab.dataset, shots, seed)
 
 
 def test_what_is_set_holds_whatever_the_shots():
@@ -197,7 +198,7 @@ def test_the_imagenet_variants_are_scored_over_their_own_classes(backbone, tmp_p
     task = Task(dataset="ImageNet", root=str(tmp_path), classes="all", targets=VARIANTS, shots=2, val_shots=1, views=1)
     cache = FeatureCache(tmp_path / "features", backbone)
     lab = Laboratory(task, backbone, datasets.load("ImageNet", tmp_path), cache)
-    lab.check_sizes()
+    task_checks.check_sizes(lab)
     assert [len(target.classes) for target in lab.targets] == [12, 5, 5, 5]
     chosen = {name: METHODS[name] for name in ("zeroshot", "coop", "cocoop")}
     for trial in run_pack(lab, lab.episodes("test", [1]), proposals(chosen)):
@@ -225,8 +226,8 @@ def test_a_name_of_a_target_that_does_not_fit_the_model_is_refused(away, tmp_pat
     split = tmp_path / "other" / "split_zhou_Tiny.json"
     split.write_text(split.read_text().replace('"yak"]', f'"{"very " * 90}hairy yak"]'))
     with pytest.raises(InputError, match="hairy yak"):
-        away(targets=["other"]).check_prompt(build(TrialConfig(method="coop")))
-    away().check_prompt(build(TrialConfig(method="coop")))
+        task_checks.check_prompt(away(targets=["other"]), build(TrialConfig(method="coop")))
+    task_checks.check_prompt(away(), build(TrialConfig(method="coop")))
 
 
 # --- What is called what, and what does not fit

@@ -15,6 +15,7 @@ from gcsearch.driver import load, matrix
 from gcsearch.errors import InputError, unknown_name
 from gcsearch.execution.placement import check_threads, place
 from gcsearch.methods import registry
+from gcsearch.training import task_checks
 
 HUGE = ("1000000000000", "9" * 400, "99999999999999999999", "inf", "nan", "-1", "1.5", "true", '"many"', "[1]")
 COUNTS = (
@@ -173,13 +174,13 @@ def test_more_threads_than_the_cores_carry_are_refused():
 
 
 def test_a_template_that_does_not_fit_the_model_is_refused_for_the_longest_name(laboratory):
-    laboratory.check_template(ensemble=True)
+    task_checks.check_template(laboratory, ensemble=True)
     words = Task(**laboratory.task.to_dict() | {"template": "word " * 73 + "{}"})
     with pytest.raises(
         InputError,
         match=r"task\.template: .* must fit into 75 tokens, got 76 tokens for",
     ):
-        replace(laboratory, task=words).check_template()
+        task_checks.check_template(replace(laboratory, task=words))
 
 
 def test_more_workers_than_the_cores_carry_are_refused():

@@ -17,6 +17,7 @@ from gcsearch.data.lists.splits import FreshSplitWarning, RepeatWarning
 from gcsearch.driver.prepare import check_data
 from gcsearch.errors import InputError
 from gcsearch.sweep.callbacks import Callback
+from gcsearch.training import task_checks
 from gcsearch.training.task_data import Laboratory
 from tests.support.images import write_dataset
 from tests.support.trees import put, write
@@ -32,7 +33,7 @@ def check(tmp_path, backbone):
         found = datasets.load(name, tmp_path)
         task = Task(dataset=name, root=str(tmp_path), **task)
         laboratory = Laboratory(task, backbone, found, FeatureCache(tmp_path / "c", backbone))
-        laboratory.check_names()
+        task_checks.check_names(laboratory)
         for stage, _ in measured:
             laboratory.check_lists(stage)
         check_data(laboratory, measured, Callback())
@@ -352,8 +353,8 @@ def test_a_plan_that_would_read_too_much_says_that_a_run_compares(tmp_path, back
     for item in found.test:  # sizes in common, so that the files have to be read
         path = found.images / item.path
         path.write_bytes(path.read_bytes().ljust(9000, b"\0"))
-    assert "compared by content when a sweep runs" in laboratory.check_repeats([1], most=10)
-    assert laboratory.check_repeats([1]) == ""
+    assert "compared by content when a sweep runs" in task_checks.check_repeats(laboratory, [1], most=10)
+    assert task_checks.check_repeats(laboratory, [1]) == ""
 
 
 def test_files_that_are_no_images_are_not_called_copies_of_each_other(tmp_path, check):

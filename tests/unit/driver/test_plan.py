@@ -19,7 +19,7 @@ from gcsearch.execution.placement import Placement
 from gcsearch.search.pruning import trained
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from gcsearch.training.sizing import Cost
 from tests.support.records import a_record
 
@@ -27,9 +27,9 @@ from tests.support.records import a_record
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
-    task_data.forget()
+    loading.forget()
     yield
-    task_data.forget()
+    loading.forget()
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_what_is_in_the_cache_is_not_encoded_again(chosen, content):
 
 def test_other_images_are_to_be_encoded_though_others_of_their_names_were(chosen, tmp_path, content):
     run.cache_features(chosen)
-    (entry, *_) = task_data.of(chosen.task).cache.missing(task_data.of(chosen.task).wanted("test", [4]))
+    (entry, *_) = loading.laboratory(chosen.task).cache.missing(loading.laboratory(chosen.task).wanted("test", [4]))
     entry.write_bytes(entry.read_bytes()[:100])
     assert plan.make(chosen).to_encode == 24
 

@@ -151,7 +151,7 @@ def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_hom
     with pytest.raises(InputError, match="the folder must be an export"):
         prediction.load_export(tmp_path)
     other = at_home.backbone.__class__(**{**vars(at_home.backbone), "fingerprint": "0" * 16})
-    monkeypatch.setattr("gcsearch.training.task_data.frozen", lambda task: other)
+    monkeypatch.setattr("gcsearch.training.loading.backbone_of", lambda task: other)
     with pytest.raises(
         InputError, match=r"config.toml, task.pretrained: .*was made with the weights .*got weights 0000"
     ):

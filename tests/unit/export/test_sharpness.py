@@ -137,7 +137,7 @@ def test_differentiating_twice_agrees_with_differences_of_the_hand_written_gradi
 
 
 def test_an_export_is_measured_and_drawn(at_home, tmp_path, monkeypatch):
-    monkeypatch.setattr("gcsearch.training.task_data.of", lambda task: at_home)
+    monkeypatch.setattr("gcsearch.training.loading.laboratory", lambda task: at_home)
     folder = write(tmp_path / "best", a_champion(at_home, "gcscoop", KINDS["gcscoop"]), at_home)
     export = load_export(folder)
     found = loss_landscape.loss_landscapes(export)

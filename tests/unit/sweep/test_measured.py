@@ -26,7 +26,7 @@ from gcsearch.sweep.journal import DataMeasured, Journal
 from gcsearch.sweep.state import SweepState
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
-from gcsearch.training import task_data
+from gcsearch.training import loading
 from gcsearch.training.task_data import Laboratory
 from tests.support.exports import KINDS, a_champion
 from tests.support.images import CLASSES, write_dataset
@@ -255,9 +255,9 @@ def sweep(tmp_path) -> Sweep:
     store = Store(tmp_path / "store")
     begun = run._open_or_begin(chosen, store, prepare.origin_texts(chosen), fresh=False, uri=None)
     begun.journal.append("open", id="mine-1", trials=2)
-    labs = [task_data.of(task) for task in chosen.task.each]
+    labs = loading.laboratories(chosen.task)
     record(begun.journal, begun.folder, measured.look(labs, chosen.measured))
-    task_data.forget()
+    loading.forget()
     return begun
 
 
@@ -269,7 +269,7 @@ def test_resume_and_run_refuse_other_images_and_run_takes_the_same_ones_elsewher
     run.resume("mine", store=tmp_path / "store")
     shutil.copytree(data, other)
     replace_images(data, "*/train*.png")
-    task_data.forget()
+    loading.forget()
     lines = sweep.journal.path.read_text()
     for go_on in (
         lambda: run.resume("mine", store=tmp_path / "store"),
