@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+import gcsearch
 from gcsearch.cli.commands.options import (
     ClassFile,
     Json,
@@ -116,7 +117,6 @@ def train(
 
 def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json: bool, quiet: bool) -> None:
     from gcsearch.config.pipeline import bytes_of
-    from gcsearch.driver import run as pipelines
     from gcsearch.errors import InputError
     from gcsearch.methods.registry import title_and_tags
     from gcsearch.results.comparison import results_table
@@ -128,7 +128,7 @@ def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json
         raise error.at(key="--memory") from None
     title, _ = title_and_tags(file.trial)
     with watch_progress(quiet=quiet) as watcher:
-        record = pipelines.train(source or file, watcher, limit)
+        record = gcsearch.train(source or file, watcher, limit)
     if as_json:
         print_json(TrainedRecord.of(record).dump())
     else:

@@ -37,10 +37,10 @@ def _report_of(sweep: Sweep) -> str:
 def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, show: bool = True) -> list[Ended]:
     """Run all sweeps of a matrix, printing each as it ends if `show`; stderr names those that failed."""
     from gcsearch.driver import matrix
-    from gcsearch.driver import run as pipelines
+    from gcsearch.driver.run import is_finished
 
     def watch(pipeline: Pipeline) -> ProgressWatcher:
-        over = "" if fresh or not pipelines.is_finished(pipeline, store) else ", which is finished"
+        over = "" if fresh or not is_finished(pipeline, store) else ", which is finished"
         if over or not quiet:
             announce(made, pipeline, over)
         return watch_progress(pipeline.search.ranking_metric, quiet=quiet, goes_on=not fresh)

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+import gcsearch
 from gcsearch.cli.commands.options import (
     Json,
     Quick,
@@ -41,7 +42,7 @@ def run(
     ends with the table that `gcsearch compare` prints.
     """
     from gcsearch.driver import matrix
-    from gcsearch.driver import run as pipelines
+    from gcsearch.driver.run import is_finished
     from gcsearch.errors import InputError
     from gcsearch.sweep.store import Store
     from gcsearch.sweep.sweep import check_free
@@ -59,9 +60,9 @@ def run(
     (chosen,) = made.pipelines
     if export:
         check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
-    finished = not fresh and pipelines.is_finished(chosen, store)
+    finished = not fresh and is_finished(chosen, store)
     with watch_progress(chosen.search.ranking_metric, quiet=quiet, goes_on=not fresh) as watcher:
-        sweep = pipelines.run(chosen, store=store, fresh=fresh, watcher=watcher)
+        sweep = gcsearch.run(chosen, store=store, fresh=fresh, watcher=watcher)
     if finished:
         say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
     print_end(sweep, export)
@@ -73,16 +74,15 @@ def resume(
     quiet: Quiet = False,
 ) -> None:
     """Go on with a sweep that was stopped, cancelled or killed; needs nothing but the sweep's folder."""
-    from gcsearch.driver import run as pipelines
     from gcsearch.sweep.sweep import open_sweep
 
     found = open_sweep(sweep, store)
     if found.state.finished:
         say(f"the sweep {sweep} is finished: there is nothing to go on with")
-        pipelines.resume(sweep, store=store)  # ends as it did before
+        gcsearch.resume(sweep, store=store)  # ends as it did before
         return
     with watch_progress(found.pipeline.search.ranking_metric, quiet=quiet, goes_on=True) as watcher:
-        done = pipelines.resume(sweep, store=store, watcher=watcher)
+        done = gcsearch.resume(sweep, store=store, watcher=watcher)
     print_end(done)
 
 
@@ -111,9 +111,7 @@ def status(
 
 def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: StoreFolder = None) -> None:
     """Let a running sweep finish what it has begun and then end; it can go on later. From any host of the store."""
-    from gcsearch.driver import run as pipelines
-
-    if asked := pipelines.stop(sweep, store=store):
+    if asked := gcsearch.stop(sweep, store=store):
         print(f"asked {asked.holder.process} to stop {sweep}; it ends once the settings that run have ended")
     else:
         say(f"nobody drives {sweep}: there is nothing to stop")
@@ -121,18 +119,14 @@ def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")],
 
 def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: StoreFolder = None) -> None:
     """End a sweep now and mark it cancelled: `run` refuses to go on with it, `resume` does so all the same."""
-    from gcsearch.driver import run as pipelines
-
-    asked = pipelines.cancel(sweep, store=store)
+    asked = gcsearch.cancel(sweep, store=store)
     print(f"asked {asked.holder.process} to end {sweep} now" if asked else f"marked {sweep} as cancelled")
 
 
 def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: StoreFolder = None) -> None:
     """Write to MLflow what it lacks of a sweep, for example after its server was away."""
-    from gcsearch.driver import run as pipelines
-
     with watch_progress(quiet=False, goes_on=True) as watcher:
-        written = pipelines.sync(sweep, store=store, watcher=watcher)
+        written = gcsearch.sync(sweep, store=store, watcher=watcher)
     print(f"wrote {written} runs; MLflow has all of {sweep}")
 
 
@@ -143,12 +137,11 @@ def extend(
     quiet: Quiet = False,
 ) -> None:
     """Try more settings in a finished sweep, then choose and confirm again."""
-    from gcsearch.driver import run as pipelines
     from gcsearch.sweep.sweep import open_sweep
 
     metric = open_sweep(sweep, store).pipeline.search.ranking_metric
     with watch_progress(metric, quiet=quiet, goes_on=True) as watcher:
-        done = pipelines.extend(sweep, trials, store=store, watcher=watcher)
+        done = gcsearch.extend(sweep, trials, store=store, watcher=watcher)
     print_end(done)
 
 
@@ -159,10 +152,8 @@ def confirm(
     quiet: Quiet = False,
 ) -> None:
     """Add seeds to the confirmation: the shortlist, the choice and the verdict follow from all of them."""
-    from gcsearch.driver import run as pipelines
-
     with watch_progress(quiet=quiet, goes_on=True) as watcher:
-        done = pipelines.confirm(sweep, seeds_of(seeds), store=store, watcher=watcher)
+        done = gcsearch.confirm(sweep, seeds_of(seeds), store=store, watcher=watcher)
     print_end(done)
 
 
