@@ -1,1 +1,1 @@
-"""Where trials run: workers, Ray, placement on the nodes of a cluster."""
+"""Where trials run: executors, this process or Ray Tune, and placement on the nodes of a cluster."""

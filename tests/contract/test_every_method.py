@@ -53,7 +53,7 @@ def small(name, space):
 
 @pytest.mark.parametrize("name", [*METHODS, COMBINED])
 def test_a_method_runs_is_exported_and_gives_its_numbers_again(name, store, combined_space, tmp_path):
-    sweep = run.run(small(name, combined_space if name == COMBINED else name), store=store)
+    sweep = run.run(small(name, combined_space if name == COMBINED else name), store=store, executor="local")
     assert {record.outcome for record in sweep.records} == {Outcome.COMPLETE}
     assert len(sweep.records) == (1 if name == "zeroshot" else 2)
     (champion,) = sweep.finals
@@ -80,7 +80,7 @@ def test_class_specific_vectors_are_searched_by_trained_classes_alone_and_export
     by_h = pipeline.search.model_copy(update={"objective": "val_h"})
     with pytest.raises(errors.InputError, match=r'no H to search by.*\n.*"val_base_acc"'):
         run.run(pipeline.model_copy(update={"search": by_h}), store=store)
-    sweep = run.run(pipeline, store=store)
+    sweep = run.run(pipeline, store=store, executor="local")
     assert "test_h" not in sweep.finals[0].metrics
     folder = sweep.export(tmp_path / "best")
     assert safetensors.torch.load_file(folder / "text_features.safetensors")["seed_4"].shape[0] == 12

@@ -39,7 +39,7 @@ def test_another_pipeline_under_the_same_name_is_refused(copy):
 
 def test_fresh_keeps_the_former_sweep(sweep, copy):
     small = {**SMOKE, "search": {"space": "zeroshot"}, "confirm": {"top": 1, "seeds": [4], "references": []}}
-    pipelines.run(Pipeline.from_dict(small), store=copy, fresh=True)
+    pipelines.run(Pipeline.from_dict(small), store=copy, fresh=True, executor="local")
     assert (copy / "sweeps" / "smoke.1" / "journal.jsonl").read_text() == (sweep.folder / "journal.jsonl").read_text()
     assert len(open_sweep("smoke", copy).records) == 1
 

@@ -87,23 +87,24 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
         def warn(self, text):
             said.append(text)
 
-    first = run.run(Pipeline.from_dict(SMALL), store=tmp_path, watcher=Listener())
-    ended = len(first.records)
+    first = run.run(Pipeline.from_dict(SMALL), store=tmp_path, watcher=Listener(), executor="local")
+    records, finals = first.records, first.finals  # a sweep follows its journal
+    ended = len(records)
     assert 4 <= ended < 30
     assert ended % 2 == 0
     (event,) = first.journal.events(BudgetSpent)
-    assert event["why"].endswith("settings brought no better val_base_margin")
-    assert said == [f"the search ends with {ended} settings: {event['why']}"]
+    assert event.why.endswith("settings brought no better val_base_margin")
+    assert said == [f"the search ends with {ended} settings: {event.why}"]
     assert first.finals[-1].label == "champion"
 
     lines = len(first.journal.events(Event))
-    longer = run.extend("small", 2, store=tmp_path)
+    longer = run.extend("small", 2, store=tmp_path, executor="local")
     assert longer.trials == len(longer.records) == ended + 2
-    assert longer.records[:ended] == first.records
+    assert longer.records[:ended] == records
     new = longer.journal.events(Event)[lines:]
     assert [event.record.number for event in new if isinstance(event, TrialEnded)] == [ended, ended + 1]
     assert "zeroshot" not in [e.record.config.method for e in new if isinstance(e, TrialConfirmed)]
-    assert longer.finals[0].metrics == first.finals[0].metrics
+    assert longer.finals[0].metrics == finals[0].metrics
     assert longer.finals[-1].number == longer.champion.number
     # Neither command does anything more.
     assert run.run(Pipeline.from_dict(SMALL), store=tmp_path).records == longer.records

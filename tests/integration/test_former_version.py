@@ -114,7 +114,7 @@ def test_a_finished_sweep_is_resumed_without_work(copy):
 
 
 def test_a_killed_sweep_goes_on_to_the_numbers_of_the_other(copy):
-    done = run.resume("killed", store=copy)
+    done = run.resume("killed", store=copy, executor="local")
     for made, whole in zip(done.records, open_sweep("finished", copy).records[:3], strict=True):
         assert made.config.hyperparameters == pytest.approx(whole.config.hyperparameters)
         assert made.metrics.keys() == whole.metrics.keys()
@@ -127,7 +127,7 @@ def test_a_killed_sweep_goes_on_to_the_numbers_of_the_other(copy):
 def test_a_finished_sweep_is_extended_and_keeps_what_it_had(copy):
     before = open_sweep("finished", copy)
     records, finals = before.records, before.finals
-    after = run.extend("finished", 1, store=copy)
+    after = run.extend("finished", 1, store=copy, executor="local")
     assert after.records[:4] == records
     assert [record.number for record in after.records] == [0, 1, 2, 3, 4]
     former = {record.number: record.metrics for record in finals}

@@ -128,7 +128,7 @@ def store(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sweep(store):
-    return run.run(Pipeline.from_dict(CONTENT), store=store)
+    return run.run(Pipeline.from_dict(CONTENT), store=store, executor="local")
 
 
 def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep():

@@ -182,7 +182,7 @@ def test_a_local_vit_b_32_on_oxford_pets_runs_to_the_export_and_train_gives_the_
 def test_seeds_can_be_added_to_a_finished_sweep(tmp_path):
     settings = {**SMOKE, "name": "more", "search": {**SMOKE["search"], "trials": 2}}
     settings["confirm"] = {"top": 2, "seeds": [4], "references": ["zeroshot"]}
-    before = pipelines.run(Pipeline.from_dict(settings), store=tmp_path)
+    before = pipelines.run(Pipeline.from_dict(settings), store=tmp_path, executor="local")
     finals, records = before.finals, before.records
     done = subprocess.run(command("confirm", "more", "--seeds", "9", store=tmp_path), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -204,7 +204,7 @@ def test_seeds_can_be_added_to_a_finished_sweep(tmp_path):
 def test_an_oracle_is_called_so_wherever_it_shows(tmp_path):
     search = {**SMOKE["search"], "objective": "test_h", "trials": 2}
     settings = {**SMOKE, "name": "oracle", "search": search, "confirm": {"top": 2, "seeds": [4], "references": []}}
-    found = pipelines.run(Pipeline.from_dict(settings), store=tmp_path)
+    found = pipelines.run(Pipeline.from_dict(settings), store=tmp_path, executor="local")
     assert {record.stage for record in found.records} == {"test"}
     words = "test_h (oracle: it looks at test images)"
     assert words in (found.folder / "report.html").read_text()
