@@ -1,10 +1,10 @@
-"""Measures curves of many settings on the embedded world once, for benchmarks/quality.py to search in.
+"""Measures curves of many configurations on the embedded world once, for benchmarks/quality.py to search in.
 
-    python benchmarks/curves.py                       # 64 settings, three seeds; resumable
+    python benchmarks/curves.py                       # 64 configurations, three seeds; resumable
     python benchmarks/curves.py --quick --out FILE    # a few short ones: only to see that it is right
 
-The settings are a scrambled Sobol sequence over the boxes of `search_spaces/gcscoop.toml`, measured after every epoch
-as the demo measures its own (shapes-sketch, two folds, all validation images). The table has for each its place
+The configurations are a scrambled Sobol sequence over the boxes of `search_spaces/gcscoop.toml`, measured after every
+epoch as the demo measures its own (shapes-sketch, two folds, all validation images). The table has for each its place
 in the boxes, its number of epochs and its mean val_base_margin after each epoch, as JSON.
 """
 

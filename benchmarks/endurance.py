@@ -1,6 +1,6 @@
 """Benchmark (h): a long sweep on one driver: its memory, and how fast a finished one is taken up again.
 
-    python benchmarks/endurance.py                 # 2000 settings
+    python benchmarks/endurance.py                 # 2000 configurations
     python benchmarks/endurance.py --quick
 
 A stand-in objective, everything else real: Tune with two workers, TPE over the boxes of gcscoop, packs of 16, the
@@ -34,7 +34,7 @@ from gcsearch.training.memory import taken_bytes
 
 
 class Bowl:
-    """A smooth objective with a curve of ten epochs, as a pack of settings gives it."""
+    """A smooth objective with a curve of ten epochs, as a pack of configurations gives it."""
 
     def __call__(self, batch: Batch, report: OnReports) -> list[TrialRecord]:
         return [self.record(trial) for trial in batch.trials]

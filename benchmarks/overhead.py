@@ -1,11 +1,11 @@
-"""Benchmark (e): what a setting costs beside its training.
+"""Benchmark (e): what a configuration costs beside its training.
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --trials 100 --stock 20
     python benchmarks/overhead.py --quick
 
 Trivial trials (one step of one seed) through everything that a sweep has: Tune, Optuna's TPE over five boxes,
-journal, MLflow in SQLite. `driver` is processor time of the driving process per setting, its MLflow thread
+journal, MLflow in SQLite. `driver` is processor time of the driving process per configuration, its MLflow thread
 included until that has written everything; `wall` is the time from the start of the search to its last record, which
 workers share. The stock set-up is Ray's OptunaSearch and MLflowLoggerCallback with reused workers, measured in the same
 run.
@@ -56,8 +56,8 @@ TASK = {"dataset": "shapes-sketch", "shots": 1, "val_shots": 1, "views": 1, "fol
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
-    parser.add_argument("--trials", type=int, default=500, help="settings in packs of 16, and in packs of 1")
-    parser.add_argument("--stock", type=int, default=500, help="settings of the stock set-up")
+    parser.add_argument("--trials", type=int, default=500, help="configurations in packs of 16, and in packs of 1")
+    parser.add_argument("--stock", type=int, default=500, help="configurations of the stock set-up")
     args = parser.parse_args()
     trials, count = (8, 2) if args.quick else (args.trials, args.stock)
     rows = []

@@ -1,20 +1,21 @@
-"""Benchmark (i): which objective, seen on base classes alone, chooses the setting that is best on the test images?
+"""Benchmark (i): which objective, seen on base classes alone, chooses the configuration that is best on the test
+images?
 
-    python benchmarks/proxy.py collect --out FOLDER     # trains every setting in every variant: an hour, resumable
-    python benchmarks/proxy.py judge --out FOLDER       # table and picture, a minute
+    python benchmarks/proxy.py collect --out FOLDER     # trains every configuration in every variant: an hour,
+    resumable python benchmarks/proxy.py judge --out FOLDER       # table and picture, a minute
     python benchmarks/proxy.py --quick
 
-`collect` trains 60 settings of `search_spaces/gcscoop.toml`, the literature's and 59 drawn at random with seed 0, on
-five embedded data sets:
+`collect` trains 60 configurations of `search_spaces/gcscoop.toml`, the literature's and 59 drawn at random with seed 0,
+on five embedded data sets:
 
     test      on all base classes, seeds 6 to 10, measured on test images: what a choice is judged by
     folds1    the search stage on all base classes, seeds 1 to 5
     folds2    the search stage with the base classes in two folds, of which one is held out as new; folds4: in four
 
-For each setting and variant one record and the context vectors of every seed are kept; the objectives are computed from
-these.  `judge` draws 24 of the settings (the literature's among them) and five seeds with repetition, 4000 times, lets
-each objective choose, and looks what the choice reaches on test images, beside the literature's setting and what base
-accuracy chooses.
+For each configuration and variant one record and the context vectors of every seed are kept; the objectives are
+computed from these.  `judge` draws 24 of the configurations (the literature's among them) and five seeds with
+repetition, 4000 times, lets each objective choose, and looks what the choice reaches on test images, beside the
+literature's configuration and what base accuracy chooses.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ PICTURE = Path(__file__).parent / "results" / "proxy.svg"
 
 
 def proposals(count: int) -> list[Proposal]:
-    """The literature's setting, then settings drawn at random with seed 0."""
+    """The literature's configuration, then configurations drawn at random with seed 0."""
     space = search_space.load("gcscoop")
     values = [*(point.values for point in space.points), *space.sample(count, seed=0)][:count]
     return [
@@ -140,7 +141,7 @@ def _scores(name: str, half: Half, text: torch.Tensor, scale: float) -> dict[str
 # --- Judging --------------------------------------------------------------------------------------------
 
 Rows = dict[str, np.ndarray]
-"""Numbers [settings, seeds] by their names."""
+"""Numbers [configurations, seeds] by their names."""
 
 
 def read(folder: Path, count: int) -> Rows:
@@ -181,7 +182,9 @@ def objectives(seen: Rows) -> Rows:
 def judge(out: Path, sets: Sequence[str], variants: Sequence[str], count: int, repeats: int) -> None:
     """Print what each objective's choice is worth: means over the draws, and their 2.5 and 97.5 percentiles."""
     tests = {dataset: read(out / dataset / "test", count) for dataset in sets}
-    reached = np.stack([harmonic(t["base_acc"], t["new_acc"]).mean(1) for t in tests.values()])  # [sets, settings]
+    reached = np.stack(
+        [harmonic(t["base_acc"], t["new_acc"]).mean(1) for t in tests.values()]
+    )  # [sets, configurations]
     print(f"literature {reached[:, 0].mean():.2f}, best of all {reached.max(1).mean():.2f}, in test H over the sets")
     table = {}
     for name in variants:
@@ -222,7 +225,7 @@ def judge(out: Path, sets: Sequence[str], variants: Sequence[str], count: int, r
 
 
 def _draws(count: int, repeats: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """24 settings with the literature's, and seeds with repetition; the same for every objective."""
+    """24 configurations with the literature's, and seeds with repetition; the same for every objective."""
     generator = np.random.default_rng(0)
     for _ in range(repeats):
         others = generator.choice(np.arange(1, count), min(23, count - 1), replace=False)
@@ -234,12 +237,12 @@ def chosen(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Test H [sets, repeats] of what the objective chooses, and its rank correlation with test H.
 
-    The correlation [sets] over all settings and seeds, and [sets, repeats] over those that were drawn.
+    The correlation [sets] over all configurations and seeds, and [sets, repeats] over those that were drawn.
     """
     settings, seeds = map(np.stack, zip(*_draws(reached.shape[1], repeats), strict=True))
     picks, correlations = [], []
     for value, row in zip(values, reached, strict=True):
-        drawn = value[settings[:, :, None], seeds[:, None, :]].mean(2)  # [repeats, settings]
+        drawn = value[settings[:, :, None], seeds[:, None, :]].mean(2)  # [repeats, configurations]
         picks.append(row[settings[np.arange(repeats), drawn.argmax(1)]])
         correlations.append(_rank_correlation(drawn, row[settings]))
     whole = [_rank_correlation(value.mean(1)[None], row[None])[0] for value, row in zip(values, reached, strict=True)]
@@ -253,7 +256,7 @@ def _rank_correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def best_drawn(reached: np.ndarray, repeats: int) -> np.ndarray:
-    """Test H [sets, repeats] of the best of the settings that were drawn."""
+    """Test H [sets, repeats] of the best of the configurations that were drawn."""
     return np.stack([reached[:, settings].max(1) for settings, _ in _draws(reached.shape[1], repeats)], axis=1)
 
 
@@ -263,7 +266,7 @@ def _interval(values: np.ndarray) -> str:
 
 
 def draw(gains: dict[str, np.ndarray], sets: Sequence[str]) -> None:
-    """For each objective the gain over the literature's setting on each data set and its mean, as an SVG file."""
+    """For each objective the gain over the literature's configuration on each data set and its mean, as an SVG file."""
     colours = ("#4477aa", "#228833", "#ccbb44", "#ee6677", "#aa3377")
     means = {key: gain.mean(1) for key, gain in gains.items()}
     low, high = min(map(min, means.values())) - 0.2, max(map(max, means.values())) + 0.2
@@ -292,7 +295,7 @@ def draw(gains: dict[str, np.ndarray], sets: Sequence[str]) -> None:
         parts.append(f'<text x="{left - 10}" y="{y + 4}" text-anchor="end">{key}</text>')
         parts += [f'<circle cx="{x(v)}" cy="{y}" r="4" fill="{c}"/>' for v, c in zip(row, colours, strict=False)]
         parts.append(f'<rect x="{float(x(row.mean())) - 2:.1f}" y="{y - 7}" width="4" height="14" fill="black"/>')
-    what = "test H of the chosen setting, beyond the literature's (points)"
+    what = "test H of the chosen configuration, beyond the literature's (points)"
     parts.append(f'<text x="{left + width / 2}" y="{tall + 38}" text-anchor="middle">{what}</text>')
     PICTURE.write_text("\n".join([*parts, "</g></svg>\n"]))
 

@@ -1,16 +1,16 @@
-"""Benchmark (g): how good is the best setting after so much training: TPE with and without halving, and random.
+"""Benchmark (g): how good is the best configuration after so much training: TPE with and without halving, and random.
 
     python benchmarks/quality.py                    # 10 repeats, table and picture
     python benchmarks/quality.py --quick
 
 Searches in curves that benchmarks/curves.py measured once on the embedded world, so that repeats cost nothing: a
-proposed setting has the curves of the measured ones, each stretched over its own epochs, weighted by one over the
-fourth power of its distance in the boxes of the space. At a measured setting that is its own curve; nowhere is it
+proposed configuration has the curves of the measured ones, each stretched over its own epochs, weighted by one over the
+fourth power of its distance in the boxes of the space. At a measured configuration that is its own curve; nowhere is it
 better than the best of them.
 Who proposes and who leaves is the real thing: `gcsearch.search.proposer` and `gcsearch.search.pruning`.
 
-Cost is counted in epochs trained, in units of one setting of mean length. The best is that of the settings that ran to
-their ends, which is what a sweep can choose from.
+Cost is counted in epochs trained, in units of one configuration of mean length. The best is that of the configurations
+that ran to their ends, which is what a sweep can choose from.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class Curves:
         return scaled
 
     def value(self, proposal: Proposal, share: float) -> float:
-        """The objective of a setting at a share of its schedule."""
+        """The objective of a configuration at a share of its schedule."""
         at = self.scaled(self.space.internal(proposal.config.hyperparameters))
         weights = [1 / (math.dist(at, place) ** POWER + 1e-12) for place in self.places]
         values = [row["curve"][max(1, math.ceil(share * len(row["curve"]) - 1e-9)) - 1] for row in self.rows]
@@ -141,7 +141,7 @@ def main() -> None:
     repeats, budgets = (2, BUDGETS[:3]) if args.quick else (args.repeats, BUDGETS)
     rows = json.loads(args.table.read_text())
     curves = Curves(rows, load("gcscoop"))
-    print(f"{len(rows)} measured settings, {repeats} repeats; best {OBJECTIVE}: median (quartiles)")
+    print(f"{len(rows)} measured configurations, {repeats} repeats; best {OBJECTIVE}: median (quartiles)")
     with ProcessPoolExecutor(args.processes) as pool:
         waiting = {
             name: [pool.submit(search, curves, arm, args.first + k, budgets[-1] + 16) for k in range(repeats)]
@@ -153,7 +153,7 @@ def main() -> None:
         for name, found in paths.items()
     }
     print_table(
-        ["cost, settings of mean length", *map(str, budgets)],
+        ["cost, configurations of mean length", *map(str, budgets)],
         [(name, *(f"{m:.2f} ({low:.2f}, {high:.2f})" for low, m, high in row)) for name, row in table.items()],
     )
     if not args.quick and not args.first:
@@ -188,7 +188,7 @@ def draw(table: dict[str, list[tuple[float, float, float]]], budgets: Sequence[i
     parts += [
         f'<text x="{at(budget, low).split(",")[0]}" y="340" text-anchor="middle">{budget}</text>' for budget in budgets
     ]
-    parts.append('<text x="320" y="362" text-anchor="middle">cost, in settings of mean length</text>')
+    parts.append('<text x="320" y="362" text-anchor="middle">cost, in configurations of mean length</text>')
     parts.append(f'<text x="60" y="18">best {OBJECTIVE}, median and quartiles</text>')
     for index, ((name, row), colour) in enumerate(zip(table.items(), COLOURS, strict=True)):
         points = [(b, *q) for b, q in zip(budgets, row, strict=True) if not math.isnan(q[1])]

@@ -85,9 +85,9 @@ def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict
 
 
 def stock(folder: Path, task: Task, space: SearchSpace, trials: int, *, reuse: bool) -> Timed:
-    """Ray's own OptunaSearch and MLflowLoggerCallback: one setting a trial; a process for each unless `reuse`.
+    """Ray's own OptunaSearch and MLflowLoggerCallback: one configuration a trial; a process for each unless `reuse`.
 
-    A trial trains all seeds of its setting at once, with our engine: what is compared is the set-up.
+    A trial trains all seeds of its configuration at once, with our engine: what is compared is the set-up.
     """
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback

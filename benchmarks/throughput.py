@@ -1,13 +1,14 @@
-"""Benchmark (f): settings per minute on the embedded world: packs, single settings, and a stock set-up of Tune.
+"""Benchmark (f): configurations per minute on the embedded world: packs, single configurations, and a stock set-up of
+Tune.
 
     python benchmarks/throughput.py
     python benchmarks/throughput.py --quick
 
-The demo's task and space (three seeds, 10 to 200 epochs), two workers of one thread. Every row proposes its settings by
-TPE with one seed, so that those of equal number are the same at the beginning. The stock set-up runs one setting per
-process, as Tune does unless told otherwise, with OptunaSearch and MLflowLoggerCallback; it trains with our engine, all
-seeds of a setting at once. Times are from the start of the search to its last record: starting Ray and encoding images
-is in none of them.
+The demo's task and space (three seeds, 10 to 200 epochs), two workers of one thread. Every row proposes its
+configurations by TPE with one seed, so that those of equal number are the same at the beginning. The stock set-up runs
+one configuration per process, as Tune does unless told otherwise, with OptunaSearch and MLflowLoggerCallback; it trains
+with our engine, all seeds of a configuration at once. Times are from the start of the search to its last record:
+starting Ray and encoding images is in none of them.
 """
 
 from __future__ import annotations
@@ -31,8 +32,10 @@ HALVING = {"pruner": "halving", "eta": 4}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
-    parser.add_argument("--trials", type=int, default=64, help="settings in packs")
-    parser.add_argument("--single", type=int, default=16, help="settings in packs of one, and of the stock set-up")
+    parser.add_argument("--trials", type=int, default=64, help="configurations in packs")
+    parser.add_argument(
+        "--single", type=int, default=16, help="configurations in packs of one, and of the stock set-up"
+    )
     args = parser.parse_args()
     space = "gcscoop-smoke" if args.quick else "gcscoop"
     trials, single, size = (4, 2, 2) if args.quick else (args.trials, args.single, 16)
@@ -54,7 +57,7 @@ def main() -> None:
     print(f"{Hardware.here(args)}; load average {os.getloadavg()[0]:.1f}")
     rates = {name: 60 * count / timed.wall for name, (count, timed) in runs.items()}
     print_table(
-        ["set-up", "settings", "seconds", "settings per minute", "stock = 1"],
+        ["set-up", "settings", "seconds", "configurations per minute", "stock = 1"],
         [
             (name, count, f"{timed.wall:.0f}", f"{rates[name]:.1f}", f"{rates[name] / rates['stock']:.1f}")
             for name, (count, timed) in runs.items()

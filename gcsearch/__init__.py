@@ -1,4 +1,4 @@
-"""gcsearch: hyper-parameter search for few-shot prompt learning on CLIP.
+"""gcsearch: hyperparameter search for few-shot prompt learning on CLIP.
 
 Three lines take a task to its best configuration::
 

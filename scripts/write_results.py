@@ -70,7 +70,8 @@ and issues were.
 - An average H is that of the average accuracies in some papers and the mean of the Hs in others; it is said which. The
   two differ by up to a point.
 - Batch size, epochs and precision differ between papers, and from gcsearch's defaults ([methods.md](methods.md)).
-- Which settings were tried before the published one was chosen, and on which images, is not stated in any of them.
+- Which configurations were tried before the published one was chosen, and on which images, is not stated in any of
+them.
 """
 
 

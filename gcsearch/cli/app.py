@@ -19,7 +19,7 @@ from gcsearch.cli.commands.options import say
 from gcsearch.sweep import interrupts
 
 app = typer.Typer(
-    help="Hyper-parameter search for few-shot prompt learning on CLIP.",
+    help="Hyperparameter search for few-shot prompt learning on CLIP.",
     epilog="Example: gcsearch run demo",
     no_args_is_help=True,
     add_completion=False,
@@ -71,7 +71,7 @@ def options(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    """Hyper-parameter search for few-shot prompt learning on CLIP."""
+    """Hyperparameter search for few-shot prompt learning on CLIP."""
 
 
 def main() -> NoReturn:

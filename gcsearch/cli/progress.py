@@ -135,7 +135,7 @@ class ProgressWatcher(Callback):
             self.console.print(f"gcsearch: mended: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def _show_settings(self) -> None:
-        # A running setting counts with the share of its epochs, so that the bar moves between two packs.
+        # A running configuration counts with the share of its epochs, so that the bar moves between two packs.
         self._show(min(self.ended + 0.99 * sum(self.running.values()), self.total), self.total)
 
     def _show(self, done: float, total: float) -> None:

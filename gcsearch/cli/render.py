@@ -96,7 +96,7 @@ def _named(titles: list[str], rows: list[list[str]], title: str = "", bad: froze
 
 
 def print_finals(sweep: Sweep) -> None:
-    """The confirmed settings of a sweep, and which one was chosen by what."""
+    """The confirmed configurations of a sweep, and which one was chosen by what."""
     from gcsearch.results.comparison import commas, results_table
     from gcsearch.results.report.findings import headline
     from gcsearch.results.tables.wording import described
@@ -109,7 +109,7 @@ def print_finals(sweep: Sweep) -> None:
     print_table(results_table(sweep.finals, task, title, epochs=bool(search.cap)))
     print(f"champion  {described(champion.config)}")
     value = plus_minus(spread(champion.metrics.get(search.ranking_metric, ())))
-    print(f"chosen by {search.chosen_by} {value} among {len(sweep.records)} settings")
+    print(f"chosen by {search.chosen_by} {value} among {len(sweep.records)} configurations")
     again = {record.number: record for record in sweep.rechecked}
     if champion.number in again:
         value = plus_minus(spread(again[champion.number].metrics.get(search.ranking_metric, ())))
@@ -134,7 +134,7 @@ def print_plans(plans: list[Plan]) -> None:
         ]
         for plan in plans
     ]
-    titles = ["sweep", "settings", "classes trained", "images", "to encode", "time", "memory"]
+    titles = ["sweep", "configurations", "classes trained", "images", "to encode", "time", "memory"]
     print_table(_named(titles, rows))
     print(f"{len(plans)} sweeps, about {duration(sum(plan.seconds for plan in plans))} one after another")
     for plan in plans:

@@ -16,7 +16,7 @@ from pydantic_core import CoreSchema, ErrorDetails
 from gcsearch.errors import InputError, unknown_name
 
 Value = bool | int | float | str
-"""What a hyper-parameter can be."""
+"""What a hyperparameter can be."""
 
 
 MOST = 2**63 - 1

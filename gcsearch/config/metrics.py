@@ -188,7 +188,7 @@ class Column(NamedTuple):
 
 
 def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
-    """What the tables of a task show, from left to right: every accuracy that its settings can have."""
+    """What the tables of a task show, from left to right: every accuracy that its configurations can have."""
     own = [Column.of(one) for one in _measured(task, stage) if one.column]
     targets = task.targets if stage == "test" else ()
     if targets and task.classes == "all":
@@ -208,7 +208,7 @@ def _measured(task: Task, stage: Stage) -> list[Metric]:
 
 
 def deciding(task: Task) -> Column:
-    """The column that settings are compared by on test images: H, accuracy, or the mean over the targets."""
+    """The column that configurations are compared by on test images: H, accuracy, or the mean over the targets."""
     shown = {column.key: column for column in columns(task)}
     return shown["h"] if task.classes == "base" else shown.get(TARGETS, shown["acc"])
 

@@ -17,7 +17,8 @@ class Budget(Model):
     """When a search ends before its trials are done; whatever of it is spent first counts.
 
     `minutes` of all sessions together; `device_seconds`: seconds of worker processes, times the GPUs that each
-    has, or the cores where it has none; `failed` settings; `no_gain`: settings in a row without a better one.
+    has, or the cores where it has none; `failed` configurations; `no_gain`: configurations in a row without a better
+    one.
     """
 
     minutes: Annotated[float, Field(gt=0)] | None = None
@@ -27,18 +28,18 @@ class Budget(Model):
 
 
 class SearchConfig(Model):
-    """How settings are proposed.
+    """How configurations are proposed.
 
-    `pack` settings are trained at once in one process; "auto": as many as the machine trains best. `generation`
+    `pack` configurations are trained at once in one process; "auto": as many as the machine trains best. `generation`
     packs are proposed from the same knowledge and told together, in order: so a sweep repeats exactly, whichever
     worker finishes first.
 
     `cap`: upper bounds on parameters of the space, by name, and for single methods by method and name, see
     `spaces.SearchSpace.capped`: so methods whose spaces differ get one budget.
     `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
-    `pruner`: how settings that do badly leave early, see `gcsearch.search.pruning`, at `rungs` rungs of which each
-    keeps one in `eta`, the first at the share `first_rung` of a setting's epochs. `checkpoint_every`: epochs of a pack
-    that are lost at most when its process is killed.
+    `pruner`: how configurations that do badly leave early, see `gcsearch.search.pruning`, at `rungs` rungs of which
+    each keeps one in `eta`, the first at the share `first_rung` of a configuration's epochs. `checkpoint_every`: epochs
+    of a pack that are lost at most when its process is killed.
     """
 
     space: Text = "gcscoop"
@@ -62,7 +63,7 @@ class SearchConfig(Model):
     warm_start: tuple[Text, ...] = ()
     """Earlier sweeps of the same task; what came of them is known before the first proposal."""
     max_failed: CountOrZero = 0
-    """Where more settings fail, the finished sweep ends with exit code 3."""
+    """Where more configurations fail, the finished sweep ends with exit code 3."""
 
     @property
     def size(self) -> int:
@@ -78,7 +79,7 @@ class SearchConfig(Model):
 
     @property
     def ranking_metric(self) -> str:
-        """The one number that settings are ranked by: the objective; of several, H, which weighs both sides."""
+        """The one number that configurations are ranked by: the objective; of several, H, which weighs both sides."""
         if isinstance(self.objective, str):
             return self.objective
         return "test_h" if self.oracle else "val_h"
@@ -102,7 +103,7 @@ class SearchConfig(Model):
 
     @property
     def stage(self) -> Stage:
-        """What the settings of the search are trained and measured on."""
+        """What the configurations of the search are trained and measured on."""
         return "test" if self.oracle else "search"
 
 
@@ -177,7 +178,7 @@ class Tracking(Model):
 class Confirm(Model):
     """How the sweep's answer is chosen and tested, see `gcsearch.driver.confirm`.
 
-    The best `top` settings of the search are measured again with `seeds`, and the simplest within one standard
+    The best `top` configurations of the search are measured again with `seeds`, and the simplest within one standard
     error of their best is the champion; with 1 the first of the search is.  They and the `references` are then
     trained on all classes of the protocol with `seeds` and measured on test images.
     """

@@ -44,7 +44,7 @@ LITERATURE_CAPPED = f"{LITERATURE}-capped"
 
 
 class Point(Model):
-    """A setting that is tried before anything is proposed; the parameters are keys beside `label`."""
+    """A configuration that is tried before anything is proposed; the parameters are keys beside `label`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     __pydantic_extra__: dict[str, Value]
@@ -152,7 +152,7 @@ class SearchSpace(Model):
         return tuple(one for one in self.every_method if one in own and all(one in names for names in above))
 
     def config(self, values: Mapping[str, Value]) -> TrialConfig:
-        """The setting with these natural values."""
+        """The configuration with these natural values."""
         hyperparameters = {name: value for name, value in values.items() if name != METHOD}
         return TrialConfig(method=str(values.get(METHOD, self.method)), hyperparameters=hyperparameters)
 
@@ -295,7 +295,7 @@ class SearchSpace(Model):
 
     @property
     def searched(self) -> bool:
-        """Whether there is anything to search: without it the space is one single setting."""
+        """Whether there is anything to search: without it the space is one single configuration."""
         return any(not isinstance(parameter, Fixed) for parameter in self.dimensions.values())
 
     def distributions(self) -> dict[str, BaseDistribution]:
@@ -310,7 +310,7 @@ class SearchSpace(Model):
         return boxes(name, self.dimensions[name])
 
     def sample(self, count: int, seed: int) -> list[dict[str, Value]]:
-        """`count` settings drawn at random from the boxes; one where there is nothing to search."""
+        """`count` configurations drawn at random from the boxes; one where there is nothing to search."""
         import optuna
 
         boxes = self.distributions()

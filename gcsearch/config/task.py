@@ -30,10 +30,10 @@ def _folds(known: dict[str, Any]) -> int:
 class Task(Model):
     """What is trained on: data set, frozen model and few-shot protocol.
 
-    `also`: further data sets, on each of which a setting has prompts of its own: a search for one setting that suits
-    them all, see `gcsearch.results.multi_dataset`. `classes`: "base" trains the first half of the classes and measures
-    the second as new ones, "all" trains all. `targets`: data sets that the prompt is measured on in the stage `test`,
-    with all their classes and test images.
+    `also`: further data sets, on each of which a configuration has prompts of its own: a search for one configuration
+    that suits them all, see `gcsearch.results.multi_dataset`. `classes`: "base" trains the first half of the classes
+    and measures the second as new ones, "all" trains all. `targets`: data sets that the prompt is measured on in the
+    stage `test`, with all their classes and test images.
     `views` augmented views of each training image are encoded once; epoch e uses view (e-1) mod views.
     `val_shots` validation images per class score the search (`"all"`: every one that the data set has); unset, the
     published min(shots, 4). `folds`: in the search stage the seed at index i trains on the base classes without fold

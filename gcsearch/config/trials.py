@@ -18,12 +18,12 @@ from gcsearch.errors import InputError
 
 
 def written(value: Value) -> str:
-    """A hyper-parameter's value for people: four digits that count."""
+    """A hyperparameter's value for people: four digits that count."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class TrialConfig(Model):
-    """One setting of one method: all that its numbers depend on beside the task.
+    """One configuration of one method: all that its numbers depend on beside the task.
 
     `hyperparameters` carries natural names only (rho, beta1, ...); `gcsearch.methods` knows which ones a
     method has and checks them.
@@ -36,12 +36,12 @@ class TrialConfig(Model):
 
     @property
     def values(self) -> dict[str, Value]:
-        """All that is chosen: the hyper-parameters, and the method under the name `method`."""
+        """All that is chosen: the hyperparameters, and the method under the name `method`."""
         return {"method": self.method, **self.hyperparameters}
 
     @property
     def digest(self) -> str:
-        """Twelve hexadecimal digits that identify the setting, whatever the order of its keys."""
+        """Twelve hexadecimal digits that identify the configuration, whatever the order of its keys."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:12]
 
     def describe(self) -> str:
@@ -51,9 +51,9 @@ class TrialConfig(Model):
 
 
 class Rung(Model):
-    """A place on the way of a setting from which only the better part goes on, see `gcsearch.search.pruning`.
+    """A place on the way of a configuration from which only the better part goes on, see `gcsearch.search.pruning`.
 
-    It lies at `share` of a setting's own epochs. `keep` is the share of those that came there which goes on, by
+    It lies at `share` of a configuration's own epochs. `keep` is the share of those that came there which goes on, by
     `metric`; `rivals` are the values of those that came there in other packs.
     """
 
@@ -66,7 +66,7 @@ class Rung(Model):
 
 
 class Proposal(Model):
-    """A numbered setting that waits to be tried in a sweep; all of a pack have the same `rungs`."""
+    """A numbered configuration that waits to be tried in a sweep; all of a pack have the same `rungs`."""
 
     bounded: ClassVar[bool] = False
 
@@ -76,7 +76,7 @@ class Proposal(Model):
 
 
 class EpochReport(Model):
-    """The numbers of one setting after one epoch: for each metric one value per seed.
+    """The numbers of one configuration after one epoch: for each metric one value per seed.
 
     Those of `gcsearch.config.metrics` that the task's protocol has, and with targets `test_acc_TARGET` of each;
     `loss` (mean over the epoch's steps); for rules with a second gradient `cosine` (mean cosine between the plain and
@@ -97,7 +97,7 @@ class EpochReport(Model):
 
 
 OnReports = Callable[[list[EpochReport]], None]
-"""Hears of the settings that have finished an epoch."""
+"""Hears of the configurations that have finished an epoch."""
 
 
 class Outcome(StrEnum):
@@ -113,11 +113,11 @@ CHAMPION = "champion"
 """The label of the confirmed champion's record."""
 
 SHORTLISTED = "shortlisted"
-"""How the labels of the other settings of the shortlist begin."""
+"""How the labels of the other configurations of the shortlist begin."""
 
 
 class Role(StrEnum):
-    """What a record is in its sweep: a trial of the search, or one of the settings that are confirmed."""
+    """What a record is in its sweep: a trial of the search, or one of the configurations that are confirmed."""
 
     SEARCHED = "searched"
     REFERENCE = "reference"
@@ -162,7 +162,7 @@ class TrialRecord(Model):
 
 
 class TrialFile(Model):
-    """One setting with everything that its numbers depend on: the content of an exported `config.toml`.
+    """One configuration with everything that its numbers depend on: the content of an exported `config.toml`.
 
     `threads` is part of it because rounding, and so the last digits, depends on it.
     """
@@ -180,7 +180,7 @@ class TrialFile(Model):
     def _one_data_set(cls, task: Task) -> Task:
         if task.also:
             raise InputError(
-                "one setting is trained on one data set at a time",
+                "one configuration is trained on one data set at a time",
                 key="task.also",
                 received=list(task.also),
                 remedy="Leave it out, and train on each with a file of its own, as `gcsearch export` writes them.",

@@ -61,7 +61,7 @@ def check_sets(task: Task) -> None:
 
 
 def check_setting(task: Task, config: TrialConfig, key: str | None = None) -> None:
-    """InputError where a setting has nothing to say about what the task measures in the stage `test`."""
+    """InputError where a configuration has nothing to say about what the task measures in the stage `test`."""
     method = registry.build(config)
     if task.targets and method.prompt.class_specific:
         raise InputError(
@@ -197,7 +197,7 @@ def _check_parameter(space: SearchSpace, name: str, method: str) -> None:
             registry.build(TrialConfig(method=method, hyperparameters=values))
         except InputError as error:
             if _fits_beside_another(space, method, name, value):
-                continue  # whole settings are tried once the data is there
+                continue  # whole configurations are tried once the data is there
             remedy = "Change the range or the choices."
             raise InputError(error.rule, key=key, received=error.received, remedy=remedy) from None
 
@@ -267,10 +267,10 @@ def _check_pruner(pipeline: Pipeline) -> None:
         )
     if pruner in ("halving", "hyperband") and pack == 1:
         raise InputError(
-            f"{pruner} compares the settings of a pack, so a pack must have two or more",
+            f"{pruner} compares the configurations of a pack, so a pack must have two or more",
             key="search.pruner",
             received=f"{pruner} with pack = {pack}",
-            remedy='Raise `pack`, or set `pruner = "asha"`, which compares with earlier settings.',
+            remedy='Raise `pack`, or set `pruner = "asha"`, which compares with earlier configurations.',
         )
 
 
@@ -295,7 +295,7 @@ def _check_seeds(pipeline: Pipeline) -> None:
 
 
 def references(pipeline: Pipeline, space: SearchSpace) -> list[tuple[TrialConfig, str]]:
-    """The settings that are confirmed beside the champion, and their titles in tables. One named twice is one."""
+    """The configurations that are confirmed beside the champion, and their titles in tables. One named twice is one."""
     absent = {LITERATURE} - {point.label for point in space.points}
     return [
         _reference(name, space, f"confirm.references.{pipeline.confirm.references.index(name)}")
@@ -311,7 +311,7 @@ def cap_remarks(pipeline: Pipeline, space: SearchSpace) -> list[str]:
 
 
 def _reference(name: str, space: SearchSpace, key: str) -> tuple[TrialConfig, str]:
-    """The setting that a reference names, and its title in tables.
+    """The configuration that a reference names, and its title in tables.
 
     A point of the space by its label ("GCSCoOp, literature"), or a method at its defaults ("CoOp").
     """

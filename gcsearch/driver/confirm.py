@@ -1,6 +1,6 @@
 """The confirm stage: the shortlist measured again with fresh seeds, the choice, and the test images.
 
-    recheck   the best `confirm.top` settings of the search, trained and measured as in the search, but with the
+    recheck   the best `confirm.top` configurations of the search, trained and measured as in the search, but with the
               seeds of the confirmation, which no choice has looked at yet
     choose    the simplest within one standard error of the best of those: the champion
     test      references, shortlist and champion, trained on all base classes and measured on test images
@@ -41,7 +41,7 @@ class Confirmation:
 
     Args of the constructor:
         journal: the sweep's, held by its driver. wave: makes what is run.
-        on_stage: told of "recheck" and "confirm" with the number of settings.
+        on_stage: told of "recheck" and "confirm" with the number of configurations.
         on_record: told of every record, also of those that an earlier session came to.
     """
 
@@ -58,7 +58,7 @@ class Confirmation:
 
         Returns the confirmed trials, the champion last, and its record of the search.
 
-        RunError where no setting of the search, or none of the shortlist, has the objective.
+        RunError where no configuration of the search, or none of the shortlist, has the objective.
         """
         short = ranking.shortlist(self.sweep.ranking, self.pipeline.confirm.top)
         champion = yield from self._choose(short)
@@ -99,7 +99,7 @@ class Confirmation:
     ) -> Generator[Wave, None, list[TrialRecord]]:
         """A record per proposal with the seeds of all batches; what the journal has is not run again.
 
-        Numbers that an earlier session came to may be of another shortlist: the setting tells them apart.
+        Numbers that an earlier session came to may be of another shortlist: the configuration tells them apart.
         """
         parts: dict[int, list[TrialRecord]] = {proposal.number: [] for proposal in proposals}
         known = [record for record in self.journal.records(kind) if record.outcome is not Outcome.FAILED]
@@ -126,6 +126,6 @@ def _proposal(record: TrialRecord) -> Proposal:
 
 
 def together(parts: Sequence[TrialRecord]) -> TrialRecord:
-    """The batches of one setting as one record; the first that did not end well stands for all."""
+    """The batches of one configuration as one record; the first that did not end well stands for all."""
     broken = next((part for part in parts if part.outcome is not Outcome.COMPLETE), None)
     return broken or pooled(parts)

@@ -258,7 +258,7 @@ def trial_of(flags: Mapping[str, str], dataset: str, seeds: Sequence[int], threa
 
 
 def load_trial(path: str | Path) -> TrialFile:
-    """Read an exported `config.toml`; checked down to the method's hyper-parameters."""
+    """Read an exported `config.toml`; checked down to the method's hyperparameters."""
     path = files.absolute(path)
     if path.is_dir():
         files.check_export(path, "config.toml")

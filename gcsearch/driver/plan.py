@@ -39,7 +39,7 @@ class Plan:
     """The plan in numbers. Seconds are estimates, good to a factor of about two where nothing else computes.
 
     `to_encode`: of the images, those that are not in the cache; of the views of an image each counts. `done`: of the
-    settings, those that a sweep of this name in the store has. `notes`: what else to know before the run.
+    configurations, those that a sweep of this name in the store has. `notes`: what else to know before the run.
     """
 
     name: str
@@ -81,10 +81,10 @@ class Plan:
         done = f", {self.done} of them done" if self.done else ""
         return [
             ("sweep", f"{self.name}: {self.method} on {self.dataset} with {self.backbone}"),
-            ("settings", f"{self.settings} x {self.seeds} seeds, in {self.packs} packs{done}"),
+            ("configurations", f"{self.settings} x {self.seeds} seeds, in {self.packs} packs{done}"),
             ("data", f"{self._images()}, {self.trained_classes} classes trained"),
             ("where", f"{self.workers} worker processes, {self.threads} threads each{share}{on}"),
-            ("length", f"{self.steps_per_setting} steps per setting of middling length"),
+            ("length", f"{self.steps_per_setting} steps per configuration of middling length"),
             ("time", self._time()),
             ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),
             *(("note", note) for note in self.notes),
@@ -127,7 +127,7 @@ def plan(
 def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path] | None = None) -> Plan:
     """Check `chosen` and estimate it. InputError for whatever a run would refuse.
 
-    Time and memory are those of a few steps of one pack on random features, times the steps of a setting
+    Time and memory are those of a few steps of one pack on random features, times the steps of a configuration
     with the mean of the sampled epochs; and of some images, opened and encoded.
 
     Args:
@@ -202,7 +202,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
 
 
 def _begun(chosen: Pipeline, space: SearchSpace, store: str | Path | None) -> tuple[int, bool, list[str]]:
-    """Of a sweep of this name in the store: how many settings it has, whether it is over, what to know of it."""
+    """Of a sweep of this name in the store: how many configurations it has, whether it is over, what to know of it."""
     located = Store.locate(store)
     sweep = Sweep.named(chosen.name, located)
     if not sweep.journal.path.exists():
@@ -247,7 +247,7 @@ def _rounds(chosen: Pipeline, settings: int, size: int, placement: Placement) ->
 
 
 def _confirming(chosen: Pipeline, space: SearchSpace, labs: Sequence[Laboratory], placement: Placement) -> float:
-    """Seconds of the recheck and of the test: every setting alone, as many at a time as there are workers.
+    """Seconds of the recheck and of the test: every configuration alone, as many at a time as there are workers.
 
     Long schedules mostly win, so that the shortlist is taken to be as long as the longer half of the space.
     """

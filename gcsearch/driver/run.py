@@ -187,7 +187,7 @@ def extend(
     watcher: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
-    """Try `trials` more settings in the finished sweep `name`, then choose and confirm again.
+    """Try `trials` more configurations in the finished sweep `name`, then choose and confirm again.
 
     They are proposed from all that the sweep knows. What was confirmed already is not confirmed again. A killed
     extension goes on as any sweep does.
@@ -215,7 +215,7 @@ def _check_extensible(sweep: Sweep, space: SearchSpace, trials: int) -> None:
     for count in (trials, sweep.trials + trials):
         SearchConfig.from_dict({"trials": count}, file="--trials")
     if not space.searched:
-        raise InputError("a space with nothing to search has one setting only", file=sweep.folder / "space.toml")
+        raise InputError("a space with nothing to search has one configuration only", file=sweep.folder / "space.toml")
 
 
 def confirm(
@@ -226,13 +226,14 @@ def confirm(
     watcher: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
-    """Measure the confirmed settings of a finished sweep with more seeds, and choose and judge anew by all of them.
+    """Measure the confirmed configurations of a finished sweep with more seeds, and choose and judge anew by all of
+    them.
 
     What was measured before stays and counts.
 
     Raises:
         InputError: the sweep is not finished, or a seed was used already.
-        RunError: a setting could not be measured.
+        RunError: a configuration could not be measured.
     """
     found, listener = open_sweep(name, store), watcher or Callback()
     added = tuple(seeds)

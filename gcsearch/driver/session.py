@@ -136,7 +136,7 @@ class Session:
             self.journal.append("artifact", file=path.name)
 
     def _check_confirmed(self) -> None:
-        """RunError where a setting failed in the confirm stage: whoever goes on measures it again."""
+        """RunError where a configuration failed in the confirm stage: whoever goes on measures it again."""
         if failed := next(filter(_failed, self.sweep.finals), None):
             raise RunError(
                 f"{failed.label} could not be confirmed: {failed.reason}\n"
@@ -163,7 +163,7 @@ class Session:
                 f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
             )
         if running := sorted(self.sweep.state.running):
-            self.watcher.mended(f"settings that had begun and not ended go on: {', '.join(map(str, running))}")
+            self.watcher.mended(f"configurations that had begun and not ended go on: {', '.join(map(str, running))}")
 
     def _close(self, why: SessionEnd, mirror: Mirror | None) -> None:
         try:
@@ -263,7 +263,9 @@ class Session:
         if not kept:
             fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
             self.journal.append("before", records=fit, skipped=skipped)
-            self.watcher.warn(f"the search starts from {len(fit)} earlier settings; {skipped} did not fit its space")
+            self.watcher.warn(
+                f"the search starts from {len(fit)} earlier configurations; {skipped} did not fit its space"
+            )
             return fit
         return list(kept.records)
 

@@ -1,4 +1,4 @@
-"""A setting as options of the GCSCoOp authors' code: a configuration file for it, and command lines.
+"""A configuration as options of the GCSCoOp authors' code: a file for it, and command lines.
 
 Their trainer `SharpCoOp` with the optimiser `gcsam` is GCSCoOp, with `sam` SAM.  Option names as in that code; what it
 has no option for is never made up, but said.
@@ -51,7 +51,7 @@ class Options(NamedTuple):
 
 
 def options(config: TrialConfig, task: Task, seeds: Sequence[int]) -> Options:
-    """The setting for the authors' code, or the reason why that code cannot run it."""
+    """The configuration for the authors' code, or the reason why that code cannot run it."""
     values = build(config).hyperparameters
     if config.method not in _OPTIMISERS:
         return Options(

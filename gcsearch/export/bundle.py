@@ -10,7 +10,8 @@ DIR/
     metrics.json                the numbers, and where they come from: `Exported` of `gcsearch.results.documents`
     card.md                     the same for people
     words.md                    the nearest words to each context vector; not there where nothing was trained
-    authors.yaml, authors.sh    the setting for the GCSCoOp authors' code; not there where that code has no such method
+    authors.yaml, authors.sh    the configuration for the GCSCoOp authors' code; not there where that code has no such
+    method
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ FILES = (
     "authors.sh",
 )
 _CONTENTS = {
-    "config.toml": "the setting with all that its numbers depend on",
+    "config.toml": "the configuration with all that its numbers depend on",
     "prompt.safetensors": "what was trained, of every seed: `seed_4.ctx` the context vectors of seed 4",
     "text_features.safetensors": "unit text features [C, E] of every seed, and their `mean`: image features times it "
     "times the logit scale are the logits that `gcsearch predict` shows; names in the metadata",
     "metrics.json": "the numbers above for programs",
     "words.md": "the nearest words to each context vector",
-    "authors.yaml": "the setting as a configuration file of the GCSCoOp authors' code",
+    "authors.yaml": "the configuration as a file of the GCSCoOp authors' code",
     "authors.sh": "command lines for that code",
 }
 

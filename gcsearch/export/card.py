@@ -30,7 +30,7 @@ def write_up(facts: Exported, trial: TrialFile, contents: Mapping[str, str], lef
         ],
         "Data": _data(facts),
         "Frozen model": [_model(facts)],
-        "Setting": [f"`{facts.champion.config.describe()}`"],
+        "Configuration": [f"`{facts.champion.config.describe()}`"],
         "Files": [*(f"- `{name}`: {words}" for name, words in contents.items()), "", *left_out],
         "Use": ["```", *_commands(contents), "```"],
         "Where it comes from": _origin(facts),
@@ -81,7 +81,7 @@ def _numbers(facts: Exported, trial: TrialFile) -> list[str]:
         "Accuracy on test images in %: mean ± standard deviation over seeds, and the 95 % interval of the mean by "
         "Student's t, which takes the seeds for draws from a normal distribution.",
         "",
-        f"| setting | {' | '.join(column.title for column in shown)} |",
+        f"| configuration | {' | '.join(column.title for column in shown)} |",
         f"|---|{'---:|' * len(shown)}",
     ]
     for row in (*facts.references, facts.champion):
@@ -114,12 +114,12 @@ def _chosen(facts: Exported) -> list[str]:
     chosen = facts.chosen
     value = chosen.row.objective
     how = f"by {chosen.objective}, {chosen_with(value)} in the search" if value.mean is not None else "as the only one"
-    first = f"Chosen among {chosen.trials} settings {how}."
+    first = f"Chosen among {chosen.trials} configurations {how}."
     if chosen.oracle:
         return [f"**oracle**: {first} That looked at test images, so the numbers above are optimistic."]
     return [
         f"{first} The search saw no test image and no new class; what it chose was then retrained on all base classes "
-        "with fresh seeds, beside the settings of the table."
+        "with fresh seeds, beside the configurations of the table."
     ]
 
 

@@ -36,7 +36,7 @@ _BATCH = 64  # images that are encoded at once
 
 @dataclass(frozen=True)
 class Classifier:
-    """The prompts of one setting, one per seed, before their frozen model. Zero-shot CLIP has no parameters."""
+    """The prompts of one configuration, one per seed, before their frozen model. Zero-shot CLIP has no parameters."""
 
     backbone: Backbone
     method: Method

@@ -2,7 +2,7 @@
 
 A method never has a training loop of its own: `gcsearch.training` asks its parts.  Methods combine freely, one part
 of each kind, with "+" between their names: `kgcoop+gcscoop` is KgCoOp's loss with GCSCoOp's gradient rule,
-`subpt+nfl` projects the gradient of NFL's loss.  This module imports no torch, so that a wrong setting is refused
+`subpt+nfl` projects the gradient of NFL's loss.  This module imports no torch, so that a wrong configuration is refused
 in milliseconds.  Defaults are the published ones (see docs/methods.md); where a paper's batch size differs, 32 is
 used for all but CoCoOp, because the effect of rho and of the bounds depends on it.
 """
@@ -192,7 +192,7 @@ def _check_combination(name: str, methods: Sequence[Method]) -> None:
     order = list(KINDS)
     ordered = "+".join(one.name for one in sorted(methods, key=lambda one: order.index(one.kinds[0])))
     if ordered != name:
-        # One setting must have one name, or its digest would not identify it.
+        # One configuration must have one name, or its digest would not identify it.
         rule = "the parts of a combination stand in one fixed order"
         raise InputError(rule, key="method", received=name, remedy=f"Write {ordered!r}.")
 
@@ -225,7 +225,7 @@ def complete(config: TrialConfig) -> TrialConfig:
 
 
 def title_and_tags(config: TrialConfig) -> tuple[str, tuple[str, ...]]:
-    """The title and the tags of a setting's method; its bare name where an older gcsearch wrote the setting."""
+    """The title and the tags of a configuration's method; its bare name where an older gcsearch wrote it."""
     try:
         method = build(config)
     except InputError:

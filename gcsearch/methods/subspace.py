@@ -64,7 +64,7 @@ def principal_directions(trajectory: Tensor, rank: int) -> Tensor:
     ones, positive; U^T U does not depend on signs.
 
     t centred checkpoints span at most t - 1 dimensions, so a direction beyond `rank` = min(t - 1, K) says
-    nothing about the run: the method's settings must refuse such a rank, before anything is trained.
+    nothing about the run: the method's configurations must refuse such a rank, before anything is trained.
     Checkpoints that are all equal give arbitrary orthonormal directions; one number that is not finite, as
     a diverged probe leaves, gives directions of NaN, with which the next run diverges in its first step.
 

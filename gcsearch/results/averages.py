@@ -43,8 +43,9 @@ _DATA_SET = frozenset({"dataset", "root", "template"})
 class AverageRow:
     """One method over all data sets of a table, per seed. `rows` are what it is the average of, one of each.
 
-    `sweeps` are those whose searches chose the settings, none for a reference; `best` the columns without a better
-    average; `against` how it does beside the average of the rows that those of the single tables are compared with.
+    `sweeps` are those whose searches chose the configurations, none for a reference; `best` the columns without a
+    better average; `against` how it does beside the average of the rows that those of the single tables are compared
+    with.
     """
 
     title: str
@@ -75,7 +76,7 @@ class AverageRow:
         return dict(zip(self.seeds, self.values[column.key], strict=False))
 
     def entry(self, table: AverageTable) -> Entry:
-        """The row for files and DataFrames: of the task and the setting what is the same on every data set."""
+        """The row for files and DataFrames: of the task and the configuration what is the same on every data set."""
         first, *others = self.records
         same = all(one.config == first.config for one in others)
         labels = {
@@ -142,8 +143,8 @@ def averages(groups: Sequence[TaskGroup]) -> list[AverageTable]:
     """One table for all groups whose tasks differ in the data set alone; none where there is but one data set.
 
     References are averaged by their titles, champions by their methods: those of several searches are one method with
-    one setting per data set, as the published tables have them. A champion that is a reference counts as both. Either
-    is in the table if each group has one row of it with the same seeds.
+    one configuration per data set, as the published tables have them. A champion that is a reference counts as both.
+    Either is in the table if each group has one row of it with the same seeds.
     """
     alike: dict[str, list[TaskGroup]] = {}
     for group in groups:

@@ -1,4 +1,4 @@
-"""Finished sweeps to one table: what the protocol measures of every method on the same task, each setting once.
+"""Finished sweeps to one table: what the protocol measures of every method on the same task, each configuration once.
 
 Reads confirmed records only: test images, all classes of the protocol trained.  Rows of one group were measured on the
 same data with the same frozen model; only the seeds may differ, and then every row says which were its own.
@@ -44,7 +44,7 @@ _Key = tuple[str, tuple[int, ...], str | None, bool]
 
 @dataclass(frozen=True)
 class Finished:
-    """What a finished sweep brings to the table: its champion and the settings confirmed beside it.
+    """What a finished sweep brings to the table: its champion and the configurations confirmed beside it.
 
     `oracle` says that the champion was chosen by test images; what stands beside it was not.
     """
@@ -91,7 +91,7 @@ class Contrast(NamedTuple):
 
 @dataclass(frozen=True)
 class ComparedRow:
-    """One confirmed setting. `sweeps` are those whose search chose it; `best` its columns without a better row.
+    """One confirmed configuration. `sweeps` are those whose search chose it; `best` its columns without a better row.
 
     `reference` says whether it was confirmed beside a champion; a row can be both, and then has the reference's title.
     `against` is how it does beside the row that all are compared with; None for that one, and where none was asked for.
@@ -108,7 +108,7 @@ class ComparedRow:
 
     @property
     def name(self) -> str:
-        """The title with its tags, and with how the setting ended where that was not well."""
+        """The title with its tags, and with how the configuration ended where that was not well."""
         broken = self.record.outcome is not Outcome.COMPLETE
         return with_tags(self.title, self.tags) + (f" ({self.record.outcome.value})" if broken else "")
 
@@ -172,7 +172,7 @@ class TaskGroup:
     rows: tuple[ComparedRow, ...]
     columns: tuple[Column, ...] = BASE_TO_NEW
     deciding: str = "test_h"
-    """The metric that settings are compared by."""
+    """The metric that configurations are compared by."""
     other: ComparedRow | None = None
 
     @property
@@ -211,7 +211,7 @@ class TaskGroup:
 def compare(sweeps: Iterable[Finished]) -> list[TaskGroup]:
     """One group per task, in the order of the sweeps; in it the references first, then the champions.
 
-    The same setting with the same seeds is one row, however many sweeps confirmed it: under a reference's
+    The same configuration with the same seeds is one row, however many sweeps confirmed it: under a reference's
     title where one named it so, with the names of all sweeps that chose it. What an oracle chose is a row apart.
     """
     tasks: dict[str, dict[str, Any]] = {}
@@ -230,7 +230,7 @@ def compare(sweeps: Iterable[Finished]) -> list[TaskGroup]:
 
 
 def _enter(rows: dict[_Key, ComparedRow], record: TrialRecord, sweep: Finished, *, chosen: bool) -> None:
-    """Add the record, or to the row of the same setting and seeds the sweep that chose it."""
+    """Add the record, or to the row of the same configuration and seeds the sweep that chose it."""
     names = sweep.task.other_names if "nfl" in record.config.method.split("+") else None
     oracle = chosen and sweep.oracle
     key = (_identity(record.config), record.seeds, names, oracle)
@@ -287,7 +287,7 @@ def against(groups: Sequence[TaskGroup], name: str) -> list[TaskGroup]:
     if not any(row.against for group in found for row in group.rows):
         known = dict.fromkeys(row.name for group in groups for row in group.rows)
         raise InputError(
-            "settings are compared with one that is in the table",
+            "configurations are compared with one that is in the table",
             key="--against",
             received=name,
             remedy=f"There are: {', '.join(known)}; a method's or a sweep's name serves too.",

@@ -1,6 +1,6 @@
-"""How sure a difference between two settings is: paired by seed, with an interval, a test and a verdict.
+"""How sure a difference between two configurations is: paired by seed, with an interval, a test and a verdict.
 
-Two settings that share a seed share the few-shot draw, the views, the batches and the random start, so most of
+Two configurations that share a seed share the few-shot draw, the views, the batches and the random start, so most of
 what makes accuracies vary is common to both.  Only differences over common seeds are looked at.
 """
 
@@ -26,12 +26,12 @@ _BOOTSTRAP_FROM = 5
 
 
 class Verdict(StrEnum):
-    """What the interval of a difference says about one setting beside another."""
+    """What the interval of a difference says about one configuration beside another."""
 
     BETTER = "better"
     WORSE = "worse"
     INDISTINGUISHABLE = "not distinguishable"
-    SAME = "the same setting"
+    SAME = "the same configuration"
     UNKNOWN = "not compared"
 
 
@@ -157,17 +157,18 @@ def verdict_of(ours: Sequence[TrialRecord], theirs: Sequence[TrialRecord], lead:
 
 
 def pooled(records: Iterable[TrialRecord]) -> TrialRecord:
-    """Records of one setting in one stage as one, with the seeds of all; of a seed measured twice the first counts.
+    """Records of one configuration in one stage as one, with the seeds of all; of a seed measured twice the first
+    counts.
 
     A metric is kept where every record has it. The curve is dropped: its reports are of different seeds.
 
     Raises:
-        ValueError: records of different settings or stages.
+        ValueError: records of different configurations or stages.
     """
     every = tuple(records)
     first = every[0]
     if any((one.config, one.stage) != (first.config, first.stage) for one in every):
-        raise ValueError("records of different settings cannot be pooled")
+        raise ValueError("records of different configurations cannot be pooled")
     metrics = [name for name in first.metrics if all(name in one.metrics for one in every)]
     columns: dict[int, tuple[float, ...]] = {}
     for one in every:

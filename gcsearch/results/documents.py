@@ -1,7 +1,7 @@
 """The JSON that gcsearch prints and writes, as one schema: each `--json`, and an export's `metrics.json`.
 
-All say the same thing the same way: a setting is a `Measured`, numbers over seeds are `Numbers`.  The documents are
-made through these classes, so what is printed is what docs/schema.json says.  A number that does not exist is null.
+All say the same thing the same way: a configuration is a `Measured`, numbers over seeds are `Numbers`.  The documents
+are made through these classes, so what is printed is what docs/schema.json says.  A number that does not exist is null.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Numbers(Document):
 
 
 class Measured(Document):
-    """One setting and its numbers. `stage` says on which images: validation (`search`) or test (`test`)."""
+    """One configuration and its numbers. `stage` says on which images: validation (`search`) or test (`test`)."""
 
     name: str
     """The title of the method."""
@@ -92,9 +92,9 @@ class Objective(Numbers):
 class Ranked(Measured):
     """A row of `best --json`. `rank` is null for a trial that did not complete or has no objective.
 
-    Of a search by several objectives `objective` is H, and `front` says whether no other setting is as good in all of
-    them and better in one; of a search by one it is null. Of a search on several data sets `worst_regret` says how far
-    the setting is behind the best one where it is worst, in the unit of the objective.
+    Of a search by several objectives `objective` is H, and `front` says whether no other configuration is as good in
+    all of them and better in one; of a search by one it is null. Of a search on several data sets `worst_regret` says
+    how far the configuration is behind the best one where it is worst, in the unit of the objective.
     """
 
     rank: int | None
@@ -104,7 +104,7 @@ class Ranked(Measured):
 
 
 class Compared(Measured):
-    """A row of `compare --json`; `name` is the title in tables, `sweeps` those that chose the setting.
+    """A row of `compare --json`; `name` is the title in tables, `sweeps` those that chose the configuration.
 
     `oracle` says that they looked at test images to choose it; it is then one of the `tags` too.
     Each column of the table (`base`, `new`, `h`) is a key of its own with its `Numbers`; `best` names those in which no
@@ -121,7 +121,7 @@ class Compared(Measured):
 
 
 class Against(Document):
-    """A paired difference: the row minus the setting `name` over their common seeds, in points of `metric`.
+    """A paired difference: the row minus the configuration `name` over their common seeds, in points of `metric`.
 
     `low` and `high` are its 95 % interval, `p` is Wilcoxon's, `error` the standard error; null for one seed.
     """
@@ -213,7 +213,7 @@ class Frozen(Document):
 
 
 class Chosen(Document):
-    """How the setting was chosen; `oracle` where that looked at test images."""
+    """How the configuration was chosen; `oracle` where that looked at test images."""
 
     sweep: str
     objective: str

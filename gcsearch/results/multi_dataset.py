@@ -14,7 +14,7 @@ _Metrics = Mapping[str, tuple[float, ...]]
 
 
 def gathered(parts: Mapping[str, TrialRecord]) -> TrialRecord:
-    """The records of one setting on several data sets, by their names, as one.
+    """The records of one configuration on several data sets, by their names, as one.
 
     It ended as the first did that did not end well. A metric is kept where every data set has it, the curve at epochs
     that every data set has reported.
@@ -55,7 +55,7 @@ def _together(parts: Mapping[str, _Metrics]) -> dict[str, tuple[float, ...]]:
 
 
 def seen_from(record: TrialRecord, dataset: str, datasets: Sequence[str]) -> TrialRecord:
-    """The record that the setting has on one of its `datasets`, with the metrics that it has on all of them."""
+    """The record that the configuration has on one of its `datasets`, with the metrics that it has on all of them."""
 
     def own(metrics: _Metrics) -> dict[str, tuple[float, ...]]:
         # What only looks like one, because two data sets end alike or one is called as a metric ends, none else has.
@@ -67,10 +67,10 @@ def seen_from(record: TrialRecord, dataset: str, datasets: Sequence[str]) -> Tri
 
 
 def worst_regrets(records: Iterable[TrialRecord], metric: str, datasets: Sequence[str]) -> dict[int, float]:
-    """By number of a completed setting, the most that it is behind the best one of them on any of the data sets.
+    """By number of a completed configuration, the most that it is behind the best one of them on any of the data sets.
 
-    max over data sets d of (max over settings j of m_d(j)) - m_d(setting), m being means over seeds. It informs: the
-    mean over the data sets chooses, and a setting that is best on average may fail on one of them.
+    max over data sets d of (max over configurations j of m_d(j)) - m_d(configuration), m being means over seeds. It
+    informs: the mean over the data sets chooses, and a configuration that is best on average may fail on one of them.
     """
     names = [metric_on(metric, dataset) for dataset in datasets]
     values = {

@@ -40,7 +40,7 @@ class RankedTrial:
     record: TrialRecord
     objective: str
     front: bool | None = None
-    """Of a search by several objectives: whether no other setting is as good in all of them and better in one."""
+    """Of a search by several objectives: whether no other configuration is as good in all of them and better in one."""
     worst_regret: float | None = None
     """Of a search on several data sets, see `gcsearch.results.multi_dataset.worst_regrets`."""
 
@@ -92,7 +92,7 @@ class Ranking(Sequence[RankedTrial]):
         accuracies = [column.metric for column in columns(task, search.stage)]
         beside = accuracies if search.ranking_metric not in accuracies else []  # a margin alone says little
         shown = dict.fromkeys((search.ranking_metric, *search.objectives, *beside))
-        title = f"{name or self.pipeline.name}: {len(self)} settings by {search.chosen_by}, mean ± sd over seeds"
+        title = f"{name or self.pipeline.name}: {len(self)} configurations by {search.chosen_by}, mean ± sd over seeds"
         title += "; * on the front" if len(search.objectives) > 1 else ""
         headings = [
             Heading("rank", "place", words=True),
@@ -127,16 +127,17 @@ def _for_people(row: RankedTrial) -> Entry:
 
 
 def front(records: Iterable[TrialRecord], objectives: Sequence[str]) -> set[int]:
-    """The Pareto set, by number: completed settings that no other equals in all objectives and beats in one.
+    """The Pareto set, by number: completed configurations that no other equals in all objectives and beats in one.
 
-    Compared are means over seeds; a setting without one of the objectives is not in it, equal ones all are.
+    Compared are means over seeds; a configuration without one of the objectives is not in it, equal ones all are.
     """
     values = {
         record.number: tuple(record.mean(objective) for objective in objectives)
         for record in records
         if record.outcome is Outcome.COMPLETE and all(math.isfinite(record.mean(name)) for name in objectives)
     }
-    # From the highest down: whoever beats a setting stands before it, and is in the front or beaten by one that is.
+    # From the highest down: whoever beats a configuration stands before it, and is in the front or beaten by one that
+    # is.
     best: dict[int, tuple[float, ...]] = {}
     for number in sorted(values, key=lambda number: values[number], reverse=True):
         own = values[number]
@@ -234,7 +235,10 @@ def champion(ranking: Sequence[RankedTrial]) -> TrialRecord:
 
 
 def shortlist(ranking: Sequence[RankedTrial], count: int) -> list[TrialRecord]:
-    """The first `count` settings of the ranking that differ, none from behind the front. RunError as in `champion`."""
+    """The first `count` different configurations of the ranking, none from behind the front.
+
+    RunError as in `champion`.
+    """
     champion(ranking)
     distinct: dict[str, TrialRecord] = {}
     for row in ranking:
@@ -246,7 +250,7 @@ def shortlist(ranking: Sequence[RankedTrial], count: int) -> list[TrialRecord]:
 def one_standard_error(records: Sequence[TrialRecord], objective: str) -> TrialRecord:
     """The simplest of a shortlist that cannot be told from its best: fewest epochs, then smallest rho.
 
-    The one-standard-error rule (Breiman et al. 1984, section 3.4.3), with the error of the difference: a setting
+    The one-standard-error rule (Breiman et al. 1984, section 3.4.3), with the error of the difference: a configuration
     counts as equal where it trails the best by no more than one standard error of the mean of their differences
     over common seeds.  With a single seed there is no error, and the best mean wins.
 
@@ -259,7 +263,7 @@ def one_standard_error(records: Sequence[TrialRecord], objective: str) -> TrialR
     ranked = [row.record for row in rank(records, objective) if row.rank is not None]
     if not ranked:
         raise RunError(
-            f"None of the settings that were measured again has a {objective}, so there is nothing to choose."
+            f"None of the configurations that were measured again has a {objective}, so there is nothing to choose."
         )
     best = ranked[0]
     return min((record for record in ranked if _equals(record, best, objective)), key=_effort)

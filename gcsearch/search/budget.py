@@ -1,4 +1,4 @@
-"""When a search has had enough: time, device time, failures, or too long without a better setting."""
+"""When a search has had enough: time, device time, failures, or too long without a better configuration."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Meter:
     Args:
         settings: the search's, with its budget.
         devices: what one worker process takes of a machine: GPUs, or cores where it has none.
-        first: number of the first setting that counts; better ones before it are known.
+        first: number of the first configuration that counts; better ones before it are known.
         spent: seconds that earlier sessions took.
         clock: seconds of this session.
     """
@@ -37,7 +37,7 @@ class Meter:
         self.records: dict[int, TrialRecord] = {}
 
     def note(self, record: TrialRecord) -> None:
-        """A setting has ended; of equal numbers the last record holds."""
+        """A configuration has ended; of equal numbers the last record holds."""
         self.records[record.number] = record
 
     def why(self) -> str:
@@ -50,9 +50,9 @@ class Meter:
             return f"the budget of {budget.device_seconds:g} device-seconds is spent"
         failed = sum(record.outcome is Outcome.FAILED for record in self._counting)
         if budget.failed is not None and failed >= budget.failed:
-            return f"{failed} settings failed, which is as many as the budget allows"
+            return f"{failed} configurations failed, which is as many as the budget allows"
         if budget.no_gain is not None and self.without_gain >= budget.no_gain:
-            return f"{self.without_gain} settings brought no better {' or '.join(self.settings.objectives)}"
+            return f"{self.without_gain} configurations brought no better {' or '.join(self.settings.objectives)}"
         return ""
 
     @property
@@ -61,13 +61,13 @@ class Meter:
 
     @property
     def device_seconds(self) -> float:
-        """Seconds of worker processes times what each takes; the settings of a pack took theirs together."""
+        """Seconds of worker processes times what each takes; the configurations of a pack took theirs together."""
         packs = {(record.number // self.settings.size, record.seconds, record.worker) for record in self._counting}
         return self.devices * sum(seconds for _, seconds, _ in packs)
 
     @property
     def without_gain(self) -> int:
-        """How many settings ended since, by number, the last that none before it matched in every objective."""
+        """How many configurations ended since, by number, the last that none before it matched in every objective."""
         gains: list[list[float]] = []
         since = 0
         for number in sorted(self.records):

@@ -157,7 +157,7 @@ class Proposer:
             self._check_same(proposal, latest.get(number))
             answer = then.get(number)
             if built_upon and not answer:
-                self._refuse(f"settings after number {number} have records, but it has none")
+                self._refuse(f"configurations after number {number} have records, but it has none")
             if not answer or (answer.outcome is Outcome.FAILED and not built_upon):
                 missing.append(proposal)
                 continue

@@ -1,16 +1,16 @@
-"""Which settings of a pack go on: rungs on the way, and who stays there. Pure functions.
+"""Which configurations of a pack go on: rungs on the way, and who stays there. Pure functions.
 
-A *rung* lies at a share of a setting's own epochs, not at a number of them.  The learning rate falls over a
-setting's own schedule, so settings compare at equal shares: at equal epochs a short schedule is nearly over,
-and looks better than it is beside a long one that still takes large steps.  Settings that come to a rung wait
-there for the others of their pack; only the better part goes on.
+A *rung* lies at a share of a configuration's own epochs, not at a number of them.  The learning rate falls over a
+configuration's own schedule, so configurations compare at equal shares: at equal epochs a short schedule is nearly
+over, and looks better than it is beside a long one that still takes large steps.  Configurations that come to a rung
+wait there for the others of their pack; only the better part goes on.
 
     halving     R rungs from the share `first_rung` on, by default eta^-R, at even ratios; at each stays 1/eta
                 of those of the pack that came there
     hyperband   the same, with fewer rungs from pack to pack: R, R-1, ..., 0, and R again
-    asha        as halving, and the settings of earlier generations that came to a rung count there too
+    asha        as halving, and the configurations of earlier generations that came to a rung count there too
     median      R rungs at even distances; stays who is not below the median of those that came there
-                and of the settings of earlier generations that did
+                and of the configurations of earlier generations that did
 
 A pack needs no word from any other while it runs: what must be known of earlier generations goes with it.
 So the decisions are those of the seed and the results, and a sweep that goes on decides as it did before.
@@ -43,14 +43,14 @@ def rungs(settings: SearchConfig, pack: int) -> tuple[Rung, ...]:
 
 
 def finishing(settings: SearchConfig) -> float:
-    """The share of settings that is left to train to its end; 1 where none has to leave."""
+    """The share of configurations that is left to train to its end; 1 where none has to leave."""
     packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
     kept = [math.prod(rung.keep for rung in rungs(settings, pack)) for pack in range(packs)]
     return sum(kept) / packs
 
 
 def trained(settings: SearchConfig) -> float:
-    """The share of their epochs that settings train on average; 1 where none has to leave."""
+    """The share of their epochs that configurations train on average; 1 where none has to leave."""
     packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
     return sum(_trained(rungs(settings, pack)) for pack in range(packs)) / packs
 
@@ -64,12 +64,12 @@ def _trained(rungs: Sequence[Rung]) -> float:
 
 
 def epoch_of(rung: Rung, epochs: int) -> int:
-    """The epoch after which a setting of so many `epochs` stands at a rung."""
+    """The epoch after which a configuration of so many `epochs` stands at a rung."""
     return max(1, math.ceil(rung.share * epochs - 1e-9))
 
 
 def percent_done(settings: SearchConfig, ran: int, epochs: int) -> int:
-    """How far a setting came that ran so many of its `epochs`: the percentage that its last rung lies at.
+    """How far a configuration came that ran so many of its `epochs`: the percentage that its last rung lies at.
 
     The rung's, because epochs are whole: 3 of 10 and 13 of 50 both stand for a quarter.
     """
@@ -78,7 +78,7 @@ def percent_done(settings: SearchConfig, ran: int, epochs: int) -> int:
 
 
 def value_at(rung: Rung, record: TrialRecord, epochs: int) -> float | None:
-    """What a setting of so many `epochs` had at a rung; None where it never came there.
+    """What a configuration of so many `epochs` had at a rung; None where it never came there.
 
     One that diverged or failed did not, wherever that happened: it has nothing to say about others.
     """
@@ -91,7 +91,7 @@ def value_at(rung: Rung, record: TrialRecord, epochs: int) -> float | None:
 def staying(rung: Rung, values: Mapping[int, float]) -> set[int]:
     """Those of `values` (by place in the pack) that go on from a rung.
 
-    Of all that ever came there, ceil(keep * count) may stay: as many as are better decide against a setting;
+    Of all that ever came there, ceil(keep * count) may stay: as many as are better decide against a configuration;
     of equals in the pack the earlier one is better. A value that is not a number is below all others.
     """
     count = len(values) + len(rung.rivals)
@@ -106,5 +106,5 @@ def staying(rung: Rung, values: Mapping[int, float]) -> set[int]:
 
 
 def agreed(proposals: Sequence[Proposal]) -> tuple[Rung, ...]:
-    """The rungs of a pack: those of its settings, which all have the same."""
+    """The rungs of a pack: those of its configurations, which all have the same."""
     return proposals[0].rungs if proposals else ()

@@ -30,10 +30,10 @@ LEAST_POPULATION = 8
 
 
 def _tpe(settings: SearchConfig) -> optuna.samplers.BaseSampler:
-    # multivariate: rho, beta1 and beta2 are modelled together.  constant_liar: a setting of the same
+    # multivariate: rho, beta1 and beta2 are modelled together.  constant_liar: a configuration of the same
     # generation that still runs counts as a bad one, so that a generation does not ask one thing many times.
-    # gamma: where most leave early, the usual tenth would hold every setting that finished, whatever it is worth, for
-    # TPE counts those first. The good ones are a quarter of those that finish.
+    # gamma: where most leave early, the usual tenth would hold every configuration that finished, whatever it is worth,
+    # for TPE counts those first. The good ones are a quarter of those that finish.
     finishing = pruning.finishing(settings)
     good: dict[str, Any] = (
         {"gamma": lambda count: max(2, min(math.ceil(finishing * count / 4), 25))} if finishing < 1 else {}
@@ -146,7 +146,7 @@ def check(settings: SearchConfig, space: SearchSpace) -> None:
 
 
 def total(settings: SearchConfig, space: SearchSpace) -> int:
-    """How many settings a search proposes: `trials`, a grid no more than it has points, an empty space one."""
+    """How many configurations a search proposes: `trials`, a grid no more than it has points, an empty space one."""
     if not space.searched:
         return 1
     if settings.sampler == "grid":
@@ -155,7 +155,8 @@ def total(settings: SearchConfig, space: SearchSpace) -> int:
 
 
 def grid(settings: SearchConfig, space: SearchSpace) -> list[dict[str, Any]]:
-    """Places in the boxes that form a grid, without those that come to the same setting, in an order of the seed's.
+    """Places in the boxes that form a grid, without those that come to the same configuration, in an order of the
+    seed's.
 
     A parameter has as many values as `settings.grid` says, evenly over its box with both ends (over the logarithm
     where the box is logarithmic); a choice has all of its values.

@@ -13,10 +13,10 @@ from gcsearch.methods import registry
 
 
 def place(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
-    """Where the setting of `record` lies in the boxes of `space`; None where it cannot come out of them.
+    """Where the configuration of `record` lies in the boxes of `space`; None where it cannot come out of them.
 
     A parameter that the record does not name had its method's default then, and one that the space does not name
-    has it now: what differs there was another setting.
+    has it now: what differs there was another configuration.
     """
     if record.config.method not in space.every_method:
         return None

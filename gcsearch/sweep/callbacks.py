@@ -18,13 +18,13 @@ class Callback:
         """A Ray cluster has been joined, with this address and size."""
 
     def proposal(self, proposal: Proposal) -> None:
-        """A setting is about to run."""
+        """A configuration is about to run."""
 
     def reports(self, reports: list[EpochReport]) -> None:
-        """Running settings have finished epochs."""
+        """Running configurations have finished epochs."""
 
     def record(self, record: TrialRecord) -> None:
-        """A setting has ended."""
+        """A configuration has ended."""
 
     def warn(self, text: str) -> None:
         """Something that the user should know, and that did not stop the work."""

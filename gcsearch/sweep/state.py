@@ -265,8 +265,8 @@ class SweepStatus:
 
     `state`: running, stopping (it was asked to), finished, stopped, interrupted (by Ctrl-C or SIGTERM),
     cancelled, failed, or dead: its driver ended without a word. All but running and stopping can go on.
-    `per_minute` counts this session's settings over its search's time; `seconds_left` is what that makes of
-    the settings that are left, both None where nothing tells. Times are UTC.
+    `per_minute` counts this session's configurations over its search's time; `seconds_left` is what that makes of
+    the configurations that are left, both None where nothing tells. Times are UTC.
     """
 
     sweep: str
@@ -302,7 +302,7 @@ class SweepStatus:
             best = f"{self.objective} {number(self.best)} (t{self.best_number:04d}{oracle})"
         rows = [
             ("sweep", f"{self.sweep}: {self.state}{f', {self.why}' if self.why else ''}"),
-            ("done", f"{self.done} of {self.total} settings{self._outcomes()}; stage {self.stage}"),
+            ("done", f"{self.done} of {self.total} configurations{self._outcomes()}; stage {self.stage}"),
             ("best", best),
         ]
         if self.per_minute:

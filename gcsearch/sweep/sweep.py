@@ -51,7 +51,7 @@ def kept_of(folder: Path, whole: Task, task: Task) -> Path:
 
 
 def save_parameters(folder: Path, record: TrialRecord, parameters: Sequence[Tensor]) -> None:
-    """Keep what a confirmed setting trained below `folder`; nothing for one that trains nothing."""
+    """Keep what a confirmed configuration trained below `folder`; nothing for one that trains nothing."""
     for seed, one in zip(record.seeds, parameters, strict=False):
         files.write_tensors(_parameter_file(folder, record, seed), {"prompt": one}, {"config": record.config.digest})
 
@@ -69,7 +69,7 @@ def _trained(path: Path) -> Tensor:
     try:
         return safetensors.torch.load_file(path)["prompt"]
     except (OSError, safetensors.SafetensorError, KeyError) as error:
-        rule = f"the file must hold what a confirmed setting trained: {error}"
+        rule = f"the file must hold what a confirmed configuration trained: {error}"
         remedy = "It was damaged: restore it. The sweep's numbers are in its journal and as they were."
         raise InputError(rule, file=path, remedy=remedy) from None
 
@@ -159,12 +159,12 @@ class Sweep:
 
     @property
     def trials(self) -> int:
-        """How many settings the sweep is to try: those of its pipeline, or as many as it was extended to."""
+        """How many configurations the sweep is to try: those of its pipeline, or as many as it was extended to."""
         return self.state.trials or self.pipeline.search.trials
 
     @property
     def kept(self) -> Path:
-        """The folder of what the confirmed settings trained."""
+        """The folder of what the confirmed configurations trained."""
         return self.folder / "final"
 
     @_by_state
@@ -187,13 +187,13 @@ class Sweep:
 
     @_by_state
     def finals(self) -> list[TrialRecord]:
-        """The confirmed settings (stage `test`): references first, the champion last, without curves. Empty before."""
+        """The confirmed configurations (stage `test`), without curves: references first, the champion last."""
         state = self.state
         return _with_runs(state.final.records if state.final else (), state)
 
     @_by_state
     def ranking(self) -> ranking.Ranking:
-        """All settings of the search, best first, without curves."""
+        """All configurations of the search, best first, without curves."""
         return ranking.ranking(self.pipeline, self.searched)
 
     def to_frame(self) -> DataFrame:
@@ -209,7 +209,8 @@ class Sweep:
 
     @property
     def worst_regrets(self) -> dict[int, float]:
-        """Of a search on several data sets: how far each completed setting is behind the best there, where it is worst.
+        """Of a search on several data sets: how far each completed configuration is behind the best there, where it is
+        worst.
 
         By number; empty for a search on one data set.
         """
@@ -238,7 +239,7 @@ class Sweep:
 
     @property
     def champion(self) -> TrialRecord:
-        """The search record of the setting that was chosen; of the first in the ranking before the confirmation.
+        """The search record of the configuration that was chosen; of the first in the ranking before the confirmation.
 
         RunError where no trial completed.
         """

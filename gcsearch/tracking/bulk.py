@@ -1,7 +1,7 @@
 """Runs that have ended, written whole into MLflow's own tables, many in one transaction.
 
-Through its client MLflow takes some forty SQL statements in seven transactions for a run of one setting.  What has
-ended is known as a whole, so here it is five lists of rows, shared by all runs that wait.  Nothing is ever half
+Through its client MLflow takes some forty SQL statements in seven transactions for a run of one configuration.  What
+has ended is known as a whole, so here it is five lists of rows, shared by all runs that wait.  Nothing is ever half
 written: a run is there with everything that belongs to it, or not at all.
 
 Only for a store that is a database, and only while its tables have just the columns that are written here: whatever

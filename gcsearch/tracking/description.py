@@ -25,7 +25,7 @@ def run_name(record: TrialRecord) -> str:
     """A short name that people can read: `t0007-gcscoop-rho0.10-b1_0.50-b2_0.80`, `t0007-kgcoop-kg_lambda8.00`.
 
     Records of the stage `test` begin with their label instead of the number: `confirm-champion-gcscoop-...`.
-    Named are the method's own hyper-parameters, at most three; without any, learning rate and epochs.
+    Named are the method's own hyperparameters, at most three; without any, learning rate and epochs.
     """
     if record.stage == "test":
         first = f"confirm-{re.sub(r'[^A-Za-z0-9]+', '-', record.label).strip('-') or record.number}"
@@ -80,7 +80,7 @@ def sweep_tags(name: str, pipeline: Pipeline, about: Mapping[str, str]) -> dict[
             f"with `{task.backbone}`, {task.shots} shots{' of all classes' if task.classes == 'all' else ''}, "
             f"seeds {', '.join(map(str, task.seeds))}; "
             f"{''.join(f'measured on `{name}`; ' for name in task.targets)}"
-            f"chosen by {pipeline.search.chosen_by}. Each child run is one setting."
+            f"chosen by {pipeline.search.chosen_by}. Each child run is one configuration."
         ),
     }
     tags |= {f"gcsearch.version.{key}": text for key, text in about.items() if not key.startswith("git.")}
@@ -142,7 +142,7 @@ def target_inputs(pipeline: Pipeline) -> list[DatasetInput]:
 def curve_metrics(record: TrialRecord, began: int) -> list[Metric]:
     """Every point of the curve: the mean over seeds under its plain name, each seed under `name/seed_S`.
 
-    Times are spread over the setting's duration from `began` on (milliseconds), so that writing the same record
+    Times are spread over the configuration's duration from `began` on (milliseconds), so that writing the same record
     again changes nothing.
     """
     last = EpochReport(number=record.number, epoch=record.epochs, metrics=record.metrics)

@@ -182,7 +182,7 @@ class Mirror:
     def _news(self) -> tuple[list[int], int, int]:
         """Where the new lines that matter begin, the byte after the last line, and how many lines there are.
 
-        Of several records of one setting, and of several confirm stages, the last one matters. Places and not
+        Of several records of one configuration, and of several confirm stages, the last one matters. Places and not
         lines are kept, because a long sweep's journal is larger than what a driver should hold.
         """
         latest: dict[object, int] = {}

@@ -77,8 +77,8 @@ class _Child:
 class Tracker:
     """Writes one sweep to MLflow, each call at once and in the caller's thread.
 
-    `start_sweep` opens the parent run, `log_records` and `log_record` write settings, `end` ends the parent.  Writing
-    what is there already changes nothing; `written` counts the runs that were not.
+    `start_sweep` opens the parent run, `log_records` and `log_record` write configurations, `end` ends the parent.
+    Writing what is there already changes nothing; `written` counts the runs that were not.
     """
 
     def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
@@ -234,10 +234,10 @@ class Tracker:
         """Write `record` as a child run of the sweep; returns its run id.
 
         A record that is already there is left alone; one that was cut off while writing is completed; one
-        whose setting was measured anew replaces the old run (which MLflow can restore).
+        whose configuration was measured anew replaces the old run (which MLflow can restore).
 
         Args:
-            ended: when the setting ended, in seconds of Unix time; now, if not given.
+            ended: when the configuration ended, in seconds of Unix time; now, if not given.
         """
         key = key_of(record)
         digest = record_digest(record)
@@ -261,7 +261,7 @@ class Tracker:
         return child.run_id
 
     def retire(self, finals: Sequence[TrialRecord], labels: Sequence[str]) -> None:
-        """Delete the runs of an earlier confirmation whose settings are no longer called so in `finals`.
+        """Delete the runs of an earlier confirmation whose configurations are no longer called so in `finals`.
 
         Args:
             labels: how the labels begin that a confirmation gives. MLflow can restore the runs.

@@ -180,7 +180,7 @@ logger = logging.getLogger(__name__)
 
 
 def name_of(proposals: Sequence[Proposal]) -> str:
-    """Name of the file of a pack: the same for the same settings under the same numbers and rungs, for no other."""
+    """Name of a pack's file: the same for the same configurations, numbers and rungs, and for no other pack."""
     text = json.dumps([proposal.to_dict() for proposal in proposals], sort_keys=True)
     return f"{proposals[0].number}-{hashlib.sha256(text.encode()).hexdigest()[:12]}.safetensors"
 

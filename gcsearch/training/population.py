@@ -1,6 +1,6 @@
 """A population: prompts that train in step, each as if it were alone.
 
-A *member* is one setting with one seed.  Members that share their structure (method, batch and tensor
+A *member* is one configuration with one seed.  Members that share their structure (method, batch and tensor
 sizes) train together: their parameters form one tensor, their learning rates, radii and bounds are vectors
 over members, their losses are summed, so that one backward pass gives each its own gradient.  Nothing
 couples them: a member's numbers are the same alone and in a crowd, up to rounding.
@@ -36,7 +36,7 @@ SCORED_NAMES = 1000
 
 @dataclass(frozen=True)
 class Member:
-    """One setting with one seed."""
+    """One configuration with one seed."""
 
     method: Method
     episode: Episode

@@ -36,7 +36,7 @@ def pack_size(
     threads: int,
     limit: int | None = None,
 ) -> int:
-    """The number of settings in a pack where the pipeline leaves it open, see `choose`.
+    """The number of configurations in a pack where the pipeline leaves it open, see `choose`.
 
     Rates are those of a few steps. Once a pack goes through the text tower in pieces, because more does not fit the
     memory of a worker, a larger one gains nothing and is not tried. Of several data sets, one of which is trained
@@ -67,9 +67,9 @@ def most(settings: SearchConfig) -> int:
 
 
 def choose(settings: SearchConfig, rates: Mapping[int, float]) -> int:
-    """The smallest size with nearly the best of `rates`, settings per second by size.
+    """The smallest size with nearly the best of `rates`, configurations per second by size.
 
-    Where settings leave at rungs within their pack, at least so many that one is left at the last.
+    Where configurations leave at rungs within their pack, at least so many that one is left at the last.
     """
     best = max(rates.values())
     wanted = min(size for size, rate in rates.items() if rate >= NEARLY * best)
@@ -85,7 +85,7 @@ def trained_names(lab: Laboratory) -> list[str]:
 
 
 def typical(space: SearchSpace) -> tuple[list[registry.Method], float]:
-    """One of each of the space's methods, and the mean epochs of settings drawn at random, SubPT's probe included."""
+    """One of each of the space's methods, and the mean epochs of random configurations, with SubPT's probe."""
     built = [registry.build(space.config(values)) for values in space.sample(SAMPLE, seed=0)]
     kinds: dict[str, registry.Method] = {}
     for method in built:

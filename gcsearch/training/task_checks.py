@@ -66,9 +66,9 @@ def check_sizes(laboratory: Laboratory) -> None:
 
 
 def check_settings(laboratory: Laboratory, space: SearchSpace) -> None:
-    """InputError where a setting that `space` can propose does not fit in itself or its prompt the model.
+    """InputError where a configuration that `space` can propose does not fit in itself or its prompt the model.
 
-    Tried are its points, some settings drawn at random, and those with each end of what shapes a prompt.
+    Tried are its points, some configurations drawn at random, and those with each end of what shapes a prompt.
     """
     drawn = space.sample(32 * len(space.every_method), seed=0)
     shaping = [name for name in ("n_ctx", "ctx_init", "position", "class_specific") if name in space.parameters]
@@ -132,7 +132,7 @@ def check_template_of(backbone: Backbone, template: str, name: str) -> None:
 
 
 def _first_of_each_method(drawn: Sequence[Mapping[str, Value]], name: str) -> list[Mapping[str, Value]]:
-    """Of settings in natural values, the first of each method that has the parameter."""
+    """Of configurations in natural values, the first of each method that has the parameter."""
     first: dict[Value | None, Mapping[str, Value]] = {}
     for values in drawn:
         if name in values:

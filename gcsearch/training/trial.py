@@ -20,7 +20,7 @@ from gcsearch.training.task_data import Laboratory
 
 @dataclass(frozen=True)
 class Trial:
-    """What one setting came to: its record, and per seed what it trained, see `prompts` (nothing for zero-shot)."""
+    """What one configuration came to: its record, and what it trained for each seed (zero-shot trains nothing)."""
 
     record: TrialRecord
     parameters: tuple[Tensor, ...] = ()
@@ -37,14 +37,14 @@ def run_pack(
     limit: int | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> list[Trial]:
-    """Train every proposed setting on every episode, all at once, and measure it.
+    """Train every proposed configuration on every episode, all at once, and measure it.
 
-    At the rungs that the settings carry, the worse part leaves, each setting with all its seeds: PRUNED.
+    At the rungs that the configurations carry, the worse part leaves, each configuration with all its seeds: PRUNED.
 
     Args:
         episodes: one per seed, of one stage.
         evaluate_every: epochs between two measurements; the last epoch is always measured.
-        on_reports: called with the settings measured at an epoch, as soon as all their seeds are.
+        on_reports: called with the configurations measured at an epoch, as soon as all their seeds are.
         worker: noted in the records.
         limit: bytes that this process may take in all; None: a share of what is free.
         checkpoint: kept while the pack trains, and gone on from where there is one. Whoever has the records
@@ -83,7 +83,7 @@ def run_pack(
 def _rungs(
     proposals: Sequence[Proposal], members: Sequence[Member], owners: Sequence[tuple[int, int]], ledger: _Ledger
 ) -> Rungs:
-    """The rungs of a pack for its members; each member's owner is its setting's index and its seed's."""
+    """The rungs of a pack for its members; each member's owner is its configuration's index and its seed's."""
     rungs = pruning.agreed(proposals)
     epochs = [[pruning.epoch_of(rung, member.method.epochs) for member in members] for rung in rungs]
 
@@ -109,7 +109,7 @@ def _untrained(
 
 
 class _Ledger:
-    """Gathers the seeds' numbers into one report per setting and epoch, and reports into records."""
+    """Gathers the seeds' numbers into one report per configuration and epoch, and reports into records."""
 
     def __init__(self, proposals: Sequence[Proposal], seeds: int, on_reports: OnReports) -> None:
         self.proposals = proposals
@@ -128,7 +128,7 @@ class _Ledger:
         return self.spent + time.monotonic() - self.began
 
     def enter(self, measured: Mapping[tuple[int, int], Measurement]) -> None:
-        """Note members by (setting, seed); report the settings whose seeds are now all measured."""
+        """Note members by (configuration, seed); report the configurations whose seeds are now all measured."""
         complete = []
         for (index, seed), one in measured.items():
             if one.diverged:
@@ -148,7 +148,7 @@ class _Ledger:
         return report
 
     def leave(self, rung: Rung, epochs: Mapping[int, int]) -> set[int]:
-        """The settings that have left when all have come to a rung, which each does at its own of `epochs`.
+        """The configurations that have left when all have come to a rung, which each does at its own of `epochs`.
 
         One of whose seeds diverged before never came there, and is gone too.
         """
@@ -187,7 +187,7 @@ class _Ledger:
         self.spent = float(state["seconds"])
 
     def record(self, index: int, episodes: Sequence[Episode], seconds: float, worker: str) -> TrialRecord:
-        """The setting's record: diverged if any seed did, pruned if it had to leave early, else complete."""
+        """The configuration's record: diverged if any seed did, pruned if it had to leave early, else complete."""
         curve, broken = tuple(self.curves[index]), self.broken[index]
         reason = "; ".join(
             f"seed {episodes[seed].seed}: a loss or gradient was not finite in epoch {epoch}"

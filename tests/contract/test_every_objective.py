@@ -70,7 +70,7 @@ def a_record(task, stage, number, seeds=(1, 2), **changes) -> TrialRecord:
 
 
 def finished(folder, task, objective) -> Sweep:
-    """A sweep on disk that is over, of settings of which some tie and some did not end well."""
+    """A sweep on disk that is over, of configurations of which some tie and some did not end well."""
     content = {"name": "one", "task": task.to_dict(), "search": {"objective": objective, "space": "gcscoop"}}
     pipeline = Pipeline.from_dict(content | {"confirm": {"top": 2, "seeds": [4, 5, 6]}})
     checks.check(pipeline)
@@ -118,7 +118,7 @@ def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison
     metric = find(sweep.pipeline.search.ranking_metric)
     render.print_table(sweep.ranking.table(20, name=sweep.name))
     ranking = capsys.readouterr().out
-    assert f"settings by {sweep.pipeline.search.criterion}" in ranking
+    assert f"configurations by {sweep.pipeline.search.criterion}" in ranking
     render.print_finals(sweep)
     assert "The champion" in capsys.readouterr().out
 

@@ -124,8 +124,8 @@ from gcsearch.training import loading
 from gcsearch.training.trial import run_pack
 
 task = Task.from_dict({"dataset": "Flat", "root": sys.argv[1], "shots": 2, "views": 1, "folds": 1, "seeds": [1]})
-settings = SearchConfig(sampler="halton", objective="val_base_error", trials=2, pack=2, generation=1)
-proposer, laboratory = Proposer(load("confidence"), settings), loading.laboratory(task)
+configurations = SearchConfig(sampler="halton", objective="val_base_error", trials=2, pack=2, generation=1)
+proposer, laboratory = Proposer(load("confidence"), configurations), loading.laboratory(task)
 episodes = laboratory.episodes("search", task.seeds)
 for pack in proposer.ask():
     for trial in run_pack(laboratory, episodes, pack):

@@ -50,14 +50,14 @@ def test_the_settings_of_a_pack_took_their_seconds_together():
 
 def test_failures_count_once_and_mended_ones_not():
     failed = [record(n, outcome=Outcome.FAILED) for n in range(2)]
-    assert meter(failed, failed=2).why().startswith("2 settings failed")
+    assert meter(failed, failed=2).why().startswith("2 configurations failed")
     assert meter([*failed, record(0)], failed=2).why() == ""
 
 
 def test_no_gain_counts_from_the_best_on():
     records = [record(0, 50), record(1, 60), record(2, 60), record(3, 70, Outcome.PRUNED), record(4, float("nan"))]
     assert meter(records, no_gain=4).why() == ""
-    assert meter(records, no_gain=3).why() == "3 settings brought no better val_h"
+    assert meter(records, no_gain=3).why() == "3 configurations brought no better val_h"
     assert meter([*records, record(5, 61)], no_gain=1).why() == ""
 
 
@@ -65,7 +65,9 @@ def test_an_extension_has_the_budget_anew():
     records = [record(n, outcome=Outcome.FAILED) for n in range(4)]
     assert meter([*records, record(4, outcome=Outcome.FAILED)], first=4, failed=2, no_gain=2).why() == ""
     assert (
-        meter([record(0, 60), record(1, 50), record(2, 40)], first=1, no_gain=2).why().startswith("2 settings brought")
+        meter([record(0, 60), record(1, 50), record(2, 40)], first=1, no_gain=2)
+        .why()
+        .startswith("2 configurations brought")
     )
 
 
@@ -93,7 +95,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     assert 4 <= ended < 30
     assert ended % 2 == 0
     (event,) = first.journal.events(BudgetSpent)
-    assert event.why.endswith("settings brought no better val_base_margin")
+    assert event.why.endswith("configurations brought no better val_base_margin")
     assert said == [f"the search ends with {ended} settings: {event.why}"]
     assert first.finals[-1].label == "champion"
 

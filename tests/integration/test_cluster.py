@@ -411,7 +411,7 @@ class Watching(callbacks.Callback):
 def on_three_nodes(three_nodes, tmp_path_factory):
     """A sweep on all nodes, in the folder of its store, and what its watcher was told."""
     folder, watcher = tmp_path_factory.mktemp("whole"), Watching()
-    # Settings that take longer than a node's process needs to start: or a quick node does the work of all.
+    # Configurations that take longer than a node's process needs to start: or a quick node does the work of all.
     search = {**SMALL["search"], "space": long_space(folder, epochs=300)}
     content = {**SMALL, "evaluate_every": 300, "search": search, "resources": {"address": three_nodes.address}}
     with pytest.MonkeyPatch.context() as patch:

@@ -156,9 +156,9 @@ def test_whatever_adds_to_the_front_is_a_gain():
 
     rising = [setting(0, 60, 60), setting(1, 90, 5), setting(2, 5, 90), setting(3, 60, 59)]
     assert meter(rising, BOTH).without_gain == 1
-    assert meter(rising, "val_h").why() == "3 settings brought no better val_h"
+    assert meter(rising, "val_h").why() == "3 configurations brought no better val_h"
     stale = [*rising, setting(4, 60, 60), setting(5, 99, 99, Outcome.DIVERGED)]
-    assert meter(stale, BOTH).why() == "3 settings brought no better val_base_acc or val_new_acc"
+    assert meter(stale, BOTH).why() == "3 configurations brought no better val_base_acc or val_new_acc"
     assert meter([*stale, setting(6, 61, 60)], BOTH).without_gain == 0
 
 

@@ -1,4 +1,4 @@
-"""One setting for several data sets: averages, regrets, and that each data set's part is an ordinary sweep."""
+"""One configuration for several data sets: averages, regrets, and that each data set's part is an ordinary sweep."""
 
 from __future__ import annotations
 
@@ -299,5 +299,5 @@ def test_own_templates_are_those_of_each_data_set():
 
 def test_a_single_setting_is_trained_on_one_data_set():
     task = Task(dataset=SETS[0], also=SETS[1:])
-    with pytest.raises(InputError, match=r"task\.also: one setting is trained on one data set at a time"):
+    with pytest.raises(InputError, match=r"task\.also: one configuration is trained on one data set at a time"):
         TrialFile.from_dict({"task": task.to_dict(), "trial": {"method": "coop"}})

@@ -1,4 +1,4 @@
-"""Packs in a real sweep: settings leave early, and what is killed goes on from its checkpoint."""
+"""Packs in a real sweep: configurations leave early, and what is killed goes on from its checkpoint."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_two_workers_in_any_order_do_what_one_does_and_say_nothing(local_ray, tm
     assert [r.model_copy(update=own) for r in records] == [r.model_copy(update=own) for r in search()]
     assert ended[:6] == [3, 4, 5, 0, 1, 2]
     assert sorted(number for number, _ in heard) == list(range(22))
-    assert all(number not in ended[:before] for number, before in heard)  # while the setting ran
+    assert all(number not in ended[:before] for number, before in heard)  # while the configuration ran
     assert len({record.worker for record in records}) == 2  # kept from generation to generation
     assert {record.reason for record in records} == {"1 1"}
     assert capfd.readouterr() == ("", "")

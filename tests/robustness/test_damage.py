@@ -94,7 +94,7 @@ def test_the_list_of_a_matrix_is_named(sweep, content):
 def test_what_a_confirmed_setting_trained_is_named(tmp_path, content):
     record = trial_record(3, stage="test", seeds=(4,), epochs=1)
     (tmp_path / "3.seed_4.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match=r"3\.seed_4\.safetensors: the file must hold what a confirmed setting"):
+    with pytest.raises(InputError, match=r"3\.seed_4\.safetensors: the file must hold what a confirmed configuration"):
         load_parameters(tmp_path, record)
 
 

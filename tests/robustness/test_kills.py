@@ -27,7 +27,8 @@ from tests.support.sweeps import SMOKE, long_space
 pytestmark = pytest.mark.slow
 
 # One worker: each more is another process to start in each of some ten sessions.
-# A hundred epochs, or all settings would have ended within a quarter of a second, before anything can be done to them.
+# A hundred epochs, or all configurations would have ended within a quarter of a second, before anything can be done to
+# them.
 PIPELINE = {
     **SMOKE,
     "evaluate_every": 100,
@@ -58,7 +59,7 @@ def gcsearch(*words, store, code=0) -> subprocess.CompletedProcess:
 
 
 def assert_same(sweep, undisturbed):
-    """The same settings with the same numbers, each run to its end once."""
+    """The same configurations with the same numbers, each run to its end once."""
     assert [r.config for r in sweep.records] == [r.config for r in undisturbed.records]
     assert [r.metrics for r in sweep.records] == [r.metrics for r in undisturbed.records]
     assert [(r.label, r.config, r.metrics) for r in sweep.finals] == [
@@ -71,7 +72,7 @@ def assert_same(sweep, undisturbed):
 
 
 def measured(sweep, kind):
-    """What the journal says was measured to the end: number, setting and seeds, once for each time."""
+    """What the journal says was measured to the end: number, configuration and seeds, once for each time."""
     return sorted((one.number, one.config.digest, one.seeds) for one in sweep.journal.records(kind))
 
 

@@ -13,7 +13,7 @@ from gcsearch.sweep.sweep import Sweep
 from tests.support.records import trial_record
 
 TRUTH = {0: 80.0, 1: 81.0, 2: 85.0, 3: 84.9, 4: 70.0}
-"""What each setting is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
+"""What each configuration is worth; 2 and 3 cannot be told apart, and 3 has a fifth of the epochs."""
 
 EPOCHS = {0: 50, 1: 50, 2: 100, 3: 20, 4: 50}
 
@@ -23,7 +23,7 @@ def config(number):
 
 
 def measured(proposal, stage, seeds, outcome=Outcome.COMPLETE):
-    """As if trained: what the setting is worth, and something of each seed; references are worth 75."""
+    """As if trained: what the configuration is worth, and something of each seed; references are worth 75."""
     value = TRUTH.get(proposal.number, 75.0)
     numbers = tuple(value + 0.2 * ((seed * 7 + proposal.number * 3) % 5 - 2) for seed in seeds)
     names = (

@@ -23,7 +23,7 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 class Bowl:
-    """A stand-in objective: a smooth function of the setting, slightly different for each of two seeds."""
+    """A stand-in objective: a smooth function of the configuration, slightly different for each of two seeds."""
 
     def __call__(self, proposals: list[Proposal], report: Callable) -> list[TrialRecord]:
         records = []
@@ -55,7 +55,7 @@ class Bowl:
 
 
 class Curved(Bowl):
-    """Settings with a curve that rises to their value, at their own pace; who has to leave at a rung leaves."""
+    """Configurations with a curve that rises to their value, at their own pace; who has to leave at a rung leaves."""
 
     def __call__(self, proposals, report):
         whole = {proposal.number: self.record(proposal) for proposal in proposals}

@@ -93,7 +93,7 @@ def trial(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Train one configuration given by flags: method, hyper-parameters, and task.KEY for the task's keys.
+    """Train one configuration given by flags: method, hyperparameters, and task.KEY for the task's keys.
 
     The model is the bundled test bed where task.backbone names no other one.
     """

@@ -112,7 +112,7 @@ def status(
 def stop(sweep: Annotated[str, typer.Argument(help="Name of a running sweep.")], store: StoreFolder = None) -> None:
     """Let a running sweep finish what it has begun and then end; it can go on later. From any host of the store."""
     if asked := gcsearch.stop(sweep, store=store):
-        print(f"asked {asked.holder.process} to stop {sweep}; it ends once the settings that run have ended")
+        print(f"asked {asked.holder.process} to stop {sweep}; it ends once the configurations that run have ended")
     else:
         say(f"nobody drives {sweep}: there is nothing to stop")
 
@@ -132,11 +132,11 @@ def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: 
 
 def extend(
     sweep: Annotated[str, typer.Argument(help="Name of a finished sweep.")],
-    trials: Annotated[int, typer.Option(min=1, help="How many settings more.")],
+    trials: Annotated[int, typer.Option(min=1, help="How many configurations more.")],
     store: StoreFolder = None,
     quiet: Quiet = False,
 ) -> None:
-    """Try more settings in a finished sweep, then choose and confirm again."""
+    """Try more configurations in a finished sweep, then choose and confirm again."""
     from gcsearch.sweep.sweep import open_sweep
 
     metric = open_sweep(sweep, store).pipeline.search.ranking_metric

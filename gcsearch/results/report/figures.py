@@ -58,7 +58,7 @@ _MEANING = {
 _OTHER_LINES = ((BLUE, "dash"), (GREEN, "dot"), (PURPLE, "dashdot"), (GREY, "longdash"))
 
 
-_NAMED = 7  # settings that a legend can name without taking the picture's place
+_NAMED = 7  # configurations that a legend can name without taking the picture's place
 _LANDMARKS = ("zeroshot", "coop", "sam", "gcscoop")
 
 
@@ -124,9 +124,10 @@ def _iso_lines(figure: go.Figure, points: Sequence[tuple[float, float]]) -> None
 
 
 def draw_confirmation(finals: Sequence[TrialRecord]) -> go.Figure:
-    """Base against new accuracy on test images: each seed small, each setting's mean large and named.
+    """Base against new accuracy on test images: each seed small, each configuration's mean large and named.
 
-    The others of the shortlist are grey and tell their name on hovering; of many settings all but the landmarks are.
+    The others of the shortlist are grey and tell their name on hovering; of many configurations all but the landmarks
+    are.
     """
     figure = empty_figure(440)
     measured = filter(has_both_sides, finals)
@@ -196,7 +197,7 @@ def draw_history(course: History, champion: int | None, objective: Metric) -> go
 
 
 def draw_slice(tried: Responses, name: str, champion: int | None, objective: Metric) -> go.Figure:
-    """One hyper-parameter: its value in every completed setting that has it, against the objective."""
+    """One hyperparameter: its value in every completed configuration that has it, against the objective."""
     shown, one = tried.having((name,)), tried.axes[name]
     places, values = [one.place(tried.records[i].config.values[name]) for i in shown], [tried.values[i] for i in shown]
     trials = [tried.records[i].number for i in shown]
@@ -214,7 +215,7 @@ def draw_slice(tried: Responses, name: str, champion: int | None, objective: Met
 def draw_contour(
     tried: Responses, pair: tuple[str, str], ground: Surface | None, champion: int | None, objective: Metric
 ) -> go.Figure:
-    """A map of two hyper-parameters: each setting a dot in the colour of its value, over `ground` if there is one.
+    """A map of two hyperparameters: each configuration a dot in the colour of its value, over `ground` if there is one.
 
     The lowest tenth of values shares one colour.
     """
@@ -251,7 +252,7 @@ def _apply(update: Callable[..., Any], one: Axis) -> None:
 
 
 def draw_importances(shares: Mapping[str, float]) -> go.Figure:
-    """A bar per hyper-parameter, the largest on top."""
+    """A bar per hyperparameter, the largest on top."""
     names = list(shares)[::-1]
     values = [100.0 * shares[name] for name in names]
     bar = go.Bar(

@@ -38,7 +38,7 @@ class ConfirmedRow(NamedTuple):
 
 
 def confirmed_rows(finals: Sequence[TrialRecord], task: Task = BASE_TO_NEW) -> list[ConfirmedRow]:
-    """The confirmed settings with the metrics of `metrics.columns`, and the champion's leads; the champion last."""
+    """The confirmed configurations with the metrics of `metrics.columns`, the champion last, and its leads."""
     champion = champion_of(finals)
     metric = deciding(finals, task)
 
@@ -56,7 +56,7 @@ def champion_of(finals: Sequence[TrialRecord]) -> TrialRecord | None:
 
 
 class Rechecked(NamedTuple):
-    """A setting of the shortlist: the objective in the search and with new seeds, and how far behind the best."""
+    """A configuration of the shortlist: the objective in the search and with new seeds, and how far behind the best."""
 
     record: TrialRecord
     before: Spread
@@ -93,7 +93,7 @@ def headline(
     if not any(record.outcome is Outcome.COMPLETE for record in records):
         reasons = [record.reason.splitlines()[0] for record in records if record.reason]
         first = f" The first reason given: {reasons[0]}" if reasons else ""
-        return [f"No setting has completed ({outcome_counts(records)}), so there is nothing to choose.{first}"]
+        return [f"No configuration has completed ({outcome_counts(records)}), so there is nothing to choose.{first}"]
     confirmed = champion_of(finals)
     metric = deciding(finals, pipeline.task)
     if confirmed is None or not confirmed.metrics.get(metric):
@@ -139,9 +139,9 @@ def _unconfirmed(pipeline: Pipeline, records: Sequence[TrialRecord], champion: i
     objective = pipeline.search.ranking_metric
     best = next((record for record in records if record.number == champion), None)
     if best is None:
-        return ["Settings have completed, but none has been chosen yet."]
+        return ["Configurations have completed, but none has been chosen yet."]
     return [
-        f"The best setting so far is trial {best.number}, {describe(best.config, searched(records))}: "
+        f"The best configuration so far is trial {best.number}, {describe(best.config, searched(records))}: "
         f"{objective} = {plus_minus(spread(best.metrics.get(objective, ())))} over {counted(len(best.seeds), 'seed')}.",
         "It has not been confirmed on fresh seeds and test images yet. "
         "The best of many noisy numbers is on average too high; expect less from it.",
@@ -152,7 +152,7 @@ def _comparison(row: ConfirmedRow, champion: TrialRecord, metric: str) -> str:
     lead, words = row.lead, find(metric).title
     known = verdict(champion, row.record, lead)
     if known is Verdict.SAME:
-        return f"It is the same setting as {row.name}: the search found nothing better."
+        return f"It is the same configuration as {row.name}: the search found nothing better."
     if not row.record.metrics.get(metric):
         return f"{row.name} has no {words}, so the two are not compared."
     if lead is None:
@@ -175,7 +175,7 @@ _KINDS = {
     Verdict.BETTER: "above",
     Verdict.WORSE: "below",
     Verdict.INDISTINGUISHABLE: "not distinguishable from",
-    Verdict.SAME: "the same setting as",
+    Verdict.SAME: "the same configuration as",
     Verdict.UNKNOWN: "not compared with",
 }
 
@@ -190,7 +190,7 @@ def _summary(rows: Sequence[ConfirmedRow], champion: TrialRecord, metric: str) -
 
 
 class ScatterPoint(NamedTuple):
-    """A setting between base and new accuracy, per cent, means over seeds."""
+    """A configuration between base and new accuracy, per cent, means over seeds."""
 
     number: int
     base: float
@@ -205,7 +205,7 @@ def has_both_sides(record: TrialRecord) -> bool:
 
 
 def scatter_points(records: Sequence[TrialRecord]) -> list[ScatterPoint]:
-    """Every setting with an accuracy on both sides, in the stage that the search was measured in."""
+    """Every configuration with an accuracy on both sides, in the stage that the search was measured in."""
     points = []
     for record in records:
         if has_both_sides(record):
@@ -271,7 +271,8 @@ def curve(record: TrialRecord, metric: str) -> Curve:
 
 
 def compared(ranking: Sequence[RankedTrial], champion: int, every: int) -> list[tuple[str, TrialRecord]]:
-    """The settings whose learning curves are shown, where one is measured after `every` epochs and after its last.
+    """The configurations whose learning curves are shown, where one is measured after `every` epochs and after its
+    last.
 
     The champion, then those from the literature, the runner-up, the worst and the middle one, as far as there
     are such.
@@ -289,7 +290,7 @@ def compared(ranking: Sequence[RankedTrial], champion: int, every: int) -> list[
 
 
 class Branches(NamedTuple):
-    """How a gradient-constrained setting chose: per cent of steps per branch, and the mean cosine."""
+    """How a gradient-constrained configuration chose: per cent of steps per branch, and the mean cosine."""
 
     epochs: list[int]
     plain: list[float]

@@ -1,4 +1,4 @@
-"""The settings that were tried, as points of a space: which hyper-parameters vary, their axes, an Optuna study."""
+"""The configurations that were tried, as points of a space: which hyperparameters vary, their axes, an Optuna study."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _LINEAR = frozenset({"beta1", "beta2", "momentum"})
 _WIDE = 10.0  # least ratio of the largest to the smallest number on an axis that is logarithmic by its numbers
 _OFF = "off"
 
-LEAST_SURFACE = 20  # settings with numbers on both axes; fewer are shown as points alone
-REACH = 1 / 8  # of an axis' length: farther than this from every setting, a surface says nothing
+LEAST_SURFACE = 20  # configurations with numbers on both axes; fewer are shown as points alone
+REACH = 1 / 8  # of an axis' length: farther than this from every configuration, a surface says nothing
 _WIDTH = REACH / 2  # standard deviation of the weights of the average
 _CELLS = 60  # of a surface along each axis
 
 
 @dataclass(frozen=True)
 class Axis:
-    """Where values of a hyper-parameter lie on a picture's axis.
+    """Where values of a hyperparameter lie on a picture's axis.
 
     On a logarithmic axis 0 stands apart at the left end; "off" stands apart below the numbers (for beta1,
     every value <= 0 means the same).  `special` maps such places to their words.
@@ -92,7 +92,7 @@ class Axis:
 
 
 def axis(name: str, values: Iterable[Value]) -> Axis:
-    """The axis that holds all `values` of the hyper-parameter `name`."""
+    """The axis that holds all `values` of the hyperparameter `name`."""
     seen = set(values)
     numbers = sorted(float(v) for v in seen if isinstance(v, (int, float)) and not isinstance(v, bool))
     others = {value for value in seen if isinstance(value, (bool, str))} - {_OFF}
@@ -118,7 +118,7 @@ def _is_logarithmic(name: str, positive: Sequence[float]) -> bool:
 
 @dataclass(frozen=True)
 class Responses:
-    """The completed settings as an Optuna study: trial i of the study is `records[i]`."""
+    """The completed configurations as an Optuna study: trial i of the study is `records[i]`."""
 
     study: optuna.Study
     records: tuple[TrialRecord, ...]
@@ -126,11 +126,11 @@ class Responses:
 
     @cached_property
     def values(self) -> list[float]:
-        """The objective of each setting, mean over seeds."""
+        """The objective of each configuration, mean over seeds."""
         return [trial.value for trial in self.study.get_trials(deepcopy=False)]
 
     def having(self, names: Sequence[str]) -> list[int]:
-        """The indices of the settings that have all these hyperparameters."""
+        """The indices of the configurations that have all these hyperparameters."""
         return [i for i, record in enumerate(self.records) if set(names) <= record.config.values.keys()]
 
 
@@ -153,10 +153,10 @@ def responses(records: Sequence[TrialRecord], objective: str) -> Responses:
 
 
 def importances(tried: Responses) -> dict[str, float]:
-    """Share of each searched hyper-parameter in reaching the best tenth of settings (PED-ANOVA), largest first."""
+    """Share of each searched hyperparameter in reaching the best tenth of configurations (PED-ANOVA), largest first."""
     if not tried.axes or len(set(tried.values)) < 2:
         return {}
-    # Compared can be only what every setting has: what one method has alone is in `method` with it.
+    # Compared can be only what every configuration has: what one method has alone is in `method` with it.
     common = [name for name in tried.axes if all(name in record.config.values for record in tried.records)]
     if not common:
         return {}
@@ -174,7 +174,7 @@ def contour_pairs(tried: Responses) -> list[tuple[str, str]]:
 
 
 class Surface(NamedTuple):
-    """The objective over two hyper-parameters in natural units; z[row][column] is NaN where nothing is known."""
+    """The objective over two hyperparameters in natural units; z[row][column] is NaN where nothing is known."""
 
     x: list[float]
     y: list[float]
@@ -182,11 +182,11 @@ class Surface(NamedTuple):
 
 
 def surface(tried: Responses, pair: tuple[str, str]) -> Surface | None:
-    """The average of the settings near each place of the map; None where there are too few for one.
+    """The average of the configurations near each place of the map; None where there are too few for one.
 
-    z = sum(w_i v_i) / sum(w_i) with w_i = exp(-d_i^2 / 2 s^2), d_i the distance to setting i with both axes
-    scaled to 0..1 (by the logarithm on a logarithmic axis) and s half of `REACH`; NaN where the nearest setting is
-    farther than `REACH`.  Settings at a place that stands apart ("off", 0 on a logarithmic axis) take no part;
+    z = sum(w_i v_i) / sum(w_i) with w_i = exp(-d_i^2 / 2 s^2), d_i the distance to configuration i with both axes
+    scaled to 0..1 (by the logarithm on a logarithmic axis) and s half of `REACH`; NaN where the nearest configuration
+    is farther than `REACH`.  Configurations at a place that stands apart ("off", 0 on a logarithmic axis) take no part;
     `LEAST_SURFACE` others are needed, of two values or more on either axis.
     """
     across, up = (tried.axes[name] for name in pair)
@@ -199,11 +199,11 @@ def surface(tried: Responses, pair: tuple[str, str]) -> Surface | None:
     if len(known) < LEAST_SURFACE or any(len({row[side] for row in known}) < 2 for side in (0, 1)):
         return None
     cells = np.linspace(0, 1, _CELLS + 1)
-    dx = cells[:, None] - np.array([across.unit(row[0]) for row in known])  # [columns, settings]
-    dy = cells[:, None] - np.array([up.unit(row[1]) for row in known])  # [rows, settings]
+    dx = cells[:, None] - np.array([across.unit(row[0]) for row in known])  # [columns, configurations]
+    dy = cells[:, None] - np.array([up.unit(row[1]) for row in known])  # [rows, configurations]
     wx, wy = (np.exp(-(d**2) / (2 * _WIDTH**2)) for d in (dx, dy))
     nearest = np.stack([(row**2 + dx**2).min(axis=1) for row in dy])
-    with np.errstate(invalid="ignore"):  # 0 / 0 far from every setting
+    with np.errstate(invalid="ignore"):  # 0 / 0 far from every configuration
         average = (wy * [row[2] for row in known]) @ wx.T / (wy @ wx.T)
     z = np.where(nearest <= REACH**2, average, math.nan)
     return Surface([across.natural(u) for u in cells], [up.natural(u) for u in cells], z.tolist())

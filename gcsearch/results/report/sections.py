@@ -51,7 +51,7 @@ from gcsearch.results.tables.wording import counted, describe, joined, named, ou
 from gcsearch.stats import Spread, spread
 
 _MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
-_LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed settings that a picture needs
+_LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed configurations that a picture needs
 
 WithCurves = Callable[[Sequence[TrialRecord]], Sequence[TrialRecord]]
 """Gives records that may come without their curves with them."""
@@ -93,7 +93,7 @@ def results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Sectio
     ahead = f"champion ahead by, in {find(deciding(finals, task)).title}"
     table = replace(
         table,
-        headings=[Heading("setting", words=True), *table.headings[1:], Heading(ahead)],
+        headings=[Heading("configuration", words=True), *table.headings[1:], Heading(ahead)],
         rows=[[*cells, row.lead] for cells, row in zip(table.rows, rows, strict=True)],
     )
     seeds = sorted({seed for record in finals for seed in record.seeds})
@@ -135,7 +135,7 @@ def choice_section(
     titles = (f"{search.ranking_metric} in the search", "with new seeds", "behind the best")
     table = Table(
         "",
-        [Heading("setting", words=True), *map(Heading, titles)],
+        [Heading("configuration", words=True), *map(Heading, titles)],
         [
             [
                 f"trial {row.record.number}, {describe(row.record.config, names)}",
@@ -160,15 +160,18 @@ def scatter_section(records: Sequence[TrialRecord], finals: Sequence[TrialRecord
     if len(one_sided) < len(finals):
         pictures.append(Picture("scatter of the confirmation", partial(draw_confirmation, finals)))
     if not pictures:
-        return Section(title, "Only one setting to show." if measured else "No setting has accuracies on both sides.")
+        return Section(
+            title, "Only one configuration to show." if measured else "No configuration has accuracies on both sides."
+        )
     parts = []
     if points and records[0].stage == "search":
         parts.append(
-            "The search: each point is one setting, by validation images; the held-out part of the base classes plays "
+            "The search: each point is one configuration, by validation images; the held-out part of the base classes "
+            "plays "
             "“new”, and no test image or new class is involved."
         )
     elif points:
-        parts.append("The search, an oracle: each point is one setting, by test images of base and new classes.")
+        parts.append("The search, an oracle: each point is one configuration, by test images of base and new classes.")
     if len(pictures) > (1 if points else 0):
         parts.append(
             "The confirmation: test images; small dots are seeds, large marks their means (names on hovering)."
@@ -187,20 +190,20 @@ def history_section(records: Sequence[TrialRecord], champion: int | None, object
         return Section(title, f"No trial has come to a number ({outcome_counts(records)}).")
     names = searched(records)
     if len(records) < _LEAST_PICTURED:
-        return Section(title, f"Only one setting was tried: {describe(records[0].config, names)}.")
+        return Section(title, f"Only one configuration was tried: {describe(records[0].config, names)}.")
     draw = partial(draw_history, history(records, objective.key), champion, objective)
     lead = f"Shown is {objective.legend}. Bars are standard deviations over seeds: read differences against them."
     return Section(title, lead, [Picture("course of the search", draw)])
 
 
 def slices_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
-    title = "One hyper-parameter at a time"
+    title = "One hyperparameter at a time"
     if len(tried.records) < _LEAST_PICTURED or not tried.axes:
-        return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
+        return Section(title, f"Fewer than {_LEAST_PICTURED} different configurations have completed.")
     pictures = [
         Picture(f"slice of {name}", partial(draw_slice, tried, name, champion, objective)) for name in tried.axes
     ]
-    lead = f"Every completed setting, {objective.legend}. The other hyper-parameters vary too, hence the scatter."
+    lead = f"Every completed configuration, {objective.legend}. The other hyperparameters vary too, hence the scatter."
     special = [f"{n}: “{text}” stands apart" for n, one in tried.axes.items() for text in one.special.values()]
     return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", pictures)
 
@@ -209,37 +212,37 @@ def contours_section(tried: Responses, champion: int | None, objective: Metric) 
     title = "Two at a time"
     pairs = contour_pairs(tried)
     if not pairs:
-        return Section(title, "Fewer than two numeric hyper-parameters were searched.")
+        return Section(title, "Fewer than two numeric hyperparameters were searched.")
     if len(tried.records) < _LEAST_PICTURED:
-        return Section(title, f"Fewer than {_LEAST_PICTURED} different settings have completed.")
+        return Section(title, f"Fewer than {_LEAST_PICTURED} different configurations have completed.")
     grounds = [surface(tried, pair) for pair in pairs]
     pictures = [
         Picture(f"map of {' and '.join(pair)}", partial(draw_contour, tried, pair, ground, champion, objective))
         for pair, ground in zip(pairs, grounds, strict=True)
     ]
-    lead = f"Each dot is a setting, its colour {objective.legend}; the lowest tenth shares one colour. "
+    lead = f"Each dot is a configuration, its colour {objective.legend}; the lowest tenth shares one colour. "
     if any(grounds):
         lead += (
-            "The surface averages the settings near by and is blank where none lies within "
+            "The surface averages the configurations near by and is blank where none lies within "
             f"{REACH:.3g} of the axes' length. “off”, and 0 on a logarithmic axis, stand apart from it. "
         )
     if not all(grounds):
-        lead += f"Fewer than {LEAST_SURFACE} settings with numbers on both axes get no surface."
+        lead += f"Fewer than {LEAST_SURFACE} configurations with numbers on both axes get no surface."
     return Section(title, lead, pictures)
 
 
 def importance_section(tried: Responses) -> Section:
-    title = "Which hyper-parameters mattered"
+    title = "Which hyperparameters mattered"
     if len(tried.records) < _LEAST_IMPORTANCE:
-        return Section(title, f"Fewer than {_LEAST_IMPORTANCE} settings have completed, too few to tell.")
+        return Section(title, f"Fewer than {_LEAST_IMPORTANCE} configurations have completed, too few to tell.")
     shares = importances(tried)
     if not shares:
-        return Section(title, "All settings came to the same number.")
-    lead = "PED-ANOVA: how far the best tenth of settings differs from all settings, per hyper-parameter."
+        return Section(title, "All configurations came to the same number.")
+    lead = "PED-ANOVA: how far the best tenth of configurations differs from all configurations, per hyperparameter."
     if "rho" in tried.axes and {"beta1", "beta2"} & set(tried.axes):
         lead += (
             " Read it with care: as rho goes to 0 both gradients become the same, and then the bounds beta1 and "
-            "beta2 mean nothing, so settings of small rho make the bounds look less important than they are."
+            "beta2 mean nothing, so configurations of small rho make the bounds look less important than they are."
         )
     return Section(title, lead, [Picture("importances", partial(draw_importances, shares))])
 

@@ -1,7 +1,7 @@
 """Tables for LaTeX: any text as it has to be written there, and a whole table for the package booktabs.
 
-What comes out compiles in a plain article with pdfLaTeX, XeLaTeX and LuaLaTeX, whatever data sets, sweeps and settings
-are called.
+What comes out compiles in a plain article with pdfLaTeX, XeLaTeX and LuaLaTeX, whatever data sets, sweeps and
+configurations are called.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Numbers, settings and outcomes in words."""
+"""Numbers, configurations and outcomes in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OWN_FIRST = ("method", "rho", "beta1", "beta2")
 
 
 def searched(records: Sequence[TrialRecord]) -> list[str]:
-    """What takes more than one value: the method, its own hyper-parameters, then those of every method."""
+    """What takes more than one value: the method, its own hyperparameters, then those of every method."""
     values: dict[str, set[Value]] = {}
     for record in records:
         for name, value in record.config.values.items():
@@ -41,7 +41,7 @@ def typeset(text: str) -> str:
 
 
 def value_text(value: Value) -> str:
-    """A hyper-parameter's value; words in quotation marks."""
+    """A hyperparameter's value; words in quotation marks."""
     if isinstance(value, bool):
         return str(value).lower()
     text = written(value)
@@ -59,19 +59,19 @@ def joined(names: Sequence[str]) -> str:
 
 
 def named(record: TrialRecord) -> str:
-    """A confirmed setting by its label, with the tags of its method."""
+    """A confirmed configuration by its label, with the tags of its method."""
     return with_tags(record.label or f"trial {record.number}", title_and_tags(record.config)[1])
 
 
 def describe(config: TrialConfig, names: Sequence[str]) -> str:
-    """A setting in words: `GCSCoOp (rho 0.12, beta1 off, beta2 0.8)`; `names` are the keys shown."""
+    """A configuration in words: `GCSCoOp (rho 0.12, beta1 off, beta2 0.8)`; `names` are the keys shown."""
     title = with_tags(*title_and_tags(config))
     shown = ", ".join(f"{n} {value_text(config.hyperparameters[n])}" for n in names if n in config.hyperparameters)
     return f"{title} ({shown})" if shown else title
 
 
 def described(config: TrialConfig) -> str:
-    """The setting in one line, the tags of its method behind the method's name."""
+    """The configuration in one line, the tags of its method behind the method's name."""
     method, space, rest = config.describe().partition(" ")
     return with_tags(method, title_and_tags(config)[1]) + space + rest
 

@@ -124,7 +124,7 @@ def test_time_has_all_stages_and_grows_with_each(chosen, content, monkeypatch):
     assert made.seconds == plan.START_SECONDS + search + confirm
     # 3 packs one after another; 10 epochs of one step and half a measurement of twice as many names as are trained.
     assert search == pytest.approx(3 * 10 * (1 + 0.5 * 4 / 2))
-    # Two settings of ten epochs are measured twice, CoOp of 200 epochs once; zero-shot trains nothing.
+    # Two configurations of ten epochs are measured twice, CoOp of 200 epochs once; zero-shot trains nothing.
     assert confirm == pytest.approx(2 * 10 * (1 + 0.5 * 4 / 2) + (2 * 10 + 200) * (1 + 0.5 * 8 / 4))
     assert seconds(search={"trials": 12})[1] == pytest.approx(2 * search)
     assert seconds(resources={"workers": 2})[1] == pytest.approx(2 / 3 * search)  # a generation of two packs, and one
@@ -173,7 +173,7 @@ def test_what_a_sweep_of_this_name_has_done_is_not_done_again(chosen, content, t
     rest = plan.make(chosen, store=tmp_path / "a")
     assert (rest.settings, rest.done) == (6, 4)
     assert rest.search_seconds < whole.search_seconds
-    assert line(rest, "settings").endswith("in 3 packs, 4 of them done")
+    assert line(rest, "configurations").endswith("in 3 packs, 4 of them done")
     begun(chosen, tmp_path / "b", 6, "FINISHED")
     over = plan.make(chosen, store=tmp_path / "b")
     assert (over.seconds, over.notes[0]) == (0.0, "the sweep tiny is finished; --fresh runs it anew")

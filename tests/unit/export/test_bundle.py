@@ -62,7 +62,7 @@ def test_of_a_shared_prompt_everything_is_there(exported):
     assert [len(rows[key]) for key in ("seed_4", "seed_5", "mean")] == [sum(map(len, names.values()))] * 3 == [9] * 3
     torch.testing.assert_close(rows["mean"], (rows["seed_4"] + rows["seed_5"]) / 2)
     card = (folder / "card.md").read_text()
-    assert "# GCSCoOp on tiny, mini" in card and "Chosen among 7 settings" in card
+    assert "# GCSCoOp on tiny, mini" in card and "Chosen among 7 configurations" in card
     assert f"- few-shot images of seed 5: `{facts['data']['draws']['5']}`" in card
     assert "- MLflow: run `r1` in sqlite:////somewhere/mlflow.db" in card
 

@@ -502,7 +502,7 @@ def test_the_starts_lead_into_every_case_of_the_formulas():
     assert {PLAIN, PROJECTED, PERTURBED} == {b for update in gcsam for b in update.branch.tolist()}
 
 
-# ---- The settings at which a rule is another one.
+# ---- The configurations at which a rule is another one.
 
 LIMITS = [
     ("sam", {"rho": 0.0}, "plain"),

@@ -1,4 +1,4 @@
-"""One table of all methods: each setting once, each task apart, the best of each column marked."""
+"""One table of all methods: each configuration once, each task apart, the best of each column marked."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ def test_a_row_is_named_by_title_method_or_sweep(name):
 def test_a_name_that_is_in_no_table_or_fits_several_rows_is_refused():
     groups = compare([a_sweep("one", a_final("gcscoop")), a_sweep("two", a_final("gcscoop", rho=0.3))])
     with pytest.raises(
-        InputError, match=r"settings are compared with one that is in the table(.|\n)*There are: zero-shot"
+        InputError, match=r"configurations are compared with one that is in the table(.|\n)*There are: zero-shot"
     ):
         against(groups, "prograd")
     with pytest.raises(InputError, match="several rows are called so"):
@@ -342,7 +342,7 @@ def test_two_champions_of_one_method_on_a_data_set_have_no_average_and_it_is_sai
     why = "GCSCoOp (several on shapes-sketch, searched in one, two)"
     assert means(table) == ({"zero-shot CLIP": 71.0, "GCSCoOp, literature": 91.0}, [why])
     again = [replace(sweep, champion=LITERATURE) if sweep.name == "two" else sweep for sweep in sweeps]
-    assert means(averages(compare(again))[0])[0]["GCSCoOp"] == 93.0, "both have chosen the same setting"
+    assert means(averages(compare(again))[0])[0]["GCSCoOp"] == 93.0, "both have chosen the same configuration"
 
 
 def with_seeds(record, *seeds):

@@ -118,5 +118,5 @@ def test_pooling_adds_seeds_and_never_loses_one():
     assert both.metrics == {"test_h": (80.0, 81.0, 82.0), "loss": (0.5, 0.6, 0.8)}
     assert both.seconds == 2.0
     assert pooled([first]) == first
-    with pytest.raises(ValueError, match="different settings"):
+    with pytest.raises(ValueError, match="different configurations"):
         pooled([first, record((1.0,), (9,), rho=0.9)])

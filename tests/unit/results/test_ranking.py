@@ -130,7 +130,7 @@ def test_one_seed_has_no_error_and_the_best_mean_wins():
 
 
 def planted(generator, lead, noise, seeds):
-    """30 settings of one true value and one, of more epochs, that is `lead` better; per-seed noise of each."""
+    """30 configurations of one true value and one, of more epochs, that is `lead` better; per-seed noise of each."""
     truth = [80.0] * 30 + [80.0 + lead]
     common = [generator.gauss(0, 2) for _ in range(seeds)]
     return [
@@ -150,7 +150,7 @@ def test_a_clear_planted_best_among_31_is_always_found():
 
 @pytest.mark.parametrize("lead", [0.0, 0.5, 1.0, 2.0])
 def test_a_planted_best_is_found_at_the_rate_that_the_rule_promises(lead):
-    """Beside one simpler setting it is chosen where lead / error > 1: a non-central t beyond 1."""
+    """Beside one simpler configuration it is chosen where lead / error > 1: a non-central t beyond 1."""
     generator, tries, seeds = random.Random(0), 400, 5
     chosen = 0
     for _ in range(tries):
@@ -161,7 +161,7 @@ def test_a_planted_best_is_found_at_the_rate_that_the_rule_promises(lead):
 
 
 def test_fresh_seeds_take_the_winners_curse_away():
-    """Among equal settings the best of the search looks better than it is; measured again it does not."""
+    """Among equal configurations the best of the search looks better than it is; measured again it does not."""
     generator, old, new = random.Random(1), [], []
     for _ in range(200):
         first = planted(generator, 0.0, 1.0, 3)

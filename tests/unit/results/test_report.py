@@ -34,7 +34,7 @@ NAN = math.nan
 
 
 def a_record(number=0, h=80.0, *, method="gcscoop", outcome=Outcome.COMPLETE, epochs=4, **changes) -> TrialRecord:
-    """A searched setting whose val_h ends at `h` on seed 1 and two points higher on seed 2."""
+    """A searched configuration whose val_h ends at `h` on seed 1 and two points higher on seed 2."""
     usual = {"gcscoop": {"rho": 0.1, "beta1": 0.5, "beta2": 0.8}, "zeroshot": {}}
     hyperparameters = usual.get(method, {"lr": 0.002}) | changes.pop("hyperparameters", {})
     curve = tuple(
@@ -114,7 +114,7 @@ def test_the_headline_admits_defeat_and_a_single_seed():
     one = [a_final("zero-shot CLIP", (70.0,)), a_final("champion", (80.0,), rho=0.1)]
     assert "+10.00 points of H on one seed, which says little" in findings.headline(PIPELINE, a_sweep(), one, 10)[1]
     same = [a_final("SAM, literature", (80.0, 81.0), rho=0.1), a_final("champion", (80.0, 81.0), rho=0.1)]
-    assert "same setting as SAM, literature" in findings.headline(PIPELINE, a_sweep(), same, 10)[1]
+    assert "same configuration as SAM, literature" in findings.headline(PIPELINE, a_sweep(), same, 10)[1]
 
 
 def test_the_headline_before_the_confirmation_and_without_any_success():
@@ -123,7 +123,7 @@ def test_the_headline_before_the_confirmation_and_without_any_success():
     assert "too high" in second
     (sentence,) = findings.headline(PIPELINE, [lost(0), lost(1), lost(2, Outcome.DIVERGED)], [], None)
     assert sentence == (
-        "No setting has completed (1 diverged, 2 failed), so there is nothing to choose. "
+        "No configuration has completed (1 diverged, 2 failed), so there is nothing to choose. "
         "The first reason given: CUDA error <out of memory>"
     )
 
@@ -188,7 +188,7 @@ def test_every_reference_is_a_yardstick_by_its_role_whatever_its_label():
     shortlisted = a_final("shortlisted t0003", (70.0, 71.0, 72.0), number=3, rho=0.4)
     sentences = findings.headline(PIPELINE, a_sweep(), [sam, shortlisted, FINALS[2]], 10)
     assert sentences[1].startswith("That is 10.00 points above Sharp, my words (95 % interval")
-    assert len(sentences) == 2, "a shortlisted setting is none"
+    assert len(sentences) == 2, "a shortlisted configuration is none"
 
 
 def test_many_references_share_a_sentence_by_what_their_intervals_say():
@@ -447,9 +447,19 @@ def test_what_users_write_is_escaped():
 @pytest.mark.parametrize(
     ("records", "finals", "champion", "left_out"),
     [
-        ([], [], None, ["No trial has ended yet", "No setting has completed (no trial has ended)"]),
-        ([lost(0), lost(1)], [], None, ["2 failed", "No setting has accuracies on both sides", "There is no champion"]),
-        ([a_record(0)], [], 0, ["has not been confirmed", "Fewer than 2 different settings", "Fewer than two numeric"]),
+        ([], [], None, ["No trial has ended yet", "No configuration has completed (no trial has ended)"]),
+        (
+            [lost(0), lost(1)],
+            [],
+            None,
+            ["2 failed", "No configuration has accuracies on both sides", "There is no champion"],
+        ),
+        (
+            [a_record(0)],
+            [],
+            0,
+            ["has not been confirmed", "Fewer than 2 different configurations", "Fewer than two numeric"],
+        ),
         ([a_record(0), a_record(1, hyperparameters={"rho": 0.0})], FINALS, 1, ["Fewer than two numeric"]),
         ([a_record(0, hyperparameters={"rho": 0.0})], [], 0, []),
         (
@@ -462,7 +472,7 @@ def test_what_users_write_is_escaped():
             [a_record(n, hyperparameters={"rho": 0.1 + n / 100}) for n in range(12)],
             [],
             3,
-            ["All settings came to the same number"],
+            ["All configurations came to the same number"],
         ),
         (
             [a_record(0, epochs=1, method="zeroshot")],
@@ -470,7 +480,7 @@ def test_what_users_write_is_escaped():
             0,
             ["zero-shot CLIP does not choose", "fewer than two measured"],
         ),
-        ([a_record(0, metrics={"val_h": (NAN, NAN)}), a_record(1)], [], 1, ["Fewer than 2 different settings"]),
+        ([a_record(0, metrics={"val_h": (NAN, NAN)}), a_record(1)], [], 1, ["Fewer than 2 different configurations"]),
     ],
 )
 def test_a_picture_that_cannot_be_drawn_says_why(records, finals, champion, left_out):
@@ -525,7 +535,7 @@ def test_the_page_of_class_specific_vectors_leaves_out_what_they_do_not_have():
     records = [base_only(a_record(n, 70 + n, method="coop", hyperparameters={"lr": 0.001 * n})) for n in range(1, 13)]
     champion = base_only(a_final("champion", (80.0, 81.0), number=12, method="coop", lr=0.012))
     text = own(built(by_base, records, [champion], 12))
-    assert "No setting has accuracies on both sides" in text
+    assert "No configuration has accuracies on both sides" in text
     assert "<td>80.50 ± 0.71<td>–<td>–" in text
     assert "champion ahead by, in base accuracy" in text
     assert "H –" not in text

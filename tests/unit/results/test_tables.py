@@ -76,7 +76,7 @@ def test_a_ranking_is_a_table_a_data_frame_and_a_notebooks_cell():
     pipeline = Pipeline(name="pets", search=SearchConfig(objective="val_h"))
     ranked = ranking(pipeline, trials)
     assert [row.record.number for row in ranked] == [1, 0, 2] and len(ranked[:2]) == 2
-    assert ranked.table(2).title == "pets: 3 settings by val_h, mean ± sd over seeds"
+    assert ranked.table(2).title == "pets: 3 configurations by val_h, mean ± sd over seeds"
     assert [row[:2] for row in ranked.table().cells] == [["1", "t0001"], ["2", "t0000"], ["-", "t0002"]]
     frame = ranked.to_frame()
     assert frame[["rank", "trial", "params_rho", "seed", "value"]].values.tolist() == [

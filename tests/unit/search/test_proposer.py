@@ -240,7 +240,7 @@ def test_records_of_another_sweep_are_refused(change, words):
 
 def test_a_gap_in_the_records_is_refused():
     records = search()
-    with pytest.raises(RunError, match="settings after number 2 have records, but it has none"):
+    with pytest.raises(RunError, match="configurations after number 2 have records, but it has none"):
         run_again([record for record in records if record.number != 2])
 
 

@@ -119,7 +119,7 @@ def whole(laboratory, episodes):
 
 
 def test_the_worse_half_leaves_at_each_rung_with_all_its_seeds(halved, whole):
-    """Expected from the curves of the same settings that were left to train to their ends."""
+    """Expected from the curves of the same configurations that were left to train to their ends."""
     curves = [{report.epoch: report.mean("val_h") for report in trial.record.curve} for trial in whole]
     left: dict[int, int] = {}
     for rung, stay in zip(RUNGS, (2, 1), strict=True):

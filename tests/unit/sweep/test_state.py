@@ -146,7 +146,7 @@ def test_a_confirmation_with_a_failed_trial_is_not_over(sweep):
 
 def test_a_search_that_ended_early_is_over_until_it_is_extended(sweep, lease):
     searched(sweep, 4)
-    sweep.journal.append("budget", why="5 settings failed")
+    sweep.journal.append("budget", why="5 configurations failed")
     with driving(lease, "the sweep demo"):
         found = read_status(sweep)
         assert (found.done, found.total, found.stage, found.seconds_left) == (4, 10, "confirm", 0)
@@ -175,7 +175,7 @@ def test_status_prints_all_sweeps_or_one(sweep):
     )
     lines = call("status", "--store", store).stdout.splitlines()
     assert lines[0] == "sweep   demo: dead"
-    assert lines[1] == "done    2 of 10 settings; stage search"
+    assert lines[1] == "done    2 of 10 configurations; stage search"
     empty = call("status", "--store", store / "none")
     assert (empty.returncode, empty.stdout, "no sweep in" in empty.stderr) == (0, "", True)
 

@@ -22,7 +22,7 @@ ODD = "st ore %20?#&;'\"[x]*{0}~+$HOME é"
 
 @pytest.fixture(scope="module")
 def original(tmp_path_factory) -> Path:
-    """A store with a sweep of one setting in its embedded MLflow."""
+    """A store with a sweep of one configuration in its embedded MLflow."""
     root = tmp_path_factory.mktemp("first") / ODD
     sweep = mirrored(root, "one", Store(root).mlflow_uri)
     sweep.journal.append("record", record=a_record(0))

@@ -122,7 +122,7 @@ def test_writing_again_from_the_first_line_changes_nothing(sweep):
     for record in (failed, a_record(0), a_record(1)):
         sweep.journal.append("record", record=record)
     sweep.journal.append("close", why="STOPPED")
-    assert Following(sweep).mirror.sync() == 2  # of two records of a setting the last one counts
+    assert Following(sweep).mirror.sync() == 2  # of two records of a configuration the last one counts
     lines, there = sweep.journal.path.read_text(), [run.info.run_id for run in runs(sweep)]
     (sweep.folder / "synced.json").unlink()
     assert Following(sweep).mirror.sync() == 0
@@ -203,7 +203,7 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
 
 @pytest.fixture
 def impatient(monkeypatch):
-    """MLflow waits for a locked database for twenty seconds, which no setting of its own changes."""
+    """MLflow waits for a locked database for twenty seconds, which no configuration of its own changes."""
     text = mlflow_utils.sql.text
     monkeypatch.setattr(mlflow_utils.sql, "text", lambda words: text(words.replace("20000", "50")))
 

@@ -83,7 +83,7 @@ def test_a_pack_of_several_methods_costs_what_its_parts_cost(laboratory, monkeyp
     assert sizing.measure_mixed(laboratory, kinds, [], 12, 1) == sizing.Cost(seconds=15, bytes=50, pieces=5)
     assert {members for _, members in asked} == {3}
     asked.clear()
-    assert sizing.measure_mixed(laboratory, kinds, [], 2, 1).seconds == 2  # two settings are of two methods at most
+    assert sizing.measure_mixed(laboratory, kinds, [], 2, 1).seconds == 2  # two are of two methods at most
 
 
 def test_a_pack_left_open_passes_the_checks_and_has_no_size_yet():
