@@ -237,7 +237,7 @@ class Session:
             yield Wave([self._batch(stage, seeds, pack) for pack in packs], on_event, stopping)
         if spent and len(meter.records) < proposer.total:
             self.journal.append("budget", why=spent)
-            self.watcher.warn(f"the search ends with {len(meter.records)} settings: {spent}")
+            self.watcher.warn(f"the search ends with {len(meter.records)} configurations: {spent}")
 
     def _batch(self, stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], *, keep: bool = False) -> Batch:
         data = measured.expected(self.data, stage, seeds) if self.data else ""

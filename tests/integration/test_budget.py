@@ -96,7 +96,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
     assert ended % 2 == 0
     (event,) = first.journal.events(BudgetSpent)
     assert event.why.endswith("configurations brought no better val_base_margin")
-    assert said == [f"the search ends with {ended} settings: {event.why}"]
+    assert said == [f"the search ends with {ended} configurations: {event.why}"]
     assert first.finals[-1].label == "champion"
 
     lines = len(first.journal.events(Event))

@@ -90,7 +90,7 @@ def build_report(
     return document(
         "gcsearch report",
         pipeline.name,
-        f"{task.title} · {task.backbone} · {task.shots} shots per class · {counted(len(records), 'setting')} × "
+        f"{task.title} · {task.backbone} · {task.shots} shots per class · {counted(len(records), 'configuration')} × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.chosen_by}",
         [_built(name, build, warn) for name, build in parts.items()],
         sentences=headline(pipeline, records, finals, champion),
