@@ -94,7 +94,7 @@ def main() -> None:
     grown = (resident[-1] - resident[0]) / 2**20
     print(f"{Hardware.here(args)}; load average {os.getloadavg()[0]:.1f}")
     print_table(
-        ["settings", "search, s", "driver, ms each", "memory grew, MiB", "replay, s", "replay, s of processor"],
+        ["configurations", "search, s", "driver, ms each", "memory grew, MiB", "replay, s", "replay, s of processor"],
         [
             (
                 settings.trials,

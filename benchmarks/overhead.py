@@ -81,7 +81,7 @@ def main() -> None:
     print(f"{Hardware.here(args)}; load average {os.getloadavg()[0]:.1f}")
     base = done.driver / count
     print_table(
-        ["set-up", "settings", "wall, ms each", "driver, ms each", "stock's driver time is so many times that"],
+        ["set-up", "configurations", "wall, ms each", "driver, ms each", "stock's driver time is so many times that"],
         [
             (
                 name,

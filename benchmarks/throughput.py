@@ -57,7 +57,7 @@ def main() -> None:
     print(f"{Hardware.here(args)}; load average {os.getloadavg()[0]:.1f}")
     rates = {name: 60 * count / timed.wall for name, (count, timed) in runs.items()}
     print_table(
-        ["set-up", "settings", "seconds", "configurations per minute", "stock = 1"],
+        ["set-up", "configurations", "seconds", "configurations per minute", "stock = 1"],
         [
             (name, count, f"{timed.wall:.0f}", f"{rates[name]:.1f}", f"{rates[name] / rates['stock']:.1f}")
             for name, (count, timed) in runs.items()

@@ -9,7 +9,7 @@ from gcsearch.sweep import interrupts
 
 
 def main() -> NoReturn:
-    """Entry point; see `cli.main`."""
+    """Entry point; see `cli.app.main`."""
     interrupts.catch()
     try:
         from gcsearch.cli import app

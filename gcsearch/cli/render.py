@@ -109,12 +109,12 @@ def print_finals(sweep: Sweep) -> None:
     print_table(results_table(sweep.finals, task, title, epochs=bool(search.cap)))
     print(f"champion  {described(champion.config)}")
     value = plus_minus(spread(champion.metrics.get(search.ranking_metric, ())))
-    print(f"chosen by {search.chosen_by} {value} among {len(sweep.records)} configurations")
+    print(f"chosen by {search.chosen_by} {value} among {len(sweep.searched)} configurations")
     again = {record.number: record for record in sweep.rechecked}
     if champion.number in again:
         value = plus_minus(spread(again[champion.number].metrics.get(search.ranking_metric, ())))
         print(f"          and again among the best {len(again)}: {value} with the seeds above")
-    verdict = headline(sweep.pipeline, sweep.records, sweep.finals, champion.number)
+    verdict = headline(sweep.pipeline, sweep.searched, sweep.finals, champion.number)
     print("verdict   " + "\n          ".join(verdict))
 
 

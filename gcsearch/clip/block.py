@@ -3,8 +3,8 @@
 The weights never change, so the backward pass is written by hand: it needs no gradient of a weight, keeps about nine
 widths per position, and makes few calls, which is what small towers spend their time on.
 
-Shapes as in `tower.py`: G groups, T tiles of L positions, N = T L positions of a group, K pooled positions of a tile,
-J keys that a tile sees, D width, H heads, d = D/H.
+Shapes as in `text_tower.py`: G groups, T tiles of L positions, N = T L positions of a group, K pooled positions of a
+tile, J keys that a tile sees, D width, H heads, d = D/H.
 """
 
 from __future__ import annotations

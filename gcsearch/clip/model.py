@@ -132,7 +132,7 @@ def load(name: str, pretrained: str | None = None, device: str = "cpu") -> Backb
 
     Args:
         name: a name of open_clip's; `-quickgelu` is added to it where the weights say that they need QuickGELU.
-        pretrained: a tag of open_clip's (from the hub's cache, else downloaded), or a path as in `weights.read`.
+        pretrained: a tag of open_clip's (from the hub's cache, else downloaded), or a path as in `checkpoints.read`.
         device: where the model is to lie.
 
     Raises:

@@ -284,7 +284,7 @@ def _is_leftover(name: str) -> bool:
 def superfluous(
     found: Sequence[Found], *, older_than: float | None, keep_weights: set[str] | None, everything: bool
 ) -> Iterator[Found]:
-    """What `prune` takes of `found`, each with the reason as its `problem`.
+    """What `prune_cache` (driver.matrix) takes of `found`, each with the reason as its `problem`.
 
     Args:
         older_than: seconds; entries written before that.

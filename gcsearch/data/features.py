@@ -99,7 +99,7 @@ class _UnreadableError(Exception):
 class FeatureCache:
     """Encoded images of one backbone below one folder.
 
-    `decoders`: processes that open images, see `decoding.processes`. `shared`: where entries are looked for before
+    `decoders`: processes that open images, see `image_loader.processes`. `shared`: where entries are looked for before
     they are made, and put afterwards, beside the folder. `exif`: images are turned as their EXIF orientation says.
     """
 

@@ -190,7 +190,7 @@ def run_matrix(
     interruption ends them all; the same call goes on.
 
     Args:
-        matrix: a shipped name, a path, or what `load` gave. store, overrides, quick, fresh: see `pipeline.run`.
+        matrix: a shipped name, a path, or what `load` gave. store, overrides, quick, fresh: see `run.run`.
         watch: opens what listens to a sweep, for the time of that sweep.
         on_end: called with each sweep as it ends.
         executor: see `run`.
@@ -247,7 +247,7 @@ class _Ground:
         self.leave()
 
     def ready(self, pipeline: Pipeline) -> None:
-        """Have a Ray that holds what the sweep's placement asks for. InputError and RunError as `pipeline.run`."""
+        """Have a Ray that holds what the sweep's placement asks for. InputError and RunError as `run.run`."""
         from gcsearch.execution import machines
 
         found = machines.find_machines(pipeline)

@@ -206,7 +206,7 @@ class Session:
         for record in {record.number: record for record in known}.values():
             meter.note(record)
             self.watcher.record(record)
-        spent = ""
+        known_spent = spent = self.sweep.state.budget
 
         def stopping() -> bool:
             nonlocal spent  # a budget that was spent stays so, though a trial that still runs may be a gain
@@ -235,7 +235,8 @@ class Session:
         stage, seeds = settings.stage, self.pipeline.task.seeds
         while not stopping() and (packs := proposer.ask()):
             yield Wave([self._batch(stage, seeds, pack) for pack in packs], on_event, stopping)
-        if spent and len(meter.records) < proposer.total:
+        self._check_wishes()
+        if spent and not known_spent and len(meter.records) < proposer.total:
             self.journal.append("budget", why=spent)
             self.watcher.warn(f"the search ends with {len(meter.records)} configurations: {spent}")
 

@@ -16,15 +16,11 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcsearch.config.pipeline import cluster_address
 from gcsearch.errors import InputError
 from gcsearch.execution.placement import Machine
-
-if TYPE_CHECKING:
-    pass
-
 
 CONNECT_SECONDS = 5
 """A head that takes longer than this to accept a connection is not there."""

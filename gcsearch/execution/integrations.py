@@ -34,7 +34,10 @@ def trainable(
     evaluate_every: int = 1,
     checkpoint_every: int | None = None,
 ) -> Callable[[dict[str, Any]], None]:
-    """A function that `ray.tune.Tuner` can run, with any search algorithm, scheduler and callback.
+    """A function that `ray.tune.Tuner` can run, with any search algorithm and callback.
+
+    And with any scheduler that lets a trial keep its config. A checkpoint goes on with the config that it is of: with
+    population-based training, which changes configs on the way, a trial whose config was changed begins anew.
 
     At every evaluation it reports `epoch` and the mean over the task's seeds of every metric that the task has, such as
     `val_base_margin`. A trial whose numbers are not finite any more ends in an error.

@@ -24,6 +24,8 @@ from gcsearch.training.loop import Checkpoint, name_of
 from gcsearch.training.task_data import Laboratory
 from gcsearch.training.trial import run_pack
 
+_KEPT_STAGES = 3  # the search, the recheck, the test; seeds that are added later to the confirmation displace them
+
 
 @cache
 def _limit(share: float, device: torch.device) -> int:
@@ -74,6 +76,8 @@ class PackRunner:
             if batch.data and batch.data != measured.of_stage(labs, batch.stage, batch.seeds):
                 raise RunError("images or weights have changed while the sweep runs: put back what it was begun on")
             self._episodes[batch.stage, batch.seeds] = known
+            if len(self._episodes) > _KEPT_STAGES:
+                del self._episodes[next(iter(self._episodes))]
         return known
 
     def _run(self, lab: Laboratory, episodes: Sequence[Episode], batch: Batch, report: OnReports) -> list[TrialRecord]:

@@ -209,9 +209,12 @@ class TrainingLoss:
 
 
 def training_loss(
-    backbone: Backbone, method: Method, template: str, names: Sequence[Names], numbers: Mapping[str, Tensor]
+    backbone: Backbone, methods: Sequence[Method], template: str, names: Sequence[Names], numbers: Mapping[str, Tensor]
 ) -> TrainingLoss:
-    """The loss of members with these class names, with the zero-shot features that its terms refer to."""
+    """The loss of members with these methods and class names, with the zero-shot features that its terms refer to.
+
+    The methods have one structure. Which names a term refers to is each member's own: of NFL's some are clean.
+    """
     import torch
 
     def zero_shot(wanted: Sequence[Sequence[str]], *, ensemble: bool) -> Tensor:
@@ -222,10 +225,11 @@ def training_loss(
         index = {name: row for row, name in enumerate(known)}
         return torch.stack([table[[index[name] for name in one]] for one in wanted])
 
-    losses = [
-        (loss, zero_shot([loss.anchored_names(one) for one in names], ensemble=loss.ensemble)) for loss in method.losses
-    ]
+    losses = []
+    for terms in zip(*(method.losses for method in methods), strict=True):
+        wanted = [term.anchored_names(one) for term, one in zip(terms, names, strict=True)]
+        losses.append((terms[0], zero_shot(wanted, ensemble=terms[0].ensemble)))
     teacher = None
-    if method.teacher:
-        teacher = method.teacher, zero_shot([one.trained for one in names], ensemble=False)
+    if methods[0].teacher:
+        teacher = methods[0].teacher, zero_shot([one.trained for one in names], ensemble=False)
     return TrainingLoss(backbone.tower.logit_scale, len(names[0].trained), numbers, losses, teacher)

@@ -31,7 +31,7 @@ class Verdict(StrEnum):
     BETTER = "better"
     WORSE = "worse"
     INDISTINGUISHABLE = "not distinguishable"
-    SAME = "the same configuration"
+    SAME = "the same setting"  # as 0.1.0 called a configuration; in JSON it stays
     UNKNOWN = "not compared"
 
 

@@ -71,6 +71,7 @@ class Proposer:
         self._answered: list[TrialRecord] = []  # what the study was told of each of `_asked`, in order of number
         self._answers: dict[int, TrialRecord] = {}  # what history says to tell, where a trial was run again later
         self._records: dict[int, TrialRecord] = {}
+        self._epochs: dict[int, int] = {}  # of each trial in all, by number
         self._again: list[Proposal] = []  # failed trials that others were proposed from
 
     @property
@@ -206,7 +207,7 @@ class Proposer:
             rivals = [*self._answered, *rivals]
         rungs = pruning.rungs(self.settings, first // self.settings.size)
         if rivals:
-            rungs = tuple(_with_rivals(rung, rivals) for rung in rungs)
+            rungs = tuple(self._with_rivals(rung, rivals) for rung in rungs)
         return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
 
     def _tell_generation(self) -> None:
@@ -253,13 +254,17 @@ class Proposer:
                 )
             )
 
+    def _with_rivals(self, rung: Rung, records: Iterable[TrialRecord]) -> Rung:
+        values = []
+        for record in records:
+            # Every pack compares with all that ended before it: what it takes to know a method's epochs adds up.
+            if record.number not in self._epochs:
+                self._epochs[record.number] = _epochs(record)
+            values.append(pruning.value_at(rung, record, self._epochs[record.number]))
+        return rung.model_copy(update={"rivals": tuple(value for value in values if value is not None)})
+
     def _values(self, record: TrialRecord) -> list[float]:
         return [record.mean(objective) for objective in self.settings.objectives]
-
-
-def _with_rivals(rung: Rung, records: Iterable[TrialRecord]) -> Rung:
-    values = [pruning.value_at(rung, record, _epochs(record)) for record in records]
-    return rung.model_copy(update={"rivals": tuple(value for value in values if value is not None)})
 
 
 def _epochs(record: TrialRecord) -> int:

@@ -109,6 +109,8 @@ class SweepState:
     rechecked: tuple[TrialRecord, ...] = ()
     seeds: tuple[tuple[int, ...], ...] = ()
     """Batches of seeds that were added to the confirmation."""
+    budget: str = ""
+    """Why a budget ended the search before its trials were done; empty where none did, and since an extension."""
     final: ConfirmationEnded | None = None
     """The last confirm stage; None before it, and since an extension."""
     confirmed: bool = False
@@ -175,12 +177,14 @@ class SweepState:
                 return replace(self, end=event.why)
             case SweepExtended():
                 return replace(
-                    self, trials=event.trials, kept_by_extension=event.there, spent=0.0, opened=None,
+                    self, trials=event.trials, kept_by_extension=event.there, spent=0.0, budget="", opened=None,
                     final=None, confirmed=False, searched=False, end=None,
                 )  # fmt: skip
             case SeedsAdded():
                 return replace(self, seeds=(*self.seeds, event.seeds), confirmed=False, end=None)
-            case BudgetSpent() | TrialConfirmed():
+            case BudgetSpent():
+                return replace(self, searched=True, budget=event.why)
+            case TrialConfirmed():
                 return replace(self, searched=True)
             case TrialRechecked():
                 return replace(self, searched=True, rechecked=(*self.rechecked, event.record))
@@ -237,9 +241,13 @@ class StateReader:
 
 @contextmanager
 def _without_collector() -> Iterator[None]:
-    """Python's collector rests: all that is read is kept, and it would go over it again and again."""
-    was = gc.isenabled()
-    gc.disable()
+    """Python's collector rests: all that is read is kept, and it would go over it again and again.
+
+    In the main thread alone: no other may switch it on while Ray is put away, see `execution.session`.
+    """
+    was = gc.isenabled() and threading.current_thread() is threading.main_thread()
+    if was:
+        gc.disable()
     try:
         yield
     finally:

@@ -105,6 +105,10 @@ class Sweep:
     store: Store
     folder: Path
 
+    def __getstate__(self) -> dict[str, Any]:
+        # What was read of its files is read anew by whoever unpickles it: a process of joblib, for example.
+        return {"name": self.name, "store": self.store, "folder": self.folder}
+
     @classmethod
     def named(cls, name: str, store: Store) -> Sweep:
         """The sweep `name` of a store, begun or not."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import json
 import logging
-import os
 import re
 import sys
 import tempfile
@@ -27,21 +26,6 @@ from gcsearch.config.addresses import check_uri, is_server, scrubbed, shown, wit
 from gcsearch.config.trials import TrialRecord
 from gcsearch.errors import InputError, RunError
 from gcsearch.tracking.description import RECORD_FILE, cut
-
-# MLflow reads these when it is imported or starts a server. Nothing is sent anywhere, nothing is printed
-# to stdout, a dead server fails after seconds instead of minutes; whoever sets one himself is obeyed.
-_ENVIRONMENT = {
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_DISABLE_AGENT_HINT": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-}
-for _name, _value in _ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)

@@ -213,8 +213,9 @@ class Mirror:
 
     def _log(self, tracker: Tracker, ended: Sequence[tuple[TrialRecord, float]]) -> None:
         """Write records, and the ids of their runs to the journal."""
-        for (record, _), run_id in zip(ended, tracker.log_records(ended), strict=True):
-            if self.sweep.state.runs.get(run_key(record)) != run_id:
+        logged, runs = tracker.log_records(ended), self.sweep.state.runs
+        for (record, _), run_id in zip(ended, logged, strict=True):
+            if runs.get(run_key(record)) != run_id:
                 which = {"number": record.number, "stage": record.stage, "label": record.label}
                 self.journal.append("run", **which, run_id=run_id)
 

@@ -105,7 +105,8 @@ class Population:
         }
         self.labels = torch.stack([m.episode.labels for m in members]).to(backbone.tower.device)
         names = [_names(member.episode) for member in members]
-        self.loss = training_loss(backbone, self.method, members[0].episode.template, names, dict(self.numbers))
+        methods = [member.method for member in members]
+        self.loss = training_loss(backbone, methods, members[0].episode.template, names, dict(self.numbers))
         self._lay_out()
 
     def _lay_out(self) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 import sys
+import time
 import traceback
 
 import pytest
 
 import gcsearch
 from gcsearch.config.pipeline import Pipeline
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, Interrupted
 from gcsearch.execution.executor import BatchEnded, BatchStarted, EpochsReported, LocalExecutor, TrialsReturned
+from gcsearch.sweep import lease
+from gcsearch.sweep.journal import SessionEnd
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training.loop import Training
@@ -63,6 +67,30 @@ def test_an_end_within_a_pack_leaves_no_half_of_it_and_the_sweep_comes_to_the_sa
     begun = Sweep("smoke", Store(tmp_path), Store(tmp_path).sweep("smoke"))
     assert len(begun.records) == sweep.pipeline.search.size > 1
     assert numbers(gcsearch.resume("smoke", store=tmp_path, executor="local").records) == numbers(sweep.records)
+
+
+class StopsFirst(gcsearch.Callback):
+    """Has the sweep asked to stop before its first wave, as somebody may while Ray starts."""
+
+    def __init__(self, store) -> None:
+        self.store = store
+
+    def stage(self, name, total=None):
+        if name == "search":
+            gcsearch.stop("smoke", store=self.store)
+            time.sleep(2 * lease._POLL)
+
+
+def test_a_stop_before_the_first_trial_is_a_stop_and_no_failure(sweep, tmp_path):
+    with pytest.raises(Interrupted):
+        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", watcher=StopsFirst(tmp_path))
+    begun = Sweep("smoke", Store(tmp_path), Store(tmp_path).sweep("smoke"))
+    assert (begun.records, begun.state.end) == ([], SessionEnd.STOPPED)
+
+
+def test_a_sweep_is_pickled_by_its_place(sweep):
+    again = pickle.loads(pickle.dumps(sweep))
+    assert (again, again.records) == (sweep, sweep.records)
 
 
 def test_an_export_classifies_without_ray_and_mlflow(exported):

@@ -67,8 +67,8 @@ def numbers(sweep):
 
 
 def workers(sweep):
-    """The processes that measured test images, as the records name them."""
-    return {record.worker for record in sweep.finals}
+    """The processes that trained for the sweep, as its records name them."""
+    return {record.worker for record in (*sweep.records, *sweep.rechecked, *sweep.finals)}
 
 
 def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_and_each_sweep_alone(tmp_path):
@@ -79,7 +79,7 @@ def test_one_command_gives_the_same_table_and_numbers_killed_on_the_way_or_not_a
     assert titles == ["zero-shot CLIP", "SAM", "CoOp"] * 3, "two data sets and their average"
     assert "sweep 4 of 4: two-quick-shapes-neon-coop\n" in said
     whole = {name: open_sweep(name, tmp_path / "whole") for name in NAMES}
-    assert len(set.union(*map(workers, whole.values()))) <= 2, "processes that wait serve the next sweep"
+    assert [len(workers(sweep)) for sweep in whole.values()] == [1] * 4, "search and confirmation share a process"
 
     ended = interrupt(file, tmp_path / "again", tmp_path / "first", signal.SIGTERM, NAMES[0], 143)
     assert left_behind(ended, seconds=180) == []

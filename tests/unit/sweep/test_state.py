@@ -155,6 +155,14 @@ def test_a_search_that_ended_early_is_over_until_it_is_extended(sweep, lease):
         assert (read_status(sweep).stage, read_status(sweep).seconds_left > 0) == ("search", True)
 
 
+def test_what_ended_a_search_early_is_known_to_later_sessions_until_it_is_extended(sweep):
+    sweep.journal.append("budget", why="5 configurations failed")
+    sweep.journal.append("close", why="KILLED")
+    assert sweep.state.budget == "5 configurations failed"
+    sweep.journal.append("extend", trials=10, there=4)
+    assert sweep.state.budget == ""
+
+
 def test_a_sweep_that_nobody_drives_is_marked_as_cancelled_once(sweep, lease):
     assert cancel("demo", store=sweep.store.root) is None
     lines = sweep.journal.path.read_text()

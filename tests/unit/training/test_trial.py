@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 
 from gcsearch.config.trials import Outcome, Proposal, TrialConfig, TrialRecord
 from gcsearch.methods.prompts import template_features
@@ -112,3 +113,16 @@ def test_a_diverged_seed_ends_the_setting_as_diverged_with_its_epoch(laboratory)
     assert records[0].epochs == 1
     assert records[1].outcome is Outcome.COMPLETE
     assert records[1].mean("val_h") == pytest.approx(records[1].metrics["val_h"][0], abs=100)
+
+
+def test_members_of_one_method_refer_to_their_own_names_also_in_a_pack(laboratory):
+    (episode,) = laboratory.episodes("test", [1])
+    clean, seen = (
+        proposal(number, "nfl", nfl_names=names, nfl_count=4, nfl_lambda=8.0, epochs=2, batch_size=4)
+        for number, names in enumerate(("clean", "transductive"))
+    )
+    together = run_pack(laboratory, [episode], [clean, seen])
+    for trial, own in zip(together, (clean, seen), strict=True):
+        (alone,) = run_pack(laboratory, [episode], [own])
+        torch.testing.assert_close(trial.parameters, alone.parameters, rtol=0, atol=1e-6)
+    assert (together[0].parameters[0] - together[1].parameters[0]).abs().max() > 1e-3
