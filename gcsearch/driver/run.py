@@ -19,7 +19,7 @@ from gcsearch.driver.prepare import check_data, check_not_cancelled, check_same,
 from gcsearch.driver.session import Session, guarded, judge
 from gcsearch.errors import InputError
 from gcsearch.execution import machines
-from gcsearch.execution.executor import ExecutorName, check_executor, make_executor
+from gcsearch.execution.executor import ExecutorName, check_executor
 from gcsearch.execution.local_ray import daemons
 from gcsearch.execution.placement import check_threads
 from gcsearch.methods import registry
@@ -121,7 +121,7 @@ def _drive(
             data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
         sweep = begin()
         sweep.hide_address()
-        chosen = make_executor(executor, where.placement, sweep.folder)
+        chosen = machines.make_executor(executor, where.placement, sweep.folder)
         Session(sweep, pipeline, space, where, watcher, driver, chosen, data).run()
     return sweep
 

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import ClassVar, Literal, Protocol, get_args
 
 from gcsearch.config.base import Model
@@ -19,7 +18,6 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.provenance import process_name
 from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, TrialRecord
 from gcsearch.errors import unknown_name
-from gcsearch.execution.placement import Placement
 
 
 class Batch(Model):
@@ -146,15 +144,6 @@ def _torch_threads(threads: int) -> Iterator[None]:
 
 ExecutorName = Literal["ray", "local"]
 """`ray`: worker processes on this machine or on a cluster, by Ray Tune. `local`: this process, see `LocalExecutor`."""
-
-
-def make_executor(name: ExecutorName, placement: Placement, folder: Path) -> Executor:
-    """The executor with this name; Ray's working files go below `folder`."""
-    if name == "local":
-        return LocalExecutor(placement.threads)
-    from gcsearch.execution.ray_tune import TuneExecutor
-
-    return TuneExecutor(placement, folder)
 
 
 def check_executor(name: str) -> None:

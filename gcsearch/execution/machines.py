@@ -13,6 +13,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.provenance import cores
 from gcsearch.execution import cluster
 from gcsearch.execution.cluster import Cluster, Node
+from gcsearch.execution.executor import Executor, ExecutorName, LocalExecutor
 from gcsearch.execution.local_ray import scratch
 from gcsearch.execution.placement import Machine, Placement, spread
 
@@ -100,3 +101,12 @@ def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bo
     for task in pipeline.task.each:
         job = preflight.NodeJob(task, pipeline.measured, cache, pipeline.resources.decoders)
         preflight.refuse(preflight.prepare(where.nodes, where.placement, job, one_cache=one_cache, progress=progress))
+
+
+def make_executor(name: ExecutorName, placement: Placement, folder: Path) -> Executor:
+    """The executor with this name; Ray's working files go below `folder`."""
+    if name == "local":
+        return LocalExecutor(placement.threads)
+    from gcsearch.execution.ray_tune import TuneExecutor
+
+    return TuneExecutor(placement, folder)
