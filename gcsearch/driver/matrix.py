@@ -28,7 +28,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.driver.load import PATHS, blamed, complete, flat, put, read, with_quick
 from gcsearch.errors import InputError, Interrupted, TooManyFailures
 from gcsearch.execution.local_ray import daemons
-from gcsearch.results.documents import PlannedMatrix, PlannedSweep
+from gcsearch.results.documents import PlannedMatrix
 from gcsearch.sweep.store import Store
 
 if TYPE_CHECKING:
@@ -304,7 +304,7 @@ def planned(matrix: Matrix, plans: Sequence[Plan]) -> PlannedMatrix:
         name=matrix.name,
         seconds=sum(plan.seconds for plan in plans),
         search_seconds=sum(plan.search_seconds for plan in plans),
-        sweeps=tuple(PlannedSweep(**plan.to_dict()) for plan in plans),
+        sweeps=tuple(plans),
     )
 
 

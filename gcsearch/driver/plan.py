@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gcsearch.config.metrics import Stage
 from gcsearch.config.pipeline import Pipeline
@@ -34,45 +33,13 @@ START_SECONDS = 20.0
 """Of what neither encodes nor trains: to import, to start Ray and its workers, to end with the report. An estimate."""
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(PlannedSweep):
     """The plan in numbers. Seconds are estimates, good to a factor of about two where nothing else computes.
 
     `to_encode`: of the images, those that are not in the cache; of the views of an image each counts. `done`: of the
     configurations, those that a sweep of this name in the store has. `notes`: what else to know before the run.
+    `seconds`: from the command to its end.
     """
-
-    name: str
-    dataset: str
-    backbone: str
-    method: str
-    settings: int
-    done: int
-    seeds: int
-    packs: int
-    workers: int
-    threads: int
-    gpus_per_worker: float
-    cluster: str
-    trained_classes: int
-    images: int
-    to_encode: int
-    steps_per_setting: int
-    step_seconds: float
-    start_seconds: float
-    encode_seconds: float
-    search_seconds: float
-    confirm_seconds: float
-    peak_bytes: int
-    notes: tuple[str, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """From the command to its end."""
-        return self.start_seconds + self.encode_seconds + self.search_seconds + self.confirm_seconds
-
-    def to_dict(self) -> dict[str, Any]:
-        return PlannedSweep(**asdict(self), seconds=self.seconds).dump()
 
     def lines(self) -> list[tuple[str, str]]:
         """For people."""
@@ -169,6 +136,14 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     images, to_encode, encode_seconds = _encoding(chosen, labs, set() if counted is None else counted)
     if to_encode and not where.cluster:
         check_cache()
+    seconds = {
+        "start_seconds": START_SECONDS,
+        "encode_seconds": encode_seconds,
+        "search_seconds": _rounds(chosen, settings - done, size, placement) * pack_seconds,
+        "confirm_seconds": _confirming(chosen, space, labs, placement),
+    }
+    if finished:
+        seconds = dict.fromkeys(seconds, 0.0)
     return Plan(
         name=chosen.name,
         dataset=chosen.task.title,
@@ -187,10 +162,8 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         to_encode=to_encode,
         steps_per_setting=round(epochs * sum(steps)),
         step_seconds=fmean([cost.seconds for cost in costs], weights=steps),
-        start_seconds=0.0 if finished else START_SECONDS,
-        encode_seconds=0.0 if finished else encode_seconds,
-        search_seconds=0.0 if finished else _rounds(chosen, settings - done, size, placement) * pack_seconds,
-        confirm_seconds=0.0 if finished else _confirming(chosen, space, labs, placement),
+        **seconds,
+        seconds=sum(seconds.values()),
         peak_bytes=max(cost.bytes for cost in costs),
         notes=(
             *notes,

@@ -170,7 +170,7 @@ def plan(
     found = matrix.load(pipeline, overrides_of(sets), quick=quick)
     made = matrix.plan(found, store=store)
     if found.single:
-        print_json(made[0].to_dict()) if as_json else print_pairs(made[0].lines())
+        print_json(made[0].dump()) if as_json else print_pairs(made[0].lines())
     elif as_json:
         print_json(matrix.planned(found, made).dump())
     else:
