@@ -342,6 +342,9 @@ def three_nodes():
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("OMP_NUM_THREADS", "1")
+        # A node that is gone is noticed after three seconds and not after fifteen, when a small sweep is over.
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
         here = LocalCluster(
             initialize_head=True,
             head_node_args={"num_cpus": 0, "include_dashboard": False, "object_store_memory": STORE_MEMORY},
@@ -412,8 +415,8 @@ def on_three_nodes(three_nodes, tmp_path_factory):
     """A sweep on all nodes, in the folder of its store, and what its watcher was told."""
     folder, watcher = tmp_path_factory.mktemp("whole"), Watching()
     # Configurations that take longer than a node's process needs to start: or a quick node does the work of all.
-    search = {**SMALL["search"], "space": long_space(folder, epochs=300)}
-    content = {**SMALL, "evaluate_every": 300, "search": search, "resources": {"address": three_nodes.address}}
+    search = {**SMALL["search"], "space": long_space(folder, epochs=900)}
+    content = {**SMALL, "evaluate_every": 900, "search": search, "resources": {"address": three_nodes.address}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GCSEARCH_CACHE", str(folder / "cache"))
         yield pipelines_run.run(Pipeline.from_dict(content), store=folder / "store", watcher=watcher), watcher.told
