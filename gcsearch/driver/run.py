@@ -59,6 +59,7 @@ def run(
         InputError: something in the pipeline is wrong, or a sweep of this name was made from another one.
         RunError: no trial completed. TooManyFailures: more failed than `search.max_failed`; results are kept.
     """
+    check_executor(executor)
     pipeline = given(pipeline, overrides, quick=quick)
     space, uri = check(pipeline), pipeline.tracking.uri
     pipeline = open_form(pipeline)
@@ -141,6 +142,7 @@ def resume(
         InputError: there is no such sweep, somebody drives it, or what it was begun from does not hold here.
         RunError, TooManyFailures: as `run`.
     """
+    check_executor(executor)
     found, listener = open_sweep(name, store), watcher or Callback()
     if found.state.finished:
         return _judged(found, found.pipeline)

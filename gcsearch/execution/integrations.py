@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcsearch.config.metrics import Stage
+from gcsearch.config.metrics import STAGES, Stage
 from gcsearch.config.search_space import SearchSpace, load
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialConfig
-from gcsearch.errors import RunError, unknown_name
+from gcsearch.errors import InputError, RunError, unknown_name
 from gcsearch.execution.executor import Batch
 from gcsearch.files import cache_place
 from gcsearch.methods import registry
@@ -50,6 +50,7 @@ def trainable(
         evaluate_every: epochs between two reports; the last epoch is always measured.
         checkpoint_every: epochs between two checkpoints, from which Tune goes on where a trial was interrupted.
     """
+    _check(task, stage, evaluate_every)
     decode, cache = _decoder(space), cache_place()
 
     def train(config: dict[str, Any]) -> None:
@@ -118,12 +119,15 @@ def objective(
 
     found = load(space) if isinstance(space, str) else space
     names = (metric,) if isinstance(metric, str) else tuple(metric)
-
+    if not names:
+        raise InputError("a study needs a metric", key="metric", received="()", remedy="Name one that the task has.")
+    _check(task, stage, evaluate_every)
     runner = PackRunner(task, evaluate_every)
 
     def run(trial: optuna.Trial) -> float | tuple[float, ...]:
         import optuna
 
+        _check_directions(trial.study, len(names))
         internal = {name: _suggest(trial, name, one) for name, one in found.distributions().items()}
         config = registry.complete(found.config(found.natural(internal)))
         trial.set_user_attr("values", config.values)
@@ -143,6 +147,30 @@ def objective(
         return values[0] if isinstance(metric, str) else values
 
     return run
+
+
+def _check(task: Task, stage: Stage, evaluate_every: int) -> None:
+    """InputError for what would only be noticed once a trial trains."""
+    if not isinstance(task, Task):
+        raise InputError("the task must be a gcsearch.Task", key="task", received=type(task).__name__)
+    if stage not in STAGES:
+        raise unknown_name("stage", stage, STAGES, key="stage")
+    if evaluate_every < 1:
+        rule = "the epochs between two evaluations must be 1 or more"
+        raise InputError(rule, key="evaluate_every", received=evaluate_every)
+
+
+def _check_directions(study: optuna.Study, metrics: int) -> None:
+    """InputError where the study would minimise what grows, or counts other objectives."""
+    directions = [direction.name.lower() for direction in study.directions]
+    if directions != ["maximize"] * metrics:
+        few = 'direction="maximize"' if metrics == 1 else f'directions=["maximize"] * {metrics}'
+        raise InputError(
+            "the study must maximise every metric, and nothing else",
+            key="study",
+            received=", ".join(directions),
+            remedy=f"Make it with optuna.create_study({few}).",
+        )
 
 
 def _decoder(space: SearchSpace | str | None) -> Callable[[Mapping[str, Any]], TrialConfig]:

@@ -150,7 +150,7 @@ def _pixels(squares: Sequence[np.ndarray], backbone: Backbone) -> Tensor:
 # --- Reading an export ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Export:
     """An export read back: its configuration, its numbers, and its prompts as a classifier."""
 
@@ -158,6 +158,10 @@ class Export:
     trial: TrialFile
     facts: Exported
     classifier: Classifier
+
+    def __repr__(self) -> str:
+        seeds = len(self.trial.seeds)
+        return f"Export({str(self.folder)!r}: {self.trial.trial.describe()}, {seeds} seeds, {len(self.names)} classes)"
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -79,8 +79,13 @@ def compare(*sweeps: str, store: str | Path | None = None, against: str = "", pu
         published: put published numbers of the same data set, model and shots beside.
 
     Raises:
-        InputError: a sweep is not finished, or there is no such row.
+        InputError: a sweep is not finished, none is named, or there is no such row.
     """
+    if not sweeps:
+        rule = "a comparison needs finished sweeps"
+        raise InputError(
+            rule, key="sweeps", received="()", remedy="Name them: `gcsearch status` lists those of the store."
+        )
     found = compared(sweeps, store, warnings.warn, against=against, published=published)
     for why in found.left_out:
         warnings.warn(f"left out of the averages: {why}", stacklevel=2)

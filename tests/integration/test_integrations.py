@@ -103,3 +103,30 @@ def test_the_page_s_tuner_and_study_run_the_engine(tmp_path, monkeypatch):
     exec(study, names)
     assert len(names["study"].trials) == 3
     assert space.parameters.keys() <= names["study"].best_trial.user_attrs["values"].keys()
+
+
+@pytest.mark.parametrize(
+    ("study", "metric", "received"),
+    [
+        ({}, "val_h", "minimize"),
+        ({"direction": "minimize"}, "val_h", "minimize"),
+        ({"direction": "maximize"}, ("val_base_acc", "val_new_acc"), "maximize"),
+        ({"directions": ["maximize"] * 2}, "val_h", "maximize, maximize"),
+    ],
+)
+def test_a_study_that_does_not_maximise_is_refused_before_a_trial_trains(study, metric, received):
+    with pytest.raises(InputError, match=f"maximise.* got {received}") as raised:
+        optuna.create_study(**study).optimize(gcsearch.objective(TASK, SPACE, metric), 1)
+    assert "create_study(direction" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "key"),
+    [({"stage": "tset"}, "stage"), ({"evaluate_every": 0}, "evaluate_every"), ({"task": {"dataset": "pets"}}, "task")],
+)
+def test_wrong_arguments_are_refused_at_once(wrong, key):
+    given = {"task": TASK, "space": SPACE, **wrong}
+    for make in (gcsearch.objective, gcsearch.trainable):
+        with pytest.raises(InputError) as raised:
+            make(**given)
+        assert raised.value.key == key

@@ -145,6 +145,27 @@ def test_an_exception_in_training_shows_its_own_traceback(tmp_path, monkeypatch)
     assert len(gcsearch.resume("broken", store=tmp_path, executor="local").records) == 6
 
 
+def test_an_executor_that_there_is_not_is_refused_also_where_nothing_is_left_to_run(sweep):
+    for again in (
+        lambda: gcsearch.run(sweep.pipeline, store=sweep.store.root, executor="ray2"),
+        lambda: gcsearch.resume("smoke", store=sweep.store.root, executor="ray2"),
+    ):
+        with pytest.raises(InputError, match="executor"):
+            again()
+
+
+def test_a_comparison_of_nothing_is_refused():
+    with pytest.raises(InputError, match="a comparison needs finished sweeps"):
+        gcsearch.compare()
+
+
+def test_an_export_is_shown_in_a_line(exported):
+    shown = repr(gcsearch.load_export(exported))
+    assert shown.startswith("Export('")
+    assert "gcscoop" in shown
+    assert len(shown) < 500
+
+
 def test_an_executor_that_there_is_not_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"(?s)executor: .*got 'locl'.*Did you mean 'local'"):
         gcsearch.run(Pipeline.from_dict({**SMOKE, "name": "none"}), store=tmp_path, executor="locl")
