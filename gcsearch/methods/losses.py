@@ -7,6 +7,7 @@ Functions import torch where they compute, so that a wrong hyperparameter is ref
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
@@ -54,9 +55,9 @@ class Loss(Part):
         """Names whose zero-shot features the term reads."""
         return ()
 
+    @abstractmethod
     def term(self, forward: Forward, anchors: Tensor, numbers: Mapping[str, Tensor]) -> Tensor:
         """What is added, [P]; `anchors` are the zero-shot features [P, N, E] of `anchored_names`."""
-        raise NotImplementedError
 
 
 class ZeroShotGuidance(Loss):

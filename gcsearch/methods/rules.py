@@ -17,6 +17,7 @@ No torch is imported before something is computed, so that a wrong hyperparamete
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, Self
@@ -220,9 +221,9 @@ def _moving_average(average: Tensor, gradient: Tensor, decay: Tensor) -> Tensor:
 class Rule(Part):
     """How the gradients of a batch become the one that is followed."""
 
+    @abstractmethod
     def update(self, at: Step) -> Update:
         """The gradient that the members follow in one step."""
-        raise NotImplementedError
 
 
 class PlainGradient(Rule):

@@ -3,8 +3,8 @@
 import os
 
 # MLflow reads these when it is imported or starts a server; here they are set before a module of this package imports
-# it. Nothing is sent anywhere, nothing is printed
-# to stdout, a dead server fails after seconds instead of minutes; whoever sets one himself is obeyed.
+# it. Nothing is sent anywhere, nothing is printed to stdout, a dead server fails after seconds instead of minutes;
+# whoever sets one himself is obeyed.
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_DISABLE_AGENT_HINT": "true",
