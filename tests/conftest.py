@@ -18,6 +18,7 @@ from gcsearch.config.task import Task
 from gcsearch.data import datasets
 from gcsearch.data.features import FeatureCache
 from gcsearch.training.task_data import Laboratory
+from tests.support.browser import Visitor, chromium
 from tests.support.images import write_dataset
 from tests.support.models import as_backbone, random_clip
 from tests.support.shell import AT_THE_START, cleaned
@@ -66,6 +67,21 @@ def backbone(clip) -> Backbone:
 @pytest.fixture(scope="session")
 def data_root(tmp_path_factory) -> Path:
     return write_dataset(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Of the module: as long as it is open an event loop runs in this thread, which other tests need free."""
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def visit(browser):
+    """Opens addresses as `Visit`s: `visit(url, width=400, color_scheme="dark").page`."""
+    visitor = Visitor(browser)
+    yield visitor
+    visitor.close()
 
 
 @pytest.fixture(autouse=True)
