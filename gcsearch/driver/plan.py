@@ -46,11 +46,12 @@ class Plan(PlannedSweep):
         share = f", {self.gpus_per_worker:g} GPU each" if self.gpus_per_worker else ""
         on = f", on the cluster {self.cluster}" if self.cluster else ""
         done = f", {self.done} of them done" if self.done else ""
+        workers = f"{self.workers} worker process{'' if self.workers == 1 else 'es'}"
         return [
             ("sweep", f"{self.name}: {self.method} on {self.dataset} with {self.backbone}"),
             ("configurations", f"{self.settings} x {self.seeds} seeds, in {self.packs} packs{done}"),
             ("data", f"{self._images()}, {self.trained_classes} classes trained"),
-            ("where", f"{self.workers} worker processes, {self.threads} threads each{share}{on}"),
+            ("where", f"{workers}, {self.threads} threads each{share}{on}"),
             ("length", f"{self.steps_per_setting} steps per configuration of middling length"),
             ("time", self._time()),
             ("memory", f"about {self.peak_bytes / 2**20:.0f} MiB per worker beside torch"),

@@ -174,14 +174,15 @@ def _table(groups: Sequence[TaskGroup]) -> AverageTable:
     columns, found = groups[0].columns, _found(groups)
     both = (_H_OF_MEANS,) if any(column.key == "h" for column in columns) else ()
     references = {entry[1:3] for entry in found if not entry.searched}
+    obstacles = {entry: _why_not(parts, groups) for entry, parts in found.items()}
+    averaged = {entry[:3] for entry, why in obstacles.items() if not why}
     rows, left_out = [], dict[str, list[str]]()
     for entry, parts in found.items():
         title = f"{entry.title}, searched" if entry.searched and entry[1:3] in references else entry.title
-        why = _why_not(parts, groups)
-        if why:
-            left_out.setdefault(why, []).append(with_tags(title, entry.tags))
-        else:
+        if not obstacles[entry]:
             rows.append(_average(entry._replace(title=title), [row for (row,) in parts], columns))
+        elif entry.searched or entry[:3] not in averaged:  # a reference is there, with the seeds that all have
+            left_out.setdefault(obstacles[entry], []).append(with_tags(title, entry.tags))
     sentences = (f"{', '.join(dict.fromkeys(names))} ({why})" for why, names in left_out.items())
     task = {key: value for key, value in groups[0].task.items() if all(one.task.get(key) == value for one in groups)}
     return AverageTable(

@@ -314,8 +314,9 @@ class SweepStatus:
             ("best", best),
         ]
         if self.per_minute:
+            processes = "process" if len(self.workers) == 1 else "processes"
             rows.append(
-                ("rate", f"{self.per_minute:.1f} trials a minute, recorded by {len(self.workers)} worker processes")
+                ("rate", f"{self.per_minute:.1f} trials a minute, recorded by {len(self.workers)} worker {processes}")
             )
         if self.seconds_left:
             rows.append(("left", f"about {duration(self.seconds_left)} of search; confirmation beside"))

@@ -362,6 +362,19 @@ def test_other_seeds_on_one_data_set_leave_no_average_and_the_words_why():
     )
 
 
+def test_a_reference_that_has_an_average_is_not_named_for_its_other_seeds():
+    sweeps = [
+        a_sweep("a", a_final("gcscoop")),
+        a_sweep("b", a_final("gcscoop", rho=0.2), task=NIGHT),
+        a_sweep("c", with_seeds(a_final("gcscoop", rho=0.3), 4, 5, 9), [with_seeds(ZEROSHOT, 4, 5, 9)]),
+    ]
+    (table,) = averages(compare(sweeps))
+    assert means(table) == (
+        {"zero-shot CLIP": 71.0, "CoOp": 91.0, "GCSCoOp": 81.0},
+        ["GCSCoOp (not on shapes-night with seeds 4, 5, 9)"],
+    )
+
+
 def test_averages_of_other_seeds_stand_in_one_table_that_names_them(capsys):
     more = with_seeds(a_final("sam"), 4, 5, 9)
     tasks = (SKETCH, NIGHT)

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
     assert (found.best, found.best_number, found.stage) == (58.0, 0, "search")
     assert found.workers == ["a:1", "a:2"]
     assert found.per_minute > 0
+    assert dict(found.lines())["rate"].endswith("recorded by 2 worker processes")
+    assert dict(replace(found, workers=["a:1"]).lines())["rate"].endswith("recorded by 1 worker process")
     assert (found.journal_lines, found.mlflow_lines) == (9, 0)
     assert dict(found.lines())["MLflow"] == "lacks the journal's last 9 lines"
     sweep.journal.append("open", id="demo-0", trials=3)
