@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gcsearch.results.comparison import Finished
+    from gcsearch.results.report.picture import Picture, ReportData
 
 ADDRESS = "tracking-uri"
 
@@ -290,6 +291,13 @@ class Sweep:
         """
         return export_sweep(self, files.absolute(folder, key="--out"), given=classes, force=force)
 
+    @property
+    def pictures(self) -> list[Picture]:
+        """The report's pictures: each has a `name`, a `caption`, its data as `frame` and a plotly `figure`."""
+        from gcsearch.results.report.page import report_pictures
+
+        return report_pictures(report_data(self))
+
     def report(self, path: str | Path | None = None, *, warn: Callable[[str], None] = lambda _: None) -> Path:
         """Write the report (one HTML file) to `path`, by default into the sweep's folder.
 
@@ -408,19 +416,23 @@ def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
     return lambda record: seen_from(record, task.dataset, names)
 
 
-def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
-    """Draw the sweep's report to `path`."""
-    from gcsearch.results.report.page import build_report
+def report_data(sweep: Sweep) -> ReportData:
+    """All that the sweep's report is made of."""
+    from gcsearch.results.report.picture import ReportData
 
-    html = build_report(
+    return ReportData(
         sweep.pipeline,
         sweep.searched,
         sweep.finals,
         sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
-        environment(),
         rechecked=sweep.rechecked,
         with_curves=sweep.with_curves,
-        warn=warn,
     )
-    files.write_whole(path, html)
+
+
+def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
+    """Draw the sweep's report to `path`."""
+    from gcsearch.results.report.page import build_report
+
+    files.write_whole(path, build_report(report_data(sweep), environment(), warn=warn))
     return path

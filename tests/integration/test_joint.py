@@ -22,6 +22,7 @@ from gcsearch.execution.worker import PackRunner
 from gcsearch.export.classifier import load_export
 from gcsearch.results.multi_dataset import gathered, seen_from, worst_regrets
 from gcsearch.results.report.page import build_report
+from gcsearch.results.report.picture import ReportData
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.sweep import load_parameters, seen_from_each
 from gcsearch.training.loop import Checkpoint
@@ -244,10 +245,10 @@ def test_the_report_says_the_worst_regret_of_every_setting():
     ]
     task = Task(dataset=SETS[0], also=SETS[1:])
     several = Pipeline.from_dict({"name": "both", "task": task.to_dict(), "search": {"objective": "val_h"}})
-    page = build_report(several, records, [], 1)
+    page = build_report(ReportData(several, records, [], 1))
     assert ">worst regret<" in page and ">12.50<" in page and ">10.00<" in page
     alone = several.model_copy(update={"task": Task(dataset=SETS[0])})
-    assert "worst regret" not in build_report(alone, records, [], 1)
+    assert "worst regret" not in build_report(ReportData(alone, records, [], 1))
 
 
 def test_mlflow_hears_that_every_data_set_is_trained_on():

@@ -9,14 +9,18 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import plotly.graph_objects as go
 
 from gcsearch.results.documents import Sharpnesses
 from gcsearch.results.report.page import document
-from gcsearch.results.report.sections import Picture, Section
+from gcsearch.results.report.picture import Picture, Section
 from gcsearch.results.report.theme import ACCENT, BAR, INK, SURFACE, colour_scale, empty_figure
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 _STEPS = "distance along the {}"
 _READING = (
@@ -32,7 +36,7 @@ def limits(surfaces: Sequence[LossSurface]) -> tuple[float, float]:
     return float(np.nanmin(every)), float(np.nanmax(every))
 
 
-def draw_loss(surface: LossSurface, low: float, high: float) -> go.Figure:
+def draw_loss(_: DataFrame, surface: LossSurface, low: float, high: float) -> go.Figure:
     """Filled contours of the loss, the prompt, and the ball of radius rho."""
     size = (high - low) / 16 or 1.0
     contour = go.Contour(
@@ -75,7 +79,10 @@ def loss_page(title: str, numbers: Sharpnesses, surfaces: Sequence[LossSurface])
         "Sharpness is the largest rise of the loss that was found within rho; the eigenvalue is the Hessian's largest."
     )
     reading = _READING.format(round(surfaces[0].steps[-1] / numbers.rho))
-    pictures = [Picture(surface.title, partial(draw_loss, surface, low, high)) for surface in surfaces]
+    pictures = [
+        Picture(f"loss-{at}", one.title, "", one.to_frame, partial(draw_loss, surface=one, low=low, high=high))
+        for at, one in enumerate(surfaces, start=1)
+    ]
     sections = [
         Section("Numbers", lead, table=numbers.table()),
         Section("The loss around the prompts", reading, pictures),
@@ -127,3 +134,10 @@ class LossSurface:
     steps: list[float]
     heights: list[list[float]]
     rho: float
+
+    def to_frame(self) -> DataFrame:
+        """A row for each place: its distances along both directions, and the loss."""
+        import pandas as pd
+
+        places = np.array(np.meshgrid(self.steps, self.steps)).reshape(2, -1)
+        return pd.DataFrame({"first": places[0], "second": places[1], "loss": np.ravel(self.heights)})

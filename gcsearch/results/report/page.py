@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 from plotly.offline import get_plotlyjs
 
 from gcsearch import files
-from gcsearch.config.metrics import find
-from gcsearch.config.pipeline import Pipeline
-from gcsearch.config.trials import TrialRecord
-from gcsearch.results.ranking import ranking
 from gcsearch.results.report.findings import headline
-from gcsearch.results.report.responses import responses
+from gcsearch.results.report.picture import Picture, ReportData, Section
 from gcsearch.results.report.sections import (
-    Section,
-    WithCurves,
     branches_section,
     choice_section,
     contours_section,
@@ -39,14 +32,9 @@ Warn = Callable[[str], None]
 
 
 def build_report(
-    pipeline: Pipeline,
-    records: Sequence[TrialRecord],
-    finals: Sequence[TrialRecord],
-    champion: int | None,
+    data: ReportData,
     provenance: Mapping[str, object] | None = None,
     *,
-    rechecked: Sequence[TrialRecord] = (),
-    with_curves: WithCurves = lambda records: records,
     link: str = "",
     warn: Warn = lambda _: None,
 ) -> str:
@@ -55,29 +43,10 @@ def build_report(
     What cannot be drawn is named to `warn` and in the page, and costs nothing else.
 
     Args:
-        records: of the search. finals: of the confirmation, labelled; the champion's role is champion.
-        champion: its trial number; None where no trial completed.
         provenance: versions, git commit, and what else the numbers depend on.
-        rechecked: the shortlist as measured again, which the champion was chosen by.
-        with_curves: reads the curves of the few records of which they are drawn, where `records` come without.
         link: where the runs can be browsed: an address, or words.
     """
-    objective = find(pipeline.search.ranking_metric)
-    records = sorted(records, key=lambda record: record.number)
-    ranked = ranking(pipeline, records)
-    tried = cache(lambda: responses(records, objective.key))
-    parts: dict[str, Callable[[], Section]] = {
-        "results": lambda: results_section(pipeline, finals),
-        "choice": lambda: choice_section(pipeline, records, rechecked, champion, over=bool(finals)),
-        "base against new": lambda: scatter_section(records, finals, champion),
-        "course of the search": lambda: history_section(records, champion, objective),
-        "slices": lambda: slices_section(tried(), champion, objective),
-        "maps of two": lambda: contours_section(tried(), champion, objective),
-        "importances": lambda: importance_section(tried()),
-        "learning curves": lambda: curves_section(ranked, champion, objective, pipeline.evaluate_every, with_curves),
-        "gradient rule": lambda: branches_section(records, champion, with_curves),
-        "all trials": lambda: trials_section(pipeline, ranked, champion, objective),
-    }
+    pipeline, records, finals = data.pipeline, data.records, data.finals
     task = pipeline.task
     confirmed = sorted({seed for record in finals for seed in record.seeds})
     facts = {
@@ -92,13 +61,39 @@ def build_report(
         pipeline.name,
         f"{task.title} · {task.backbone} · {task.shots} shots per class · {counted(len(records), 'configuration')} × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.chosen_by}",
-        [_built(name, build, warn) for name, build in parts.items()],
-        sentences=headline(pipeline, records, finals, champion),
+        report_sections(data, warn),
+        sentences=headline(pipeline, records, finals, data.champion),
         facts={key: text for key, text in facts.items() if text},
         toml=files.to_toml(pipeline.to_dict()),
         points=hovers(records, searched(records)),
         warn=warn,
     )
+
+
+def report_sections(data: ReportData, warn: Warn = lambda _: None) -> list[Section]:
+    """All sections in order; one that cannot be made says why in its words, and to `warn`."""
+    pipeline, objective, champion = data.pipeline, data.objective, data.champion
+    records, finals, with_curves = data.records, data.finals, data.with_curves
+    parts: dict[str, Callable[[], Section]] = {
+        "results": lambda: results_section(pipeline, finals),
+        "choice": lambda: choice_section(pipeline, records, data.rechecked, champion, over=bool(finals)),
+        "base against new": lambda: scatter_section(records, finals, champion),
+        "course of the search": lambda: history_section(records, champion, objective),
+        "slices": lambda: slices_section(data.tried, champion, objective),
+        "maps of two": lambda: contours_section(data.tried, champion, objective),
+        "importances": lambda: importance_section(data.tried),
+        "learning curves": lambda: curves_section(
+            data.ranked, champion, objective, pipeline.evaluate_every, with_curves
+        ),
+        "gradient rule": lambda: branches_section(records, champion, with_curves),
+        "all trials": lambda: trials_section(pipeline, data.ranked, champion, objective),
+    }
+    return [_built(name, build, warn) for name, build in parts.items()]
+
+
+def report_pictures(data: ReportData) -> list[Picture]:
+    """All pictures of a sweep: plotly figures and their numbers, for files and for whoever draws on in Python."""
+    return [picture for section in report_sections(data) for picture in section.pictures]
 
 
 def _built(name: str, build: Callable[[], Section], warn: Warn) -> Section:
@@ -122,8 +117,9 @@ def _lacking(what: str, error: Exception, warn: Warn) -> str:
 class _Slot(NamedTuple):
     """Where a picture is drawn: its number among the figures and its height; or the words that stand in for it."""
 
-    figure: int
-    height: int
+    picture: Picture
+    figure: int = -1
+    height: int = 0
     lacking: str = ""
 
 
@@ -168,13 +164,13 @@ def _draw(section: Section, figures: list[str], warn: Warn) -> list[_Slot]:
     places = []
     for picture in section.pictures:
         try:
-            figure = picture.draw()
+            figure = picture.figure
             drawn = str(figure.to_json())
         except (MemoryError, OSError):
             raise
         except Exception as error:  # a picture is no reason to lose the page
-            places.append(_Slot(-1, 0, _lacking(f"picture {picture.name}", error, warn)))
+            places.append(_Slot(picture, lacking=_lacking(f"picture {picture.name}", error, warn)))
             continue
-        places.append(_Slot(len(figures), figure.layout.height))
+        places.append(_Slot(picture, len(figures), figure.layout.height))
         figures.append(drawn)
     return places

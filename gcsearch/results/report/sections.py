@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import NamedTuple
-
-from plotly.graph_objects import Figure
 
 from gcsearch.config.metrics import Metric, columns, find
 from gcsearch.config.pipeline import Pipeline
@@ -16,17 +12,9 @@ from gcsearch.config.trials import TrialRecord
 from gcsearch.methods.registry import title_and_tags, with_tags
 from gcsearch.results.comparison import results_table
 from gcsearch.results.ranking import RankedTrial
-from gcsearch.results.report.figures import (
-    draw_confirmation,
-    draw_contour,
-    draw_cosine,
-    draw_curves,
-    draw_history,
-    draw_importances,
-    draw_scatter,
-    draw_shares,
-    draw_slice,
-)
+from gcsearch.results.report.figures.curves import chosen_gradients, cosine_of_gradients, learning_curves
+from gcsearch.results.report.figures.search import course_of_search, importances_picture, map_of, slice_of
+from gcsearch.results.report.figures.sides import confirmed_sides, searched_sides
 from gcsearch.results.report.findings import (
     branches,
     choice,
@@ -38,6 +26,7 @@ from gcsearch.results.report.findings import (
     history,
     scatter_points,
 )
+from gcsearch.results.report.picture import Section, WithCurves
 from gcsearch.results.report.responses import (
     LEAST_SURFACE,
     REACH,
@@ -47,41 +36,11 @@ from gcsearch.results.report.responses import (
     surface,
 )
 from gcsearch.results.tables.table import Cell, Heading, Remark, Table
-from gcsearch.results.tables.wording import counted, describe, joined, named, outcome_counts, searched, value_text
+from gcsearch.results.tables.wording import counted, describe, outcome_counts, searched, value_text
 from gcsearch.stats import Spread, spread
 
 _MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
 _LEAST_PICTURED, _LEAST_IMPORTANCE = 2, 10  # completed configurations that a picture needs
-
-WithCurves = Callable[[Sequence[TrialRecord]], Sequence[TrialRecord]]
-"""Gives records that may come without their curves with them."""
-
-
-class Picture(NamedTuple):
-    """A picture by its name, drawn when the page is put together."""
-
-    name: str
-    draw: Callable[[], Figure]
-
-
-class Section(NamedTuple):
-    """A heading, words, and pictures or a table; without either, the words say why there are none.
-
-    `style` are the CSS classes of the table; a `sortable` one is sorted by a click on a heading. `legend` says what
-    the names in the pictures are.
-    """
-
-    title: str
-    lead: str
-    pictures: Sequence[Picture] = ()
-    table: Table | None = None
-    style: str = ""
-    legend: Sequence[tuple[str, str]] = ()
-
-    @property
-    def shows(self) -> bool:
-        """Whether there is more than words."""
-        return bool(self.pictures or self.table)
 
 
 def results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
@@ -151,37 +110,15 @@ def choice_section(
 
 
 def scatter_section(records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None) -> Section:
-    title, measured = "Base against new", scatter_points(records)
-    points = measured if len(measured) >= _LEAST_PICTURED else []
-    pictures = (
-        [Picture("scatter of the search", partial(draw_scatter, points, champion, records[0].stage))] if points else []
-    )
-    one_sided = [record for record in finals if not has_both_sides(record)]
-    if len(one_sided) < len(finals):
-        pictures.append(Picture("scatter of the confirmation", partial(draw_confirmation, finals)))
+    title, points = "Base against new", scatter_points(records)
+    pictures = [searched_sides(points, champion, records[0].stage)] if len(points) >= _LEAST_PICTURED else []
+    if any(map(has_both_sides, finals)):
+        pictures.append(confirmed_sides(finals))
     if not pictures:
-        return Section(
-            title, "Only one configuration to show." if measured else "No configuration has accuracies on both sides."
-        )
-    parts = []
-    if points and records[0].stage == "search":
-        parts.append(
-            "The search: each point is one configuration, by validation images; the held-out part of the base classes "
-            "plays "
-            "“new”, and no test image or new class is involved."
-        )
-    elif points:
-        parts.append("The search, an oracle: each point is one configuration, by test images of base and new classes.")
-    if len(pictures) > (1 if points else 0):
-        parts.append(
-            "The confirmation: test images; small dots are seeds, large marks their means (names on hovering)."
-        )
-        if one_sided:
-            parts.append(f"Without accuracies on both sides, so not in it: {joined([named(r) for r in one_sided])}.")
-    parts.append("Grey curves join points of equal H.")
-    if len(pictures) > 1:
-        parts.append("The two are not on one scale.")
-    return Section(title, " ".join(parts), pictures)
+        why = "Only one configuration to show." if points else "No configuration has accuracies on both sides."
+        return Section(title, why)
+    lead = "What is gained on the classes that were trained against what is lost on new ones."
+    return Section(title, lead + (" The two are not on one scale." if len(pictures) > 1 else ""), pictures)
 
 
 def history_section(records: Sequence[TrialRecord], champion: int | None, objective: Metric) -> Section:
@@ -191,21 +128,17 @@ def history_section(records: Sequence[TrialRecord], champion: int | None, object
     names = searched(records)
     if len(records) < _LEAST_PICTURED:
         return Section(title, f"Only one configuration was tried: {describe(records[0].config, names)}.")
-    draw = partial(draw_history, history(records, objective.key), champion, objective)
-    lead = f"Shown is {objective.legend}. Bars are standard deviations over seeds: read differences against them."
-    return Section(title, lead, [Picture("course of the search", draw)])
+    picture = course_of_search(history(records, objective.key), champion, objective)
+    return Section(title, f"{counted(len(records), 'trial')}: {outcome_counts(records)}.", [picture])
 
 
 def slices_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
     title = "One hyperparameter at a time"
     if len(tried.records) < _LEAST_PICTURED or not tried.axes:
         return Section(title, f"Fewer than {_LEAST_PICTURED} different configurations have completed.")
-    pictures = [
-        Picture(f"slice of {name}", partial(draw_slice, tried, name, champion, objective)) for name in tried.axes
-    ]
+    pictures = [slice_of(tried, name, champion, objective) for name in tried.axes]
     lead = f"Every completed configuration, {objective.legend}. The other hyperparameters vary too, hence the scatter."
-    special = [f"{n}: “{text}” stands apart" for n, one in tried.axes.items() for text in one.special.values()]
-    return Section(title, f"{lead} {'; '.join(special)}{'.' if special else ''}", pictures)
+    return Section(title, lead, pictures)
 
 
 def contours_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
@@ -216,10 +149,7 @@ def contours_section(tried: Responses, champion: int | None, objective: Metric) 
     if len(tried.records) < _LEAST_PICTURED:
         return Section(title, f"Fewer than {_LEAST_PICTURED} different configurations have completed.")
     grounds = [surface(tried, pair) for pair in pairs]
-    pictures = [
-        Picture(f"map of {' and '.join(pair)}", partial(draw_contour, tried, pair, ground, champion, objective))
-        for pair, ground in zip(pairs, grounds, strict=True)
-    ]
+    pictures = [map_of(tried, pair, ground, champion, objective) for pair, ground in zip(pairs, grounds, strict=True)]
     lead = f"Each dot is a configuration, its colour {objective.legend}; the lowest tenth shares one colour. "
     if any(grounds):
         lead += (
@@ -238,13 +168,13 @@ def importance_section(tried: Responses) -> Section:
     shares = importances(tried)
     if not shares:
         return Section(title, "All configurations came to the same number.")
-    lead = "PED-ANOVA: how far the best tenth of configurations differs from all configurations, per hyperparameter."
+    lead = "Read it with care: it tells which hyperparameters set the best configurations apart, not what they gain."
     if "rho" in tried.axes and {"beta1", "beta2"} & set(tried.axes):
         lead += (
-            " Read it with care: as rho goes to 0 both gradients become the same, and then the bounds beta1 and "
-            "beta2 mean nothing, so configurations of small rho make the bounds look less important than they are."
+            " As rho goes to 0 both gradients become the same, and then the bounds beta1 and beta2 mean nothing, so "
+            "configurations of small rho make the bounds look less important than they are."
         )
-    return Section(title, lead, [Picture("importances", partial(draw_importances, shares))])
+    return Section(title, lead, [importances_picture(shares)])
 
 
 def curves_section(
@@ -258,13 +188,8 @@ def curves_section(
     curves = [(name, curve(record, objective.key)) for (name, _), record in zip(chosen, whole, strict=True)]
     names = searched([row.record for row in ranked])
     listed = [(name, describe(record.config, names)) for name, record in chosen]
-    lead = f"Shown is {objective.legend}; the band spans the champion's lowest and highest seed."
-    return Section(
-        title,
-        lead,
-        [Picture("learning curves", partial(draw_curves, curves, objective))],
-        legend=listed,
-    )
+    lead = "The champion beside those from the literature and others of the search."
+    return Section(title, lead, [learning_curves(curves, objective)], legend=listed)
 
 
 def branches_section(records: Sequence[TrialRecord], champion: int | None, with_curves: WithCurves) -> Section:
@@ -277,13 +202,8 @@ def branches_section(records: Sequence[TrialRecord], champion: int | None, with_
     if chosen is None:
         name = describe(record.config, ())
         return Section(title, f"{name} does not choose between gradients, or has a single measured epoch.")
-    lead = (
-        "Left: which gradient the steps of each epoch took. Right: the cosine between the plain and the perturbed "
-        "gradient, which decides: at or below beta1 the plain one, at or above beta2 the perturbed one, between "
-        "them the projection. Means over seeds; the band spans lowest and highest seed."
-    )
-    pictures = [Picture("branches", partial(draw_shares, chosen)), Picture("cosine", partial(draw_cosine, chosen))]
-    return Section(title, lead, pictures)
+    lead = f"What the constraint did while {describe(record.config, ())} trained."
+    return Section(title, lead, [chosen_gradients(chosen), cosine_of_gradients(chosen)])
 
 
 def trials_section(

@@ -180,7 +180,7 @@ def test_the_picture_shows_the_ball_and_one_scale_for_all():
         for seed in (1.0, 7.0)
     ]
     assert limits(surfaces) == (1.0, 7.0)
-    contour, ball, prompt = draw_loss(surfaces[0], 1.0, 7.0).data
+    contour, ball, prompt = draw_loss(surfaces[0].to_frame(), surfaces[0], 1.0, 7.0).data
     assert (contour.contours.start, contour.contours.end) == (1.0, 7.0)
     assert all(math.hypot(x, y) == pytest.approx(0.5) for x, y in zip(ball.x, ball.y, strict=True))
     assert (prompt.x, prompt.y) == ((0,), (0,))

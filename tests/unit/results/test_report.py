@@ -15,7 +15,8 @@ from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecor
 from gcsearch.methods.registry import find
 from gcsearch.results import ranking
 from gcsearch.results.report import findings
-from gcsearch.results.report.page import build_report
+from gcsearch.results.report.page import build_report, report_pictures
+from gcsearch.results.report.picture import ReportData
 from gcsearch.results.report.responses import (
     REACH,
     Responses,
@@ -400,10 +401,10 @@ def page(records, finals=(), champion=None, **more) -> str:
     return built(PIPELINE, records, finals, champion, **more)
 
 
-def built(*about, **more) -> str:
+def built(*about, provenance=None, link="", **more) -> str:
     """The page; fails where a part of it could not be drawn."""
     lacking: list[str] = []
-    text = build_report(*about, warn=lacking.append, **more)
+    text = build_report(ReportData(*about, **more), provenance, link=link, warn=lacking.append)
     assert not lacking
     return text
 
@@ -619,23 +620,35 @@ def broken(*_, **__):
 @pytest.mark.parametrize(
     ("broken_part", "named"),
     [
-        ("draw_history", "picture course of the search"),
-        ("draw_slice", "picture slice of rho"),
-        ("draw_confirmation", "picture scatter of the confirmation"),
-        ("importances", "section importances"),
-        ("responses", "section slices"),
-        ("confirmed_rows", "section results"),
+        ("figures.search.draw_history", "picture course-of-the-search"),
+        ("figures.search.draw_slice", "picture slice-rho"),
+        ("figures.sides._seeds", "picture base-against-new-confirmation"),
+        ("sections.importances", "section importances"),
+        ("picture.responses", "section slices"),
+        ("sections.confirmed_rows", "section results"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_line_that_names_it_and_all_else_is_there(broken_part, named, monkeypatch):
-    module = "page" if broken_part == "responses" else "sections"
-    monkeypatch.setattr(f"gcsearch.results.report.{module}.{broken_part}", broken)
+    monkeypatch.setattr(f"gcsearch.results.report.{broken_part}", broken)
     lines: list[str] = []
-    text = own(build_report(PIPELINE, a_sweep(), FINALS, 10, warn=lines.append))
+    text = own(build_report(ReportData(PIPELINE, a_sweep(), FINALS, 10), warn=lines.append))
     assert f"the report lacks the {named}: KeyError: 'val_base_margni'" in lines
     assert all("\n" not in line for line in lines)
     assert f"The {named} could not be drawn: KeyError" in text
     assert "<h2>All trials</h2>" in text and len(figures(text)) >= 4
+
+
+def test_every_picture_has_a_name_for_its_file_words_and_the_numbers_that_it_is_drawn_of():
+    pictures = report_pictures(ReportData(PIPELINE, a_sweep(), FINALS, 10))
+    by_name = {picture.name: picture for picture in pictures}
+    assert len(by_name) == len(pictures) == 10
+    assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name) for name in by_name)
+    assert all(picture.title and len(picture.frame) for picture in pictures)
+    course = by_name["course-of-the-search"]
+    assert list(course.frame.columns) == ["trial", "mean", "deviation", "best", "outcome"]
+    assert len(course.frame) == 16 and course.frame.loc[15, "outcome"] == "failed"
+    drawn = [x for trace in course.figure.data if trace.name == "complete" for x in trace.x]
+    assert drawn == list(course.frame[course.frame["outcome"] == "complete"]["trial"])
 
 
 def test_maps_are_dots_until_there_are_enough_for_a_surface():
