@@ -14,9 +14,10 @@ from typing import NoReturn
 
 from gcsearch import files
 from gcsearch.config.base import plain_name
-from gcsearch.data import digests, layouts
+from gcsearch.data import digests
 from gcsearch.data.image_loader import named
-from gcsearch.data.layouts import Reader
+from gcsearch.data.layouts import benchmark, own, torchvision
+from gcsearch.data.layouts.base import Reader
 from gcsearch.data.lists.folders import saying_what_is_passed_over
 from gcsearch.data.lists.missing import missing_images, why_missing
 from gcsearch.data.lists.splits import (
@@ -63,25 +64,25 @@ def _kind(kind: str, article: str = "a ") -> tuple[str, str]:
 
 
 DATASETS: dict[str, Layout] = {
-    "ImageNet": Layout("imagenet", "images", reader=layouts.imagenet),
+    "ImageNet": Layout("imagenet", "images", reader=benchmark.imagenet),
     "Caltech101": Layout(
         "caltech-101",
         "101_ObjectCategories",
         "split_zhou_Caltech101.json",
-        layouts.caltech,
+        benchmark.caltech,
         published=(100, 4128, 1649, 2465),
     ),
     "OxfordPets": Layout(
-        "oxford_pets", "images", "split_zhou_OxfordPets.json", layouts.pets, *_kind("pet"), (37, 2944, 736, 3669)
+        "oxford_pets", "images", "split_zhou_OxfordPets.json", benchmark.pets, *_kind("pet"), (37, 2944, 736, 3669)
     ),
     "StanfordCars": Layout(
-        "stanford_cars", "", "split_zhou_StanfordCars.json", layouts.cars, published=(196, 6509, 1635, 8041)
+        "stanford_cars", "", "split_zhou_StanfordCars.json", benchmark.cars, published=(196, 6509, 1635, 8041)
     ),
     "OxfordFlowers": Layout(
         "oxford_flowers",
         "jpg",
         "split_zhou_OxfordFlowers.json",
-        layouts.flowers,
+        benchmark.flowers,
         *_kind("flower"),
         (102, 4093, 1633, 2463),
     ),
@@ -89,19 +90,21 @@ DATASETS: dict[str, Layout] = {
         "food-101",
         "images",
         "split_zhou_Food101.json",
-        layouts.class_folders,
+        benchmark.food101,
         *_kind("food", article=""),
         (101, 50500, 20200, 30300),
     ),
     "FGVCAircraft": Layout(
-        "fgvc_aircraft", "images", "", layouts.aircraft, *_kind("aircraft"), (100, 3334, 3333, 3333)
+        "fgvc_aircraft", "images", "", benchmark.aircraft, *_kind("aircraft"), (100, 3334, 3333, 3333)
     ),
-    "SUN397": Layout("sun397", "SUN397", "split_zhou_SUN397.json", layouts.sun397, published=(397, 15880, 3970, 19850)),
+    "SUN397": Layout(
+        "sun397", "SUN397", "split_zhou_SUN397.json", benchmark.sun397, published=(397, 15880, 3970, 19850)
+    ),
     "DescribableTextures": Layout(
         "dtd",
         "images",
         "split_zhou_DescribableTextures.json",
-        layouts.class_folders,
+        benchmark.textures,
         "{} texture.",
         "a texture of {}.",
         (47, 2820, 1128, 1692),
@@ -110,7 +113,7 @@ DATASETS: dict[str, Layout] = {
         "eurosat",
         "2750",
         "split_zhou_EuroSAT.json",
-        layouts.eurosat,
+        benchmark.eurosat,
         "a centered satellite photo of {}.",
         published=(10, 13500, 5400, 8100),
     ),
@@ -118,24 +121,24 @@ DATASETS: dict[str, Layout] = {
         "ucf101",
         "UCF-101-midframes",
         "split_zhou_UCF101.json",
-        layouts.ucf101,
+        benchmark.ucf101,
         "a photo of a person doing {}.",
         published=(101, 7639, 1898, 3783),
     ),
     "ImageNetV2": Layout(
         "imagenetv2",
         "imagenetv2-matched-frequency-format-val",
-        reader=layouts.imagenet_v2,
+        reader=benchmark.imagenet_v2,
         published=(1000, 0, 0, 10000),
     ),
     "ImageNetSketch": Layout(
-        "imagenet-sketch", "images", reader=layouts.imagenet_folders, published=(1000, 0, 0, 50889)
+        "imagenet-sketch", "images", reader=benchmark.imagenet_folders, published=(1000, 0, 0, 50889)
     ),
     "ImageNetA": Layout(
-        "imagenet-adversarial", "imagenet-a", reader=layouts.imagenet_folders, published=(200, 0, 0, 7500)
+        "imagenet-adversarial", "imagenet-a", reader=benchmark.imagenet_folders, published=(200, 0, 0, 7500)
     ),
     "ImageNetR": Layout(
-        "imagenet-rendition", "imagenet-r", reader=layouts.imagenet_folders, published=(200, 0, 0, 30000)
+        "imagenet-rendition", "imagenet-r", reader=benchmark.imagenet_folders, published=(200, 0, 0, 30000)
     ),
     **{name: Layout(world.folder, "images", world.split_file) for name, world in worlds.WORLDS.items()},
 }
@@ -179,9 +182,19 @@ def find(name: str, key: str = "task.dataset") -> Layout:
         rule = f"the path after `{kind}:` must stay below task.root"
         raise InputError(rule, key=key, received=repr(path), remedy="Name another task.root.")
     if kind == "folder":
-        return Layout(path, "", reader=layouts.own_folders)
+        return Layout(path, "", reader=own.own_folders)
     file = PurePosixPath(path)
-    return Layout(str(file.parent), "", reader=layouts.table(file.name))
+    return Layout(str(file.parent), "", reader=own.table(file.name))
+
+
+def located(name: str, root: Path, key: str = "task.dataset") -> Layout:
+    """The layout of a name as it is below `root`: torchvision's where the folders are its, else as `find`."""
+    layout, other = find(name, key), torchvision.FOLDERS.get(name)
+    if other is None or (root / layout.folder / layout.images).is_dir():
+        return layout
+    if not (root / other.folder / (other.mark or other.images)).exists():
+        return layout
+    return replace(layout, folder=other.folder, images=other.images)
 
 
 _TITLES = {
@@ -238,7 +251,7 @@ def load(name: str, root: Path) -> Dataset:
 
 def read(name: str, root: Path) -> tuple[Dataset, Path]:
     """The data set, without looking for its images, and the file or folder that describes it. Errors as `load`."""
-    layout = find(name)
+    layout = located(name, root)
     folder = files.absolute(layout.folder, root, key="task.dataset")
     split = folder / layout.split
     images = folder / layout.images
@@ -253,7 +266,7 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
             contents = _completed(layout.reader(folder, images), images, name)
     _check(contents)
     if contents.fresh:
-        warn_fresh(contents.fresh)
+        warn_fresh(contents)
     plain = plain_name(name)  # the cache calls its entries by it
     lists = contents.train, contents.val, contents.test
     return Dataset(plain, images, contents.classes, *lists), contents.source

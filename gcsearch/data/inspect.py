@@ -13,7 +13,8 @@ from typing import Any
 from gcsearch.data import datasets, image_files
 from gcsearch.data.datasets import DATASETS, Dataset, Progress
 from gcsearch.data.image_loader import fault, named
-from gcsearch.data.layouts import is_table, split_folders
+from gcsearch.data.layouts import torchvision
+from gcsearch.data.layouts.own import is_table, split_folders
 from gcsearch.data.lists import checks
 from gcsearch.data.lists.draws import compare_draw
 from gcsearch.data.lists.folders import PassedOverWarning, has_images
@@ -54,7 +55,7 @@ def present(root: Path) -> list[str]:
     """Names of the data sets of the table whose folder lies below `root`. InputError where `root` is no folder."""
     if not root.is_dir():
         raise InputError("the root must be the folder that holds all data sets", file=root)
-    return [name for name, layout in DATASETS.items() if (root / layout.folder).is_dir()]
+    return [name for name in DATASETS if (root / datasets.located(name, root).folder).is_dir()]
 
 
 def examine(root: Path, name: str, *, verify: bool = False, progress: Progress | None = None) -> Finding:
@@ -63,7 +64,7 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
     Raises:
         InputError: no data set has this name.
     """
-    folder = str(root / datasets.find(name).folder)
+    folder = str(root / datasets.located(name, root).folder)
     with warnings.catch_warnings(record=True) as caught:
         for category in (FreshSplitWarning, PassedOverWarning, RepeatWarning):
             warnings.simplefilter("always", category)
@@ -98,7 +99,7 @@ def _notes(name: str, dataset: Dataset, root: Path, missing: Sequence[str]) -> I
         filled = {item.label for item in items}
         if lacking := [title for label, title in enumerate(dataset.classes) if label not in filled]:
             yield f"{key} has no image of {len(lacking)} of {len(dataset.classes)} classes ({named(lacking, 3)})"
-    layout = datasets.find(name)
+    layout = datasets.located(name, root)
     counts = (len(dataset.classes), *map(len, dataset.lists.values()))
     if layout.published and counts != layout.published:
         classes, train, val, test = layout.published
@@ -123,6 +124,7 @@ def _unreadable(dataset: Dataset, missing: set[str], progress: Progress | None) 
 def own(root: Path) -> list[str]:
     """Names of data sets below `root` that are not in the table: folders of class folders, and tables."""
     known = {layout.folder for layout in DATASETS.values()}
+    known |= {place.folder.partition("/")[0] for place in torchvision.FOLDERS.values()}
     inside = [name for name in folders_in(root) if name not in known]
     names = [f"folder:{name}" for place in inside for name in _class_folders(root, place)]
     files = [path for folder in (root, *(root / name for name in inside)) for path in sorted(folder.glob("*.*"))]

@@ -85,11 +85,11 @@ ADDITIONS: dict[str, list[tuple[str, str, str]]] = {
         ),
     ],
     "A data set": [
-        ("gcsearch/data/layouts.py", "\ndef _listed(", READER + "\n"),
+        ("gcsearch/data/layouts/benchmark.py", "\ndef divided(", READER + "\n"),
         (
             "gcsearch/data/datasets.py",
             '    "ImageNet": Layout(',
-            '    "Flat": Layout("flat", "all", reader=layouts.flat),\n',
+            '    "Flat": Layout("flat", "all", reader=benchmark.flat),\n',
         ),
     ],
     "A metric": [

@@ -6,7 +6,7 @@ import io
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from zlib import crc32
 
@@ -17,6 +17,7 @@ from pyarrow import csv, parquet
 from scipy.io import savemat
 
 from gcsearch.data import datasets
+from gcsearch.data.layouts.torchvision import FOLDERS
 
 NAMES = ("große_Küche", "naïve café", "owl", "tiny yellow cat", "wren")
 """Class names as people write them; the last class has few images."""
@@ -70,11 +71,11 @@ def entries():
                 yield label, part, index
 
 
-def folders(images: Path, keys, classes) -> dict[str, str]:
+def folders(images: Path, keys, classes, ending: str = "") -> dict[str, str]:
     """A folder per class; path to class name."""
     truth = {}
     for label, part, index in entries():
-        path = f"{keys[label]}/{part} {index}{'.JPEG' if index % 2 else '.png'}"
+        path = f"{keys[label]}/{part} {index}{ending or ('.JPEG' if index % 2 else '.png')}"
         put(images / path)
         truth[path] = classes[label]
     return truth
@@ -95,11 +96,11 @@ def split_json(name: str) -> Callable[[Path], Tree]:
     return make
 
 
-def class_folders(name: str, keys=NAMES, classes=NAMES, left_out=()) -> Callable[[Path], Tree]:
+def class_folders(name: str, keys=NAMES, classes=NAMES, left_out=(), files: str = "") -> Callable[[Path], Tree]:
     def make(root: Path) -> Tree:
         layout = datasets.find(name)
         images = root / layout.folder / layout.images
-        truth = folders(images, keys, classes)
+        truth = folders(images, keys, classes, files)
         write(images / keys[0] / "notes.txt", ["no image"])
         for folder in left_out:
             put(images / folder / "x.jpg")
@@ -291,10 +292,83 @@ def table(file: str, *, split: bool) -> Callable[[Path], Tree]:
     return make
 
 
+def by_torchvision(make: Callable[[Path], Tree]) -> Callable[[Path], Tree]:
+    """The same tree with the folders of torchvision's loader; without what its archives do not hold."""
+
+    def moved(root: Path) -> Tree:
+        tree = make(root)
+        layout, place = datasets.DATASETS[tree.name], FOLDERS[tree.name]
+        (root / layout.folder).rename(root / ".aside")
+        (root / place.folder).parent.mkdir(parents=True, exist_ok=True)
+        (root / ".aside").rename(root / place.folder)
+        if not place.images:  # the images lie in the folder itself
+            former = root / place.folder / layout.images
+            for path in list(former.iterdir()):
+                path.rename(root / place.folder / path.name)
+            former.rmdir()
+        return tree
+
+    return moved
+
+
+def sun397_images(root: Path) -> Tree:
+    """The archive of the images alone."""
+    tree = sun397(root)
+    for file in ("Training_01.txt", "Testing_01.txt"):
+        (root / "sun397" / file).unlink()
+    return replace(tree, counts=OFFICIAL, test=None)
+
+
+def _official(tree: Tree) -> dict[str, list[str]]:
+    """The images of a tree by the list that their file names tell."""
+    return {part: [path for path in tree.truth if path.split("/")[1].startswith(part)] for part in SPLIT}
+
+
+def food101(root: Path) -> Tree:
+    tree, meta = class_folders("Food101", files=".jpg")(root), root / "food-101" / "meta"
+    lists, by_class = _official(tree), {}
+    for part, images in (("train", [*lists["train"], *lists["val"]]), ("test", lists["test"])):
+        by_class[part] = {name: [p.removesuffix(".jpg") for p in images if p.split("/")[0] == name] for name in NAMES}
+        write(meta / f"{part}.json", [json.dumps(by_class[part])])
+    return replace(tree, counts=WITH_VAL, test=frozenset(lists["test"]))
+
+
+def textures(root: Path) -> Tree:
+    tree = class_folders("DescribableTextures")(root)
+    lists = _official(tree)
+    for part, images in lists.items():
+        write(root / "dtd" / "labels" / f"{part}1.txt", images)
+    return replace(tree, test=frozenset(lists["test"]))
+
+
+FLOWERS = ("pink primrose", "hard-leaved pocket orchid", "canterbury bells", "sweet pea", "english marigold")
+"""The first of the names that torchvision has for the numbers of Oxford's flowers."""
+
+
+def flowers_official(root: Path) -> Tree:
+    """With the official lists, and without the names that CoOp's page offers."""
+    tree, folder = flowers(root), root / "oxford_flowers"
+    (folder / "cat_to_name.json").unlink()
+    indices: dict[str, list[int]] = {part: [] for part in SPLIT}
+    for index, (_, part, _) in enumerate(entries(), start=1):
+        indices[part].append(index)
+    variables = {"trnid": indices["train"], "valid": indices["val"], "tstid": indices["test"]}
+    savemat(folder / "setid.mat", {name: np.array([numbers]) for name, numbers in variables.items()})
+    truth = {path: FLOWERS[NAMES.index(name)] for path, name in tree.truth.items()}
+    return replace(tree, classes=FLOWERS, truth=truth, test=frozenset(f"image_{i:05d}.jpg" for i in indices["test"]))
+
+
 _WITH_JSON = [name for name, layout in datasets.DATASETS.items() if layout.split and layout.published]
 _CALTECH = ("Faces", "Leopards", "Motorbikes", "airplanes", "wild cät_fish")
 _EUROSAT = ("AnnualCrop", "Forest", "Grüner_Fluss am Meer", "Highway", "SeaLake")
 _EUROSAT_NAMES = ("Annual Crop Land", "Forest", "Grüner_Fluss am Meer", "Highway or Road", "Sea or Lake")
+
+_caltech = class_folders(
+    "Caltech101",
+    _CALTECH,
+    ("face", "leopard", "motorbike", "airplane", "wild cät_fish"),
+    ("BACKGROUND_Google", "Faces_easy"),
+)
 
 TREES: dict[str, Callable[[Path], Tree]] = {
     **{f"{name} by its split": split_json(name) for name in _WITH_JSON},
@@ -304,12 +378,7 @@ TREES: dict[str, Callable[[Path], Tree]] = {
     "ImageNetSketch": variant("ImageNetSketch"),
     "ImageNetA": variant("ImageNetA"),
     "ImageNetR": variant("ImageNetR"),
-    "Caltech101": class_folders(
-        "Caltech101",
-        _CALTECH,
-        ("face", "leopard", "motorbike", "airplane", "wild cät_fish"),
-        ("BACKGROUND_Google", "Faces_easy"),
-    ),
+    "Caltech101": _caltech,
     "Food101": class_folders("Food101"),
     "DescribableTextures": class_folders("DescribableTextures"),
     "EuroSAT": class_folders("EuroSAT", _EUROSAT, _EUROSAT_NAMES),
@@ -318,6 +387,14 @@ TREES: dict[str, Callable[[Path], Tree]] = {
     "OxfordPets": pets,
     "SUN397": sun397,
     "UCF101": ucf101,
+    "ImageNet of torchvision": by_torchvision(imagenet),
+    "Caltech101 of torchvision": by_torchvision(_caltech),
+    "OxfordPets of torchvision": by_torchvision(pets),
+    "OxfordFlowers of torchvision": by_torchvision(flowers_official),
+    "Food101 of torchvision": food101,
+    "FGVCAircraft of torchvision": by_torchvision(aircraft),
+    "SUN397 of torchvision": by_torchvision(sun397_images),
+    "DescribableTextures of torchvision": by_torchvision(textures),
     "folder": class_folders("folder:my things/vögel"),
     "csv": table("list.csv", split=True),
     "csv without split": table("list.csv", split=False),

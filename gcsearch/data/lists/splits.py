@@ -23,7 +23,7 @@ class RepeatWarning(UserWarning):
 
 
 class FreshSplitWarning(UserWarning):
-    """The split was drawn here: numbers on it cannot be put beside published ones."""
+    """The split is not the field's: numbers on it cannot be put beside published ones."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Contents:
 
     Where no list came with the images, `whole` has the paths of each class, under a key and in the order of the
     labels: `divide` makes the lists of them.  `val_share`: that share of each class of `train` is still to be held out
-    as `val`.  `fresh`: why a split has to be drawn here.
+    as `val`.  `fresh`: why a split has to be drawn here.  `official`: the lists came with the images.
     """
 
     source: Path
@@ -51,6 +51,7 @@ class Contents:
     whole: Mapping[str, Sequence[str]] = field(default_factory=dict, kw_only=True)
     val_share: float = field(default=0.0, kw_only=True)
     fresh: str = field(default="", kw_only=True)
+    official: bool = field(default=False, kw_only=True)
 
 
 def read_split(path: Path) -> Contents:
@@ -164,9 +165,13 @@ def hold_out_val(items: Sequence[Item], share: float, at_most: int | None = None
     return train, val
 
 
-def warn_fresh(what: str) -> None:
-    """Say that a split is gcsearch's own. Python shows it once per data set and process."""
-    text = f"{what}; gcsearch drew a fresh split, numbers on it are not comparable with published ones"
+def warn_fresh(contents: Contents) -> None:
+    """Say that a split is not the field's. Python shows it once per data set and process."""
+    lists = "gcsearch drew a fresh split, numbers on it"
+    if contents.official:
+        held = ", a fifth of each class of train held out as val" * bool(contents.val_share)
+        lists = f"the lists are those of the data set's authors{held}, numbers on them"
+    text = f"{contents.fresh}; {lists} are not comparable with published ones"
     warnings.warn(text, FreshSplitWarning, stacklevel=2)
 
 

@@ -755,3 +755,45 @@ def test_the_command_for_a_folder_of_classes_survives_the_shell(tmp_path):
         inspect.check_names(None, tmp_path / "my birds" / "it's")
     command = (refused.value.remedy or "").partition(": ")[2].removesuffix(".")
     assert shlex.split(command)[3:] == [str(tmp_path / "my birds"), "--dataset", "folder:it's"]
+
+
+def test_folders_of_torchvision_are_found_by_name_and_are_nobodys_own(tmp_path):
+    TREES["OxfordPets of torchvision"](tmp_path)
+    TREES["DescribableTextures of torchvision"](tmp_path)
+    assert inspect.check_names(None, tmp_path) == ["OxfordPets", "DescribableTextures"]
+    assert inspect.examine(tmp_path, "OxfordPets").folder == str(tmp_path / "oxford-iiit-pet")
+    assert inspect.own(tmp_path) == []
+
+
+def test_the_folders_of_coop_come_before_those_of_torchvision(tmp_path):
+    TREES["OxfordPets of torchvision"](tmp_path)
+    TREES["OxfordPets"](tmp_path)
+    with pytest.warns(FreshSplitWarning):
+        assert datasets.load("OxfordPets", tmp_path).images == tmp_path / "oxford_pets" / "images"
+
+
+@pytest.mark.parametrize(
+    ("name", "lists"),
+    [
+        ("EuroSAT", "gcsearch drew a fresh split"),
+        ("DescribableTextures of torchvision", "the lists are those of the data set's authors, numbers"),
+        ("Food101 of torchvision", "the lists are those of .* authors, a fifth of each class of train held out as val"),
+    ],
+)
+def test_the_warning_says_whose_lists_these_are(tmp_path, name, lists):
+    tree = TREES[name](tmp_path)
+    with pytest.warns(FreshSplitWarning, match=f"split_zhou_.* is absent; {lists}"):
+        datasets.load(tree.name, tmp_path)
+
+
+def test_a_split_file_is_read_in_torchvisions_folder_too(tmp_path):
+    TREES["OxfordPets by its split"](tmp_path)
+    (tmp_path / "oxford_pets").rename(tmp_path / "oxford-iiit-pet")
+    assert datasets.load("OxfordPets", tmp_path).classes == NAMES
+
+
+def test_a_damaged_list_of_a_loader_is_named(tmp_path):
+    TREES["Food101 of torchvision"](tmp_path)
+    write(tmp_path / "food-101" / "meta" / "test.json", ["[1]"])
+    with pytest.raises(InputError, match=r"meta/test.json: .* must map classes to lists of images"):
+        datasets.read("Food101", tmp_path)

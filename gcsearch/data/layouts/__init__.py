@@ -1,0 +1,1 @@
+"""One reader per layout that is not a split JSON: folders, annotation files, MATLAB files, tables."""
