@@ -100,7 +100,7 @@ _STICKING_OUT = """() => {
   const seen = one => one.getClientRects().length && getComputedStyle(one).visibility !== 'hidden';
   const out = [...document.body.querySelectorAll('*')].filter(one => {
     const box = one.getBoundingClientRect();
-    return seen(one) && box.width && (box.right > width + 1 || box.left < -1) && !boxed(one);
+    return seen(one) && box.width && (box.right > width + 1 || (box.left < -1 && box.right > 0)) && !boxed(one);
   });
   const names = out.map(one => `${one.tagName.toLowerCase()}#${one.id}.${one.getAttribute('class') || ''}`);
   const wide = document.documentElement.scrollWidth - width;
