@@ -294,7 +294,7 @@ class Sweep:
     @property
     def pictures(self) -> list[Picture]:
         """The report's pictures: each has a `name`, a `caption`, its data as `frame` and a plotly `figure`."""
-        from gcsearch.results.report.page import report_pictures
+        from gcsearch.results.report.pages.sweep import report_pictures
 
         return report_pictures(report_data(self))
 
@@ -432,7 +432,7 @@ def report_data(sweep: Sweep) -> ReportData:
 
 def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
     """Draw the sweep's report to `path`."""
-    from gcsearch.results.report.page import build_report
+    from gcsearch.results.report.pages.sweep import build_report
 
     files.write_whole(path, build_report(report_data(sweep), environment(), warn=warn))
     return path

@@ -21,7 +21,7 @@ from gcsearch.execution.executor import Batch
 from gcsearch.execution.worker import PackRunner
 from gcsearch.export.classifier import load_export
 from gcsearch.results.multi_dataset import gathered, seen_from, worst_regrets
-from gcsearch.results.report.page import build_report
+from gcsearch.results.report.pages.sweep import build_report
 from gcsearch.results.report.picture import ReportData
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.sweep import load_parameters, seen_from_each

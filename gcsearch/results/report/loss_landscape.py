@@ -15,7 +15,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from gcsearch.results.documents import Sharpnesses
-from gcsearch.results.report.page import document
+from gcsearch.results.report.pages.document import document
 from gcsearch.results.report.picture import Picture, Section
 from gcsearch.results.report.theme import ACCENT, BAR, INK, SURFACE, colour_scale, empty_figure
 

@@ -109,7 +109,9 @@ def a_session(bench, said):
     return Session(bench.sweep, bench.pipeline, search_space.load("sam"), None, watcher, driver, None)
 
 
-@pytest.mark.parametrize("part", ["gcsearch.results.report.page.headline", "gcsearch.results.report.page.get_plotlyjs"])
+@pytest.mark.parametrize(
+    "part", ["gcsearch.results.report.pages.sweep.headline", "gcsearch.results.report.pages.document.get_plotlyjs"]
+)
 def test_a_report_that_cannot_be_written_is_one_line_and_no_failed_sweep(part, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise KeyError("test_acc")

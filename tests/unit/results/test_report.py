@@ -15,7 +15,7 @@ from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecor
 from gcsearch.methods.registry import find
 from gcsearch.results import ranking
 from gcsearch.results.report import findings
-from gcsearch.results.report.page import build_report, report_pictures
+from gcsearch.results.report.pages.sweep import build_report, report_pictures
 from gcsearch.results.report.picture import ReportData
 from gcsearch.results.report.responses import (
     REACH,

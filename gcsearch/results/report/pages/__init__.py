@@ -1,0 +1,1 @@
+"""The pages: what holds sections, one sweep, several sweeps."""
