@@ -15,7 +15,7 @@ import typer
 
 from gcsearch.cli import streams
 from gcsearch.cli.commands import data, export, results, sweeps
-from gcsearch.cli.commands.options import say
+from gcsearch.cli.streams import say
 from gcsearch.sweep import interrupts
 
 app = typer.Typer(

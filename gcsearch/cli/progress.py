@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
@@ -19,12 +19,16 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from gcsearch.cli import streams
+from gcsearch.cli.render import near
 from gcsearch.config.metrics import is_oracle
 from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
 from gcsearch.methods.registry import build
 from gcsearch.results.ranking import order
 from gcsearch.stats import number
 from gcsearch.sweep.callbacks import Callback
+from gcsearch.sweep.store import LOG_FILE
+from gcsearch.sweep.sweep import Sweep
 
 TITLES = {
     "data": "writing the data set",
@@ -67,6 +71,7 @@ class ProgressWatcher(Callback):
         self.best: TrialRecord | None = None
         self.ended = 0
         self.began = self.spoke = time.monotonic()
+        self.open = ExitStack()
 
     def __enter__(self) -> Self:
         self.bars.start()
@@ -77,6 +82,15 @@ class ProgressWatcher(Callback):
     ) -> None:
         self._finish_stage()
         self.bars.stop()
+        self.open.close()
+
+    def begun(self, sweep: Sweep) -> None:
+        """From now on what libraries say goes to the sweep's log."""
+        log = sweep.folder / LOG_FILE
+        if not self.quiet:
+            streams.say(f"what Ray, Optuna and MLflow say goes to {near(log)}")
+        self.open.enter_context(streams.logged(log))
+        self.console.file = streams.terminal()
 
     def stage(self, name: str, total: int | None = None) -> None:
         self._finish_stage()
@@ -151,11 +165,7 @@ class ProgressWatcher(Callback):
             return
         self.spoke = time.monotonic()
         share = f"{100 * self.done / self.total:.0f} %" if self.total else ""
-        print(
-            f"gcsearch: {TITLES[self.name]} {share} after {self.spoke - self.began:.0f} s {self.note}".rstrip(),
-            file=sys.stderr,
-            flush=True,
-        )
+        streams.say(f"{TITLES[self.name]} {share} after {self.spoke - self.began:.0f} s {self.note}".rstrip())
 
     def _finish_stage(self) -> None:
         if self.bars.disable and self.name and self.total:

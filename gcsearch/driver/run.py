@@ -122,6 +122,7 @@ def _drive(
             data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
         sweep = begin()
         sweep.hide_address()
+        watcher.begun(sweep)
         chosen = machines.make_executor(executor, where.placement, sweep.folder)
         Session(sweep, pipeline, space, where, watcher, driver, chosen, data).run()
     return sweep

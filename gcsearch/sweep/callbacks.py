@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gcsearch.config.trials import EpochReport, Proposal, TrialRecord
+
+if TYPE_CHECKING:
+    from gcsearch.sweep.sweep import Sweep
 
 
 class Callback:
@@ -13,6 +18,9 @@ class Callback:
 
     def progress(self, done: int, total: int) -> None:
         """The present stage has come to `done` of `total`."""
+
+    def begun(self, sweep: Sweep) -> None:
+        """The sweep has its folder, and this process begins its session on it."""
 
     def cluster(self, description: str) -> None:
         """A Ray cluster has been joined, with this address and size."""

@@ -30,6 +30,9 @@ PIPELINE_FILE, SPACE_FILE = "pipeline.toml", "space.toml"
 """What a sweep was begun from, as it is kept in its folder; the first names the second where the space is no shipped
 one, so that both run wherever they lie beside each other."""
 
+LOG_FILE = "log.txt"
+"""In a sweep's folder: what Ray, Optuna and MLflow said while it ran from the command line."""
+
 
 @dataclass(frozen=True)
 class Store:

@@ -17,11 +17,11 @@ from gcsearch.cli.commands.options import (
     Sets,
     StoreFolder,
     overrides_of,
-    say,
     seeds_of,
     watch_progress,
 )
 from gcsearch.cli.render import near, print_json, print_table
+from gcsearch.cli.streams import say
 
 
 def export(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -34,11 +33,6 @@ ClassFile = Annotated[
     typer.Option(help="Text file of further class names, one per line.", metavar="FILE", show_default=False),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress on stderr.")]
-
-
-def say(text: str) -> None:
-    """Words on stderr, from gcsearch."""
-    print(f"gcsearch: {text}", file=sys.stderr)
 
 
 def overrides_of(sets: list[str] | None) -> dict[str, str]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, say
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of
 from gcsearch.cli.commands.running import exit_code, run_matrix
 from gcsearch.cli.render import Form, near, print_json, print_table
+from gcsearch.cli.streams import say
 from gcsearch.sweep import interrupts
 
 if TYPE_CHECKING:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gcsearch.cli.commands.options import say, watch_progress
+from gcsearch.cli.commands.options import watch_progress
 from gcsearch.cli.render import near, print_finals
+from gcsearch.cli.streams import say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

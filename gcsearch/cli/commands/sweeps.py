@@ -16,13 +16,13 @@ from gcsearch.cli.commands.options import (
     Sets,
     StoreFolder,
     overrides_of,
-    say,
     seeds_of,
     watch_progress,
 )
 from gcsearch.cli.commands.results import print_comparison
 from gcsearch.cli.commands.running import exit_code, print_end, run_matrix
 from gcsearch.cli.render import print_json, print_pairs, print_plans
+from gcsearch.cli.streams import say
 
 
 def run(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 
@@ -144,3 +145,66 @@ def test_a_split_that_is_drawn_anew_is_named_without_a_path_of_ours(tmp_path):
     done = shell(f"gcsearch data check {tmp_path} --dataset folder:mine --json")
     assert json.loads(done.stdout)
     assert b".py:" not in done.stderr
+
+
+LOGS = """
+import contextlib, logging, os, sys, threading, warnings
+from pathlib import Path
+from gcsearch import errors
+from gcsearch.cli import streams
+streams.steady()
+streams.one_line_warnings()
+with streams.logged(Path(sys.argv[1])):
+    warnings.warn_explicit("overflow in exp", RuntimeWarning, "/x/site-packages/numpy/core.py", 3)
+    warnings.warn_explicit("pets: drawn anew", UserWarning, errors.__file__, 3)
+    logging.getLogger("optuna.study").warning("a trial was\\nfixed")
+    logging.getLogger("mlflow.store").error("the database is locked")
+    logging.getLogger("gcsearch.execution.session").info("ray: spilling")
+    print("an experiment was made")
+    with contextlib.suppress(OSError):
+        os.write(2, b"[2026-11-29] E core_worker.cc:3: a line of C++\\n")
+    thread = threading.Thread(target=lambda: 1 / 0, name="mirror")
+    thread.start()
+    thread.join()
+    streams.say("worker 3 ended")
+print("the results")
+sys.stderr.write("the end\\n")
+"""
+
+
+def test_while_a_log_is_kept_it_has_what_libraries_say_and_the_terminal_what_a_user_must_know(tmp_path):
+    log = tmp_path / "log.txt"
+    environment = {**os.environ, "PYTHONPATH": os.curdir}
+    for _ in range(2):
+        words = [sys.executable, "-c", LOGS, log]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, check=True)
+        assert done.stdout == "the results\n"
+        assert done.stderr.splitlines() == [
+            "gcsearch: pets: drawn anew",
+            "gcsearch: mlflow: the database is locked",
+            "gcsearch: the thread mirror ended: ZeroDivisionError: division by zero",
+            "gcsearch: worker 3 ended",
+            "the end",
+        ]
+    lines = log.read_text().splitlines()
+    assert sum(line.endswith("begins") for line in lines) == 2, "the second session must not overwrite the first"
+    timed = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} "
+    for text in (
+        "WARNING numpy: overflow in exp",
+        "WARNING gcsearch: pets: drawn anew",
+        "WARNING optuna.study: a trial was",
+        "ERROR mlflow.store: the database is locked",
+        "INFO gcsearch.execution.session: ray: spilling",
+        "INFO gcsearch: worker 3 ended",
+    ):
+        assert sum(bool(re.fullmatch(timed + re.escape(text), line)) for line in lines) == 2, text
+    assert {"an experiment was made", "[2026-11-29] E core_worker.cc:3: a line of C++"} <= set(lines)
+    assert "ZeroDivisionError: division by zero" in lines
+
+
+def test_a_log_on_a_full_disk_hinders_nothing(tmp_path):
+    words = [sys.executable, "-c", LOGS, "/dev/full"]
+    done = subprocess.run(
+        words, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": os.curdir}, check=True
+    )
+    assert (done.stdout, "worker 3 ended" in done.stderr, "Traceback" in done.stderr) == ("the results\n", True, False)
