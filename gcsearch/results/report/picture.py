@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 WithCurves = Callable[[Sequence[TrialRecord]], Sequence[TrialRecord]]
 """Gives records that may come without their curves with them."""
 
+LEAST_PICTURED = 2
+"""Configurations that a picture of several needs."""
+
 
 @dataclass(frozen=True)
 class Picture:

@@ -623,9 +623,9 @@ def broken(*_, **__):
         ("figures.search.draw_history", "picture course-of-the-search"),
         ("figures.search.draw_slice", "picture slice-rho"),
         ("figures.sides._seeds", "picture base-against-new-confirmation"),
-        ("sections.importances", "section importances"),
+        ("sections.search.importances", "section importances"),
         ("picture.responses", "section slices"),
-        ("sections.confirmed_rows", "section results"),
+        ("sections.results.confirmed_rows", "section results"),
     ],
 )
 def test_what_cannot_be_drawn_is_a_line_that_names_it_and_all_else_is_there(broken_part, named, monkeypatch):

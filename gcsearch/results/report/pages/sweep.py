@@ -8,18 +8,15 @@ from gcsearch import files
 from gcsearch.results.report.findings import headline
 from gcsearch.results.report.pages.document import Warn, built, document
 from gcsearch.results.report.picture import Picture, ReportData, Section
-from gcsearch.results.report.sections import (
-    branches_section,
-    choice_section,
+from gcsearch.results.report.sections.results import choice_section, results_section, scatter_section
+from gcsearch.results.report.sections.search import (
     contours_section,
-    curves_section,
     history_section,
     importance_section,
-    results_section,
-    scatter_section,
     slices_section,
     trials_section,
 )
+from gcsearch.results.report.sections.training import branches_section, curves_section
 from gcsearch.results.tables.wording import counted, hovers, outcome_counts, searched
 
 
