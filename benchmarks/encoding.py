@@ -48,7 +48,7 @@ def encode(backbone, images, args):
         folder = Path(name)
         (folder / "images").mkdir()
         dataset = write_photographs(folder / "images", images, args.side)
-        wanted = features.Wanted(dataset, dataset.test)
+        wanted = features.FeatureRequest(dataset, dataset.test)
         job = wanted.job(range(images), backbone.preparation, exif=False)
         pixels = prepare(job).pixels
         mean, std = (torch.tensor(values)[:, None, None] for values in (backbone.mean, backbone.std))

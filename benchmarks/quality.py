@@ -51,7 +51,7 @@ class Curves:
 
     def __init__(self, rows: Sequence[dict], space: SearchSpace) -> None:
         self.space = space
-        self.boxes = space.distributions()
+        self.encoded = space.distributions()
         self.rows = [row for row in rows if row["curve"]]
         # By way of the settings: what beta1's fraction was does not matter where beta1 is off.
         self.places = [self.scaled(space.internal(space.natural(row["place"]))) for row in self.rows]
@@ -60,7 +60,7 @@ class Curves:
     def scaled(self, place: dict) -> list[float]:
         """A place with every box as 0..1."""
         scaled = []
-        for name, box in self.boxes.items():
+        for name, box in self.encoded.items():
             if hasattr(box, "choices"):
                 scaled.append(float(box.choices.index(place[name])))
                 continue
@@ -85,7 +85,7 @@ class Curves:
                 if proposal.number in values:
                     at = pruning.epoch_of(rung, epochs(proposal))
                     curves[proposal.number].append(_report(proposal, at, values[proposal.number]))
-            stay = pruning.staying(rung, values)
+            stay = pruning.survives(rung, values)
             left |= {number: curves[number][-1].epoch for number in values.keys() - stay}
         return [self.record(proposal, left.get(proposal.number), curves[proposal.number]) for proposal in pack]
 

@@ -79,7 +79,7 @@ def ours(name: str, folder: Path, task: dict[str, Any], space: str, search: dict
             }
         ),
         store=folder,
-        watcher=timed,
+        callback=timed,
     )
     return timed
 

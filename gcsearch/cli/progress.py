@@ -46,7 +46,7 @@ TITLES = {
 PLAIN_SECONDS = 10.0
 
 
-class ProgressWatcher(Callback):
+class ProgressCallback(Callback):
     """Shows stages with their share done, the time left and the best value so far."""
 
     def __init__(self, objective: str = "", *, quiet: bool = False) -> None:
@@ -144,9 +144,9 @@ class ProgressWatcher(Callback):
     def warn(self, text: str) -> None:
         self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
 
-    def mended(self, text: str) -> None:
+    def repaired(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(f"gcsearch: mended: {text}", highlight=False, soft_wrap=True, markup=False)
+            self.console.print(f"gcsearch: repaired: {text}", highlight=False, soft_wrap=True, markup=False)
 
     def _show_settings(self) -> None:
         # A running configuration counts with the share of its epochs, so that the bar moves between two packs.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from gcsearch.data.feature_file import Found
+    from gcsearch.data.feature_file import CachedFile
     from gcsearch.data.inspect import Finding
     from gcsearch.driver.plan import Plan
     from gcsearch.results.tables.table import Table
@@ -164,7 +164,7 @@ def print_inventory(findings: list[Finding]) -> None:
             print_pairs([(finding.name, "\n".join(lines))])
 
 
-def print_cache(found: list[Found]) -> None:
+def print_cache(found: list[CachedFile]) -> None:
     """Entries of the feature cache, a row each, and in words what is wrong with them."""
     columns = ["", "transform", "images", "views", "model", "MiB", "days"]
     for place in dict.fromkeys(one.place for one in found):
@@ -176,7 +176,7 @@ def print_cache(found: list[Found]) -> None:
         print("the cache is empty")
 
 
-def _cells(one: Found) -> list[str]:
+def _cells(one: CachedFile) -> list[str]:
     images, views = map(str, one.stated["shape"][:2]) if one.stated else ("-", "-")
     words = [one.name, one.stated.get("transform", "-"), images, views, one.stated.get("weights", "-")]
     return [*words, f"{one.bytes / 2**20:.1f}", f"{(time.time() - one.modified) / 86400:.1f}"]

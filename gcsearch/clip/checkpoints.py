@@ -298,9 +298,9 @@ def fit(
     faults = [("missing", missing), ("unexpected", unexpected), ("of another size", wrong)]
     if not any(keys for _, keys in faults):
         return state
-    told = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in faults if keys)
+    faults_text = "; ".join(f"{len(keys)} {what}: {_some(keys)}" for what, keys in faults if keys)
     raise InputError(
-        f"the checkpoint does not fit {name} ({told})",
+        f"the checkpoint does not fit {name} ({faults_text})",
         key=KEY,
         received=str(checkpoint.file),
         remedy=_advice(state, fitting),

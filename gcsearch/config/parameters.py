@@ -20,11 +20,11 @@ ON = "on"
 METHOD = "method"
 ZERO_CELL = 2.0
 """The log interval of a parameter with `zero` is lengthened downwards by this factor; that part means 0.
-For rho in 0.005..2 it is ln 2 / ln 800 = 10 % of the box."""
+For rho in 0.005..2 it is ln 2 / ln 800 = 10 % of the interval."""
 
 DIGITS = 6
 """Natural values are rounded to this many significant digits, so that what a table shows is what was run
-and a value survives the way through the boxes unchanged.  Rounding keeps beta1 <= beta2, being monotone."""
+and a value survives encoding and decoding unchanged. Rounding keeps beta1 <= beta2, being monotone."""
 
 Number = Annotated[float, Field(strict=True, ge=-1e15, le=1e15)]
 """A bound of a range. Beyond 1e15 neighbouring integers are one float."""
@@ -158,51 +158,52 @@ def upper_end(parameter: Parameter) -> str | None:
     return parameter.at_most if isinstance(parameter, Range) else None
 
 
-def box_name(name: str, parameter: Range) -> str:
-    """The name says when the box does not hold the natural value itself."""
+def encoded_name(name: str, parameter: Range) -> str:
+    """Optuna's name of the parameter: it says so where the distribution does not hold the natural value itself."""
     return f"{name}_fraction" if parameter.at_most else f"{name}_or_zero" if parameter.zero else name
 
 
-def box_names(name: str, parameter: Parameter) -> list[str]:
-    """All names that a parameter takes up: its own and those of its boxes."""
+def encoded_names(name: str, parameter: Parameter) -> list[str]:
+    """All names that a parameter takes up: its own and those of its distributions."""
     if not isinstance(parameter, Range):
         return [name]
     switch = [f"{name}_switch"] if parameter.off else []
-    return [*dict.fromkeys((name, box_name(name, parameter))), *switch]
+    return [*dict.fromkeys((name, encoded_name(name, parameter))), *switch]
 
 
-def boxes(name: str, parameter: Parameter) -> dict[str, BaseDistribution]:
+def distributions_of(name: str, parameter: Parameter) -> dict[str, BaseDistribution]:
+    """Optuna's distributions of one parameter: none of a fixed one, two of one that can be off."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
     if isinstance(parameter, Fixed):
         return {}
     if isinstance(parameter, Choice):
         return {name: CategoricalDistribution(parameter.choices)}
-    box: BaseDistribution
+    distribution: BaseDistribution
     if parameter.at_most:
-        box = FloatDistribution(0.0, 1.0)
+        distribution = FloatDistribution(0.0, 1.0)
     elif parameter.integer:
-        box = IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
+        distribution = IntDistribution(int(parameter.low), int(parameter.high), log=parameter.log)
     else:
         low = parameter.low / ZERO_CELL if parameter.zero else parameter.low
-        box = FloatDistribution(low, parameter.high, log=parameter.log)
+        distribution = FloatDistribution(low, parameter.high, log=parameter.log)
     switch = {f"{name}_switch": CategoricalDistribution((ON, OFF))} if parameter.off else {}
-    return {**switch, box_name(name, parameter): box}
+    return {**switch, encoded_name(name, parameter): distribution}
 
 
-def number_from_box(
-    name: str, parameter: Range, internal: Mapping[str, Any], values: Mapping[str, Value]
-) -> int | float:
-    place = internal[box_name(name, parameter)]
+def decode_number(name: str, parameter: Range, internal: Mapping[str, Any], values: Mapping[str, Value]) -> int | float:
+    """The natural value behind Optuna's; `values` has the natural values of the parameters before it."""
+    number = internal[encoded_name(name, parameter)]
     if parameter.at_most:
         upper = min(parameter.high, float(values[parameter.at_most]))
-        return min(parameter.rounded(parameter.low + place * (upper - parameter.low)), upper)
-    if parameter.zero and place < parameter.low:
+        return min(parameter.rounded(parameter.low + number * (upper - parameter.low)), upper)
+    if parameter.zero and number < parameter.low:
         return 0.0
-    return parameter.rounded(place)
+    return parameter.rounded(number)
 
 
-def place_in_box(parameter: Range, value: Value | None, values: Mapping[str, Value]) -> float:
+def encode_number(parameter: Range, value: Value | None, values: Mapping[str, Value]) -> float:
+    """Optuna's value for a natural one, see `SearchSpace.internal`; None is a parameter that is not there."""
     low, high = parameter.low, parameter.high
     if parameter.at_most:
         if value is None or value == OFF:

@@ -21,13 +21,13 @@ from gcsearch.config.parameters import (
     Fixed,
     Parameter,
     Range,
-    box_name,
-    box_names,
-    boxes,
+    decode_number,
+    distributions_of,
+    encode_number,
+    encoded_name,
+    encoded_names,
     extremes,
     lower_end,
-    number_from_box,
-    place_in_box,
     upper_end,
 )
 from gcsearch.config.trials import TrialConfig
@@ -101,11 +101,11 @@ class SearchSpace(Model):
         for name, parameter in self.parameters.items():
             if isinstance(parameter, Range) and parameter.at_most:
                 self._check_upper_parameter(name, parameter, parameter.at_most)
-        names = [box for name, parameter in self.dimensions.items() for box in box_names(name, parameter)]
+        names = [key for name, parameter in self.dimensions.items() for key in encoded_names(name, parameter)]
         for name in names:
             if names.count(name) > 1:
                 raise InputError(
-                    "a parameter must not have the name of another one's box",
+                    "a parameter must not have the name of another one's distribution",
                     key=f"parameters.{name}",
                     remedy="Rename the parameter.",
                 )
@@ -129,7 +129,7 @@ class SearchSpace(Model):
         A range that begins at its cap or above it is fixed to it. Points are brought down, and their labels then
         end in "-capped". InputError for a cap on choices, or one that leaves the space inconsistent.
         """
-        caps = {name: most for name, most in cap_of(cap, self.method or "").items() if name in self.parameters}
+        caps = {name: most for name, most in method_cap(cap, self.method or "").items() if name in self.parameters}
         if not caps:
             return self
         points = [_capped_point(point, caps) for point in self.points]
@@ -299,27 +299,27 @@ class SearchSpace(Model):
         return any(not isinstance(parameter, Fixed) for parameter in self.dimensions.values())
 
     def distributions(self) -> dict[str, BaseDistribution]:
-        """The boxes that Optuna sees, by internal name: the same for every trial."""
-        boxes: dict[str, BaseDistribution] = {}
+        """The distributions that Optuna sees, by internal name: the same for every trial."""
+        distributions: dict[str, BaseDistribution] = {}
         for name in self.dimensions:
-            boxes |= self.boxes(name)
-        return boxes
+            distributions |= self.distributions_of(name)
+        return distributions
 
-    def boxes(self, name: str) -> dict[str, BaseDistribution]:
-        """The boxes of one parameter: none of a fixed one, two of one that can be off."""
-        return boxes(name, self.dimensions[name])
+    def distributions_of(self, name: str) -> dict[str, BaseDistribution]:
+        """The distributions of one parameter, by internal name; see `parameters.distributions_of`."""
+        return distributions_of(name, self.dimensions[name])
 
     def sample(self, count: int, seed: int) -> list[dict[str, Value]]:
-        """`count` configurations drawn at random from the boxes; one where there is nothing to search."""
+        """`count` configurations drawn at random from the distributions; one where there is nothing to search."""
         import optuna
 
-        boxes = self.distributions()
+        distributions = self.distributions()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=seed))
-        return [self.natural(study.ask(boxes).params) for _ in range(count if boxes else 1)]
+        return [self.natural(study.ask(distributions).params) for _ in range(count if distributions else 1)]
 
     def natural(self, internal: Mapping[str, Any]) -> dict[str, Value]:
-        """The values to run, by natural name, for a place in the boxes."""
+        """The values to run, by natural name, for Optuna's values."""
         values: dict[str, Value] = {}
         for name in self.order:
             parameter = self.dimensions[name]
@@ -332,14 +332,14 @@ class SearchSpace(Model):
             elif parameter.off and internal[f"{name}_switch"] == OFF:
                 values[name] = OFF
             else:
-                values[name] = number_from_box(name, parameter, internal, values)
+                values[name] = decode_number(name, parameter, internal, values)
         return {name: values[name] for name in self.dimensions if name in values}
 
     def internal(self, natural: Mapping[str, Value]) -> dict[str, Any]:
-        """The place in the boxes that `natural` gives back: `space.natural(space.internal(x)) == x`.
+        """Optuna's values that `natural` turns back: `space.natural(space.internal(x)) == x`.
 
-        That holds for values of up to DIGITS significant digits.  Where many places mean the same (the
-        fraction of a parameter that is off, or whose interval has no length, any place of one that is not there) the
+        That holds for values of up to DIGITS significant digits.  Where many values mean the same (the
+        fraction of a parameter that is off, or whose interval has no length, any value of one that is not there) the
         middle is taken, of a choice the first.
         Raises InputError for values outside the space.
         """
@@ -352,7 +352,7 @@ class SearchSpace(Model):
             elif isinstance(parameter, Range):
                 if parameter.off:
                     internal[f"{name}_switch"] = OFF if value == OFF else ON
-                internal[box_name(name, parameter)] = place_in_box(parameter, value, values)
+                internal[encoded_name(name, parameter)] = encode_number(parameter, value, values)
         return internal
 
 
@@ -392,7 +392,7 @@ def _capped_point(point: Point, caps: Mapping[str, float]) -> Point:
     return Point(label=label, source=point.source, **values)
 
 
-def cap_of(cap: Mapping[str, float | Mapping[str, float]], method: str) -> dict[str, float]:
+def method_cap(cap: Mapping[str, float | Mapping[str, float]], method: str) -> dict[str, float]:
     """The upper bounds of `search.cap` that concern a method: those under its name, else those for all."""
     own = cap.get(method, {})
     every = {**cap, **own} if isinstance(own, Mapping) else cap
@@ -412,7 +412,7 @@ def cap_remarks(
     above = [
         f"{title} ({', '.join(f'{name} {value:g}, cap {most:g}' for name, value, most in over)})"
         for config, title in references
-        if (over := list(_above(config, cap_of(cap, config.method))))
+        if (over := list(_above(config, method_cap(cap, config.method))))
     ]
     if above:
         sentences.append(f"search.cap holds for the search only; the references train uncapped: {'; '.join(above)}.")

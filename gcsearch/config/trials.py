@@ -51,10 +51,10 @@ class TrialConfig(Model):
 
 
 class Rung(Model):
-    """A place on the way of a configuration from which only the better part goes on, see `gcsearch.search.pruning`.
+    """A point of the training from which only the better configurations go on, see `gcsearch.search.pruning`.
 
     It lies at `share` of a configuration's own epochs. `keep` is the share of those that came there which goes on, by
-    `metric`; `rivals` are the values of those that came there in other packs.
+    `metric`; `peers` are the values of those that came there in other packs.
     """
 
     bounded: ClassVar[bool] = False
@@ -62,7 +62,7 @@ class Rung(Model):
     share: Annotated[float, Field(gt=0, lt=1)]
     keep: Annotated[float, Field(gt=0, le=1)]
     metric: str
-    rivals: tuple[float, ...] = ()
+    peers: tuple[float, ...] = ()
 
 
 class Proposal(Model):

@@ -18,7 +18,7 @@ from gcsearch.data import digests
 from gcsearch.data.image_loader import named
 from gcsearch.data.layouts import benchmark, own, torchvision
 from gcsearch.data.layouts.base import Reader
-from gcsearch.data.lists.folders import saying_what_is_passed_over
+from gcsearch.data.lists.folders import warning_of_skipped_files
 from gcsearch.data.lists.missing import missing_images, why_missing
 from gcsearch.data.lists.splits import (
     LISTS,
@@ -228,7 +228,7 @@ def load(name: str, root: Path) -> Dataset:
     """Read the data set `name` below `root` and check that every listed image exists.
 
     Warns where the split had to be drawn here (`splits.FreshSplitWarning`), and of files in class folders that are
-    not read (`data.folders.PassedOverWarning`).
+    not read (`data.folders.SkippedFilesWarning`).
 
     Raises:
         InputError: unknown name, missing or malformed files of the data set, a path that leaves the image folder,
@@ -255,7 +255,7 @@ def read(name: str, root: Path) -> tuple[Dataset, Path]:
     folder = files.absolute(layout.folder, root, key="task.dataset")
     split = folder / layout.split
     images = folder / layout.images
-    with saying_what_is_passed_over(images):
+    with warning_of_skipped_files(images):
         if layout.reader is None or (layout.split and split.is_file()):
             contents = _completed(read_split(split), images, name)
         elif layout.split:

@@ -160,7 +160,7 @@ class Partial:
 
 
 @dataclass(frozen=True)
-class Found:
+class CachedFile:
     """A file of the cache. `stated` is empty where it says nothing that can be read, `problem` tells why."""
 
     place: str
@@ -186,19 +186,19 @@ class Found:
         }
 
 
-class Shelf:
+class CacheStorage:
     """A folder of entries on any file system that pyarrow opens: this disk, NFS, S3, Google's and Azure's stores."""
 
     def __init__(self, system: pafs.FileSystem, base: str, place: str) -> None:
         self.system, self.base, self.place = system, base.rstrip("/"), place.rstrip("/")
 
     @classmethod
-    def of_folder(cls, folder: Path) -> Shelf:
+    def of_folder(cls, folder: Path) -> CacheStorage:
         """A folder of this machine."""
         return cls(pafs.LocalFileSystem(), str(folder), str(folder))
 
     @classmethod
-    def of_uri(cls, uri: str) -> Shelf:
+    def of_uri(cls, uri: str) -> CacheStorage:
         """The place behind an address such as `s3://bucket/folder`. InputError where pyarrow cannot open it."""
         try:
             system, base = pafs.FileSystem.from_uri(uri)
@@ -234,22 +234,22 @@ class Shelf:
             shutil.copyfileobj(file, stream, 2**22)
         self.system.move(aside, f"{self.base}/{path.name}")
 
-    def entries(self) -> list[Found]:
+    def entries(self) -> list[CachedFile]:
         """All entries and what they say of themselves, by name. Reads no rows."""
         infos = self.system.get_file_info(pafs.FileSelector(self.base, allow_not_found=True))
         return [self._look(info) for info in sorted(infos, key=lambda info: info.base_name) if _is_entry(info)]
 
-    def _look(self, info: pafs.FileInfo) -> Found:
-        found = Found(self.place, info.base_name, info.size or 0, info.mtime_ns / 1e9)
+    def _look(self, info: pafs.FileInfo) -> CachedFile:
+        found = CachedFile(self.place, info.base_name, info.size or 0, info.mtime_ns / 1e9)
         try:
             with self.system.open_input_file(info.path) as source:
                 stated = json.loads((pa.ipc.open_file(source).schema.metadata or {})[b"gcsearch"])
             problem = _mismatch(stated, {})
         except _FAILURES:
             stated, problem = {}, "it is no Arrow file of gcsearch"
-        return Found(found.place, found.name, found.bytes, found.modified, stated, problem)
+        return CachedFile(found.place, found.name, found.bytes, found.modified, stated, problem)
 
-    def check(self, found: Found) -> str:
+    def check(self, found: CachedFile) -> str:
         """What is wrong with an entry, every byte read; empty where nothing is."""
         try:
             with self.system.open_input_file(f"{self.base}/{found.name}") as source:
@@ -258,17 +258,17 @@ class Shelf:
         except _FAILURES as error:
             return f"it is no whole Arrow file of gcsearch ({_line(error)})"
 
-    def leftovers(self) -> list[Found]:
+    def leftovers(self) -> list[CachedFile]:
         """Files of entries in the making, and of copies that never ended, that nobody has touched for a day."""
         infos = self.system.get_file_info(pafs.FileSelector(self.base, allow_not_found=True))
         left = [
-            Found(self.place, info.base_name, info.size or 0, info.mtime_ns / 1e9, problem="left over unfinished")
+            CachedFile(self.place, info.base_name, info.size or 0, info.mtime_ns / 1e9, problem="left over unfinished")
             for info in infos
             if info.is_file and not _is_entry(info) and _is_leftover(info.base_name)
         ]
         return [found for found in left if found.modified < time.time() - ABANDONED]
 
-    def remove(self, found: Found) -> None:
+    def remove(self, found: CachedFile) -> None:
         """Delete a file. Whoever has it mapped reads on."""
         self.system.delete_file(f"{self.base}/{found.name}")
 
@@ -282,8 +282,8 @@ def _is_leftover(name: str) -> bool:
 
 
 def superfluous(
-    found: Sequence[Found], *, older_than: float | None, keep_weights: set[str] | None, everything: bool
-) -> Iterator[Found]:
+    found: Sequence[CachedFile], *, older_than: float | None, keep_weights: set[str] | None, everything: bool
+) -> Iterator[CachedFile]:
     """What `prune_cache` (driver.matrix) takes of `found`, each with the reason as its `problem`.
 
     Args:

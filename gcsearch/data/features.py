@@ -32,7 +32,7 @@ from gcsearch.clip.preprocess import Draw
 from gcsearch.config.provenance import cores
 from gcsearch.data import digests, feature_file, image_files, image_loader
 from gcsearch.data.datasets import Dataset, Progress
-from gcsearch.data.feature_file import BrokenEntryWarning, Partial, Shelf
+from gcsearch.data.feature_file import BrokenEntryWarning, CacheStorage, Partial
 from gcsearch.data.image_loader import Job
 from gcsearch.data.lists.splits import Item
 from gcsearch.errors import InputError
@@ -48,7 +48,7 @@ POLL = 0.1  # seconds between two looks at an entry that another process makes
 
 
 @dataclass(frozen=True)
-class Wanted:
+class FeatureRequest:
     """Features that somebody wants: of `items` under the fixed transform, or `views` of each, drawn from `seed`."""
 
     dataset: Dataset
@@ -77,7 +77,7 @@ class Wanted:
 class _Entry:
     """Something wanted, and the file that holds it."""
 
-    wanted: Wanted
+    wanted: FeatureRequest
     path: Path
     stated: dict[str, Any]
 
@@ -106,14 +106,14 @@ class FeatureCache:
     folder: Path
     backbone: Backbone
     decoders: int | str = "auto"
-    shared: Shelf | None = None
+    shared: CacheStorage | None = None
     exif: bool = False
 
     def fixed(self, dataset: Dataset, items: Sequence[Item], progress: Progress | None = None) -> Tensor:
         """Features [N, E] of `items` under the fixed transform, float16, read-only."""
-        return self.get([Wanted(dataset, items)], progress)[0][0]
+        return self.get([FeatureRequest(dataset, items)], progress)[0][0]
 
-    def get(self, wanted: Sequence[Wanted], progress: Progress | None = None) -> list[Tensor]:
+    def get(self, wanted: Sequence[FeatureRequest], progress: Progress | None = None) -> list[Tensor]:
         """Features [V, N, E] of each, float16, read-only, on the pages of the files; what is missing is computed.
 
         Raises:
@@ -133,13 +133,13 @@ class FeatureCache:
 
     # --- What is there
 
-    def missing(self, wanted: Sequence[Wanted]) -> dict[Path, tuple[Wanted, int]]:
+    def missing(self, wanted: Sequence[FeatureRequest]) -> dict[Path, tuple[FeatureRequest, int]]:
         """What is wanted by entry, each once, and how many of its rows are still to be encoded. Encodes nothing.
 
         Files that are not remembered are read where they are few. Where they are many, nothing of them can be in this
         folder, and finding out whether another machine has encoded them would take as long as a run does for it.
         """
-        found: dict[Path, tuple[Wanted, int]] = {}
+        found: dict[Path, tuple[FeatureRequest, int]] = {}
         for one in wanted:
             names = [item.path for item in one.items]
             if digests.unknown(one.dataset.images, names, self.memory) > READ_TO_LOOK:
@@ -156,7 +156,7 @@ class FeatureCache:
             return 0
         return entry.wanted.rows - entry.partial.bytes_there() // (2 * self.backbone.embedding_size)
 
-    def seconds(self, wanted: Wanted) -> float:
+    def seconds(self, wanted: FeatureRequest) -> float:
         """How long a row of what is wanted takes to be opened and encoded here: measured on its first images."""
         job = wanted.job(range(min(wanted.rows, ON_PROCESSOR)), self.backbone.preparation, self.exif)
         began = time.perf_counter()
@@ -173,7 +173,7 @@ class FeatureCache:
         return encoding + opening / cores()  # the encoder has all cores, and shares them with what opens images
 
     def contents(
-        self, wanted: Sequence[Wanted], progress: Progress | None = None
+        self, wanted: Sequence[FeatureRequest], progress: Progress | None = None
     ) -> list[tuple[np.ndarray, dict[str, str]]]:
         """For each of what is wanted, digests of what its files contain, and why files cannot be read.
 
@@ -199,7 +199,7 @@ class FeatureCache:
         """Where digests of files are remembered."""
         return self.folder / "digests"
 
-    def _entries(self, wanted: dict[int, Wanted]) -> dict[int, _Entry]:
+    def _entries(self, wanted: dict[int, FeatureRequest]) -> dict[int, _Entry]:
         """The entries by identity of what is wanted. InputError, naming all, where files cannot be read."""
         made: dict[int, _Entry] = {}
         failed: dict[str, str] = {}
@@ -211,7 +211,7 @@ class FeatureCache:
             raise self._refusal(failed, sum(len(one.items) for one in wanted.values()))
         return made
 
-    def _entry(self, wanted: Wanted, names: Sequence[str], contents: np.ndarray) -> _Entry:
+    def _entry(self, wanted: FeatureRequest, names: Sequence[str], contents: np.ndarray) -> _Entry:
         """All that the numbers depend on goes into the key; the rest of what is stated is for people."""
         files = hashlib.blake2b("\n".join(names).encode(), digest_size=20)
         files.update(contents.tobytes())
@@ -345,7 +345,7 @@ class FeatureCache:
         try:
             there = self.shared.fetch(entry.path)
         except OSError as error:
-            self._lament(f"{entry.path.name} could not be read from it and is computed here", error)
+            self._warn_once(f"{entry.path.name} could not be read from it and is computed here", error)
             return False
         return there and self._find(entry) is not None
 
@@ -355,14 +355,14 @@ class FeatureCache:
         try:
             self.shared.offer(entry.path)
         except OSError as error:
-            self._lament(f"{entry.path.name} could not be put there and is on this machine alone", error)
+            self._warn_once(f"{entry.path.name} could not be put there and is on this machine alone", error)
 
-    def _lament(self, what: str, error: OSError) -> None:
+    def _warn_once(self, what: str, error: OSError) -> None:
         place = self.shared.place if self.shared else ""
         warnings.warn(f"shared cache {place}: {what} ({error})", UserWarning, stacklevel=2)
 
 
-def _warn_of_black(wanted: Wanted, black: Sequence[str]) -> None:
+def _warn_of_black(wanted: FeatureRequest, black: Sequence[str]) -> None:
     """Say it where most of the images are nearly black: what is learned of them is mostly noise."""
     if 2 * len(black) > wanted.rows:
         # The same text for each list and kind of view, so that it is said once.

@@ -229,7 +229,7 @@ def _read(stream: IO[bytes], exif: bool) -> Image.Image:
     try:
         file = Image.open(stream, formats=FORMATS)
     except UnidentifiedImageError:
-        raise UnreadableImage(_told(head)) from None
+        raise UnreadableImage(_guess_format(head)) from None
     with file:
         width, height = file.size
         check_pixels(width, height)
@@ -246,7 +246,7 @@ def _format(head: bytes) -> str:
     return "PPM" if portable else next(found, "")
 
 
-def _told(head: bytes) -> str:
+def _guess_format(head: bytes) -> str:
     """What a file that Pillow does not take for an image is, as far as its first bytes tell."""
     if not head:
         return "the file is empty"

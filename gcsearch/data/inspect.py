@@ -17,7 +17,7 @@ from gcsearch.data.layouts import torchvision
 from gcsearch.data.layouts.own import is_table, split_folders
 from gcsearch.data.lists import checks
 from gcsearch.data.lists.draws import compare_draw
-from gcsearch.data.lists.folders import PassedOverWarning, has_images
+from gcsearch.data.lists.folders import SkippedFilesWarning, has_images
 from gcsearch.data.lists.missing import missing_images, why_missing
 from gcsearch.data.lists.splits import FreshSplitWarning, RepeatWarning, folders_in
 from gcsearch.errors import InputError
@@ -66,7 +66,7 @@ def examine(root: Path, name: str, *, verify: bool = False, progress: Progress |
     """
     folder = str(root / datasets.located(name, root).folder)
     with warnings.catch_warnings(record=True) as caught:
-        for category in (FreshSplitWarning, PassedOverWarning, RepeatWarning):
+        for category in (FreshSplitWarning, SkippedFilesWarning, RepeatWarning):
             warnings.simplefilter("always", category)
         try:
             dataset, source = datasets.read(name, root)

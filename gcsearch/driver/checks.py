@@ -40,7 +40,7 @@ def check(pipeline: Pipeline) -> SearchSpace:
     if pipeline.tracking.uri:
         check_uri(pipeline.tracking.uri)
     for index, (config, _) in enumerate(references(pipeline, space)):
-        check_setting(pipeline.task, config, key=f"confirm.references.{index}")
+        check_configuration(pipeline.task, config, key=f"confirm.references.{index}")
     return space
 
 
@@ -60,7 +60,7 @@ def check_sets(task: Task) -> None:
         )
 
 
-def check_setting(task: Task, config: TrialConfig, key: str | None = None) -> None:
+def check_configuration(task: Task, config: TrialConfig, key: str | None = None) -> None:
     """InputError where a configuration has nothing to say about what the task measures in the stage `test`."""
     method = registry.build(config)
     if task.targets and method.prompt.class_specific:
@@ -239,7 +239,7 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
     for name in ("class_specific", "nfl_names"):
         for value in parameters.extremes(space.parameters[name]) if name in space.parameters else []:
             for method in space.methods_with(name):
-                check_setting(task, TrialConfig(method=method, hyperparameters={name: value}), key="search.space")
+                check_configuration(task, TrialConfig(method=method, hyperparameters={name: value}), key="search.space")
             if value == "transductive" and task.folds == 1:
                 raise InputError(
                     "where nothing is held out in the search, there are no new names to be seen",
@@ -274,12 +274,12 @@ def _check_pruner(pipeline: Pipeline) -> None:
         )
 
 
-def _check_sampler(settings: SearchConfig, space: SearchSpace) -> None:
+def _check_sampler(search: SearchConfig, space: SearchSpace) -> None:
     # TPE and random search everything; what must be looked at needs Optuna, which is slow to import.
-    if settings.sampler not in ("tpe", "random") or settings.grid:
+    if search.sampler not in ("tpe", "random") or search.grid:
         from gcsearch.search import samplers
 
-        samplers.check(settings, space)
+        samplers.check(search, space)
 
 
 def _check_seeds(pipeline: Pipeline) -> None:

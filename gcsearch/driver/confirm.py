@@ -62,12 +62,12 @@ class Confirmation:
         """
         short = ranking.shortlist(self.sweep.ranking, self.pipeline.confirm.top)
         champion = yield from self._choose(short)
-        settings = self._settings(short, champion)
-        self.on_stage("confirm", len(settings) * len(self.sweep.confirmed_seeds))
-        done = yield from self._measured(TrialConfirmed, "test", [proposal for proposal, _, _ in settings])
+        configurations = self._configurations(short, champion)
+        self.on_stage("confirm", len(configurations) * len(self.sweep.confirmed_seeds))
+        done = yield from self._measured(TrialConfirmed, "test", [proposal for proposal, _, _ in configurations])
         finals = [
             one.model_copy(update={"label": label, "role": role})
-            for one, (_, label, role) in zip(done, settings, strict=True)
+            for one, (_, label, role) in zip(done, configurations, strict=True)
         ]
         return finals, champion
 
@@ -81,7 +81,7 @@ class Confirmation:
         chosen = ranking.one_standard_error(again, search.ranking_metric)
         return next(record for record in short if record.number == chosen.number)
 
-    def _settings(self, short: Sequence[TrialRecord], champion: TrialRecord) -> list[tuple[Proposal, str, Role]]:
+    def _configurations(self, short: Sequence[TrialRecord], champion: TrialRecord) -> list[tuple[Proposal, str, Role]]:
         """References, numbered -1, -2, ... because they are no trials of the search; the shortlist; the champion."""
         named = [
             (Proposal(number=-1 - index, config=config), title, Role.REFERENCE)

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Handed:
+class WrittenExport:
     """Where a sweep went: a folder, a version of a registered model, or both."""
 
     folder: Path | None
     version: Version | None
 
 
-def hand_over(
+def write_export(
     name: str,
     store: Path | None = None,
     *,
@@ -35,7 +35,7 @@ def hand_over(
     register: bool = False,
     model: str | None = None,
     force: bool = False,
-) -> Handed:
+) -> WrittenExport:
     """Export the sweep `name` to `out`, and with `register` to the registry as `model` (by default its own name).
 
     Raises:
@@ -60,9 +60,9 @@ def hand_over(
     given = read_names(classes) if classes else []
     if out is not None:
         folder = sweep.export(out, classes=given, force=force)
-        return Handed(folder, _register(sweep, folder, model) if register else None)
+        return WrittenExport(folder, _register(sweep, folder, model) if register else None)
     with tempfile.TemporaryDirectory() as aside:
-        return Handed(None, _register(sweep, sweep.export(Path(aside, "export"), classes=given), model))
+        return WrittenExport(None, _register(sweep, sweep.export(Path(aside, "export"), classes=given), model))
 
 
 def _register(sweep: Sweep, folder: Path, model: str | None) -> Version:
@@ -104,7 +104,7 @@ def explore(
     rho: float | None = None,
     random: bool = False,
     draw: int = 0,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
 ) -> Sharpnesses:
     """Measure the prompts of the export in `folder`; with `out`, draw the loss around them there.
 
@@ -114,7 +114,7 @@ def explore(
     from gcsearch.export import loss_landscape
     from gcsearch.export.classifier import load_export
 
-    listener = watcher or Callback()
+    listener = callback or Callback()
     export = load_export(folder)
     radius = loss_landscape.radius(export, rho)
     listener.stage("features")

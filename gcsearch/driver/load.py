@@ -11,7 +11,7 @@ from gcsearch.config.addresses import absolute_uri
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.task import Task
 from gcsearch.config.trials import TrialFile
-from gcsearch.driver.checks import check, check_backbone, check_sets, check_setting, check_weights
+from gcsearch.driver.checks import check, check_backbone, check_configuration, check_sets, check_weights
 from gcsearch.errors import InputError
 from gcsearch.methods import registry
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE
@@ -208,11 +208,11 @@ def _absolute(written: str, value: Any, folder: Path) -> Any:
 def given(pipeline: Pipeline | str | Path, overrides: Mapping[str, str] | None, *, quick: bool = False) -> Pipeline:
     """The pipeline that a caller means: one that is there already, a shipped name, or a path."""
     if isinstance(pipeline, Pipeline):
-        return with_paths_of_the_command(pipeline)
+        return with_command_paths(pipeline)
     return load(pipeline, overrides, quick=quick)
 
 
-def with_paths_of_the_command(pipeline: Pipeline) -> Pipeline:
+def with_command_paths(pipeline: Pipeline) -> Pipeline:
     """A pipeline that a program has made, every path absolute; relative ones start at the folder of the command."""
     content = pipeline.model_dump(mode="json", exclude_none=True, exclude_unset=True)
     return Pipeline.from_dict(with_absolute_paths(content, Path.cwd()))
@@ -253,7 +253,7 @@ def trial_of(flags: Mapping[str, str], dataset: str, seeds: Sequence[int], threa
     registry.build(file.trial, file="--set")
     check_sets(file.task)
     check_weights(file.task.backbone, file.task.pretrained)
-    check_setting(file.task, file.trial)
+    check_configuration(file.task, file.trial)
     return file
 
 
@@ -268,7 +268,7 @@ def load_trial(path: str | Path) -> TrialFile:
     try:
         check_sets(trial.task)
         check_backbone(trial.task)
-        check_setting(trial.task, trial.trial)
+        check_configuration(trial.task, trial.trial)
     except InputError as error:
         raise error.at(file=path) from None
     return trial

@@ -32,7 +32,7 @@ from gcsearch.results.documents import PlannedMatrix
 from gcsearch.sweep.store import Store
 
 if TYPE_CHECKING:
-    from gcsearch.data.feature_file import Found
+    from gcsearch.data.feature_file import CachedFile
     from gcsearch.driver.plan import Plan
     from gcsearch.execution.executor import ExecutorName
     from gcsearch.execution.placement import Placement
@@ -53,7 +53,7 @@ class Matrix:
 
 
 @dataclass(frozen=True)
-class Ended:
+class MatrixResult:
     """How a sweep of a matrix ended: with results, with an error, or with both (too many failed trials)."""
 
     name: str
@@ -181,9 +181,9 @@ def run_matrix(
     quick: bool = False,
     fresh: bool = False,
     watch: Watch = lambda pipeline: nullcontext(),
-    on_end: Callable[[Ended], None] = lambda ended: None,
+    on_end: Callable[[MatrixResult], None] = lambda ended: None,
     executor: ExecutorName = "ray",
-) -> list[Ended]:
+) -> list[MatrixResult]:
     """Run every sweep of a matrix, one after another. Those that are over are not run again.
 
     A sweep that is refused or fails does not keep the others from running: its error is in what comes back. Only an
@@ -207,28 +207,28 @@ def run_matrix(
     if not matrix.single:
         _note(matrix, located)
     ended = []
-    with _Ground() as ground:
+    with _SharedRay() as shared_ray:
         for chosen in matrix.pipelines:
             sweep, error = None, None
             try:
-                with watch(chosen) as watcher:
+                with watch(chosen) as callback:
                     if executor == "ray" and (fresh or not run.is_finished(chosen, store)):
-                        ground.ready(chosen)
-                    sweep = run.run(chosen, store=store, fresh=fresh, watcher=watcher, executor=executor)
+                        shared_ray.ready(chosen)
+                    sweep = run.run(chosen, store=store, fresh=fresh, callback=callback, executor=executor)
             except Interrupted:  # who stops one sweep of a matrix wants the others to wait too
                 raise
             except Exception as trouble:  # whatever one sweep dies of, the others are run
                 error = trouble
-                ground.leave()  # it may have died of its Ray
+                shared_ray.leave()  # it may have died of its Ray
                 if isinstance(trouble, TooManyFailures):
                     sweep = Sweep.named(chosen.name, located)
-            ended.append(Ended(chosen.name, sweep, error))
+            ended.append(MatrixResult(chosen.name, sweep, error))
             on_end(ended[-1])
             loading.forget()
     return ended
 
 
-class _Ground:
+class _SharedRay:
     """One local Ray under all sweeps of a matrix that ask the same of it: starting one takes seconds.
 
     A sweep on a cluster joins it by itself, as ever. A context manager; whatever ends the block puts the Ray away.
@@ -317,28 +317,28 @@ def cache(matrix: Matrix, watch: Watch = lambda pipeline: nullcontext(), *, stor
     from gcsearch.training import loading
 
     for pipeline in matrix.pipelines:
-        with watch(pipeline) as watcher, _named(matrix, pipeline):
-            run.cache_features(pipeline, store=store, watcher=watcher)
+        with watch(pipeline) as callback, _named(matrix, pipeline):
+            run.cache_features(pipeline, store=store, callback=callback)
         loading.forget()
 
 
-def prune_cache(keep: Sequence[str], *, older_than: str | None, everything: bool, remove: bool) -> list[Found]:
+def prune_cache(keep: Sequence[str], *, older_than: str | None, everything: bool, remove: bool) -> list[CachedFile]:
     """Entries of the feature cache that are superfluous, see `feature_file.superfluous`; removed with `remove`.
 
     Args:
         keep: pipelines; entries of other models than theirs are superfluous. older_than: an age such as "30d".
     """
     from gcsearch.data import feature_file
-    from gcsearch.training.loading import shelves, weights_of
+    from gcsearch.training.loading import cache_storages, weights_of
 
     age = None if older_than is None else feature_file.seconds_of(older_than)
     weights = {weights_of(one.task) for name in keep for one in load(name).pipelines} if keep else None
-    chosen: list[Found] = []
-    for shelf in shelves():
-        found = [*shelf.entries(), *shelf.leftovers()]
+    chosen: list[CachedFile] = []
+    for storage in cache_storages():
+        found = [*storage.entries(), *storage.leftovers()]
         taken = list(feature_file.superfluous(found, older_than=age, keep_weights=weights, everything=everything))
         for one in taken if remove else ():
-            shelf.remove(one)
+            storage.remove(one)
         chosen += taken
     return chosen
 

@@ -21,12 +21,12 @@ from gcsearch.methods import registry
 from gcsearch.results.documents import PlannedSweep
 from gcsearch.search import pruning
 from gcsearch.sweep.state import duration
-from gcsearch.sweep.store import Store, cache_in_words, check_cache
+from gcsearch.sweep.store import Store, check_cache, explaining_cache_errors
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training.sizing import SAMPLE, Cost, measure, measure_mixed, pack_size, trained_names, typical
 
 if TYPE_CHECKING:
-    from gcsearch.data.features import Wanted
+    from gcsearch.data.features import FeatureRequest
     from gcsearch.training.task_data import Laboratory
 
 START_SECONDS = 20.0
@@ -111,7 +111,7 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     check_here(where)
     placement = where.placement
     Store.locate(store).check_writable()
-    with cache_in_words():
+    with explaining_cache_errors():
         loading.forget()
         labs = loading.laboratories(chosen.task)
         for lab in labs:
@@ -266,7 +266,7 @@ def _encoding(chosen: Pipeline, labs: Sequence[Laboratory], counted: set[Path]) 
     images, absent, seconds = 0, 0, 0.0
     for lab in labs:
         wanted = [one for stage, seeds in chosen.measured for one in lab.wanted(stage, seeds)]
-        lacking: list[tuple[Wanted, int]] = []
+        lacking: list[tuple[FeatureRequest, int]] = []
         for path, (one, missing) in lab.cache.missing(wanted).items():
             if path not in counted:
                 counted.add(path)

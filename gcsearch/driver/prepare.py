@@ -18,7 +18,7 @@ from gcsearch.data.lists.splits import RepeatWarning
 from gcsearch.driver.load import flat
 from gcsearch.errors import InputError
 from gcsearch.execution import machines
-from gcsearch.execution.machines import Where
+from gcsearch.execution.machines import Machines
 from gcsearch.files import cache_address, cache_folder, cache_place
 from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.journal import SessionEnd
@@ -34,8 +34,8 @@ def prepare(
     pipeline: Pipeline,
     space: SearchSpace,
     store: Store,
-    where: Where,
-    watcher: Callback,
+    where: Machines,
+    callback: Callback,
     known: Sweep | None = None,
 ) -> Snapshot:
     """Check what needs the data and the model, and compute what trials read, so that workers only read it.
@@ -46,17 +46,17 @@ def prepare(
     from gcsearch.training import loading, task_data
 
     if where.cluster:
-        watcher.cluster(where.cluster.describe())
-        watcher.stage("nodes")
+        callback.cluster(where.cluster.describe())
+        callback.stage("nodes")
         one_cache = machines.check_nodes(where, store.root, None if cache_address() else cache_folder())
-    watcher.stage("data")
+    callback.stage("data")
     loading.forget()  # in a notebook the data may be others than at the call before
-    task_data.data_root(pipeline.task, watcher.progress)
+    task_data.data_root(pipeline.task, callback.progress)
     labs = loading.laboratories(pipeline.task, pipeline.resources.decoders)
     for lab in labs:
         check_loaded(pipeline, space, lab)
-        check_data(lab, pipeline.measured, watcher)
-    data = measured.look(labs, pipeline.measured, watcher.progress)
+        check_data(lab, pipeline.measured, callback)
+    data = measured.look(labs, pipeline.measured, callback.progress)
     if known:
         remedy = (
             "Put back what was measured; its folder may be another one. Or begin a new sweep on the data as they are, "
@@ -64,32 +64,32 @@ def prepare(
         )
         measured.check(known.state.measured, known.folder, data, remedy)
     if where.cluster:
-        watcher.stage("features")
+        callback.stage("features")
         shared = one_cache or cache_address() is not None
-        machines.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=watcher.progress)
+        machines.prepare_nodes(where, pipeline, cache_place(), one_cache=shared, progress=callback.progress)
         return data
     # Both stages at once: the user hears at once of all images that cannot be read.
     for lab in labs:
-        encode(lab, pipeline.measured, watcher)
+        encode(lab, pipeline.measured, callback)
     return data
 
 
-def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], watcher: Callback) -> None:
+def encode(lab: Laboratory, measured: Iterable[tuple[Stage, tuple[int, ...]]], callback: Callback) -> None:
     """Compute the cache entries that stages with their seeds read."""
     wanted = [one for stage, seeds in measured for one in lab.wanted(stage, seeds)]
-    watcher.stage("digest")
-    lab.cache.contents(wanted, watcher.progress)  # with a bar: `get` finds what it reads remembered
-    watcher.stage("features")
-    lab.cache.get(wanted, watcher.progress)
+    callback.stage("digest")
+    lab.cache.contents(wanted, callback.progress)  # with a bar: `get` finds what it reads remembered
+    callback.stage("features")
+    lab.cache.get(wanted, callback.progress)
 
 
-def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], watcher: Callback) -> None:
+def check_data(lab: Laboratory, measured: Sequence[tuple[Stage, tuple[int, ...]]], callback: Callback) -> None:
     """InputError where test images are known before; a warning where others stand in the data more than once."""
     from gcsearch.training import task_checks
 
-    watcher.stage("digest")
+    callback.stage("digest")
     found = task_checks.check_repeats(
-        lab, dict.fromkeys(seed for _, seeds in measured for seed in seeds), watcher.progress
+        lab, dict.fromkeys(seed for _, seeds in measured for seed in seeds), callback.progress
     )
     if found:
         warnings.warn(found, RepeatWarning, stacklevel=2)
@@ -105,7 +105,7 @@ def check_loaded(pipeline: Pipeline, space: SearchSpace, lab: Laboratory) -> Non
     task_checks.check_sizes(lab)
     task_checks.check_template(lab, ensemble="ensemble" in space.parameters)
     try:
-        task_checks.check_settings(lab, space)
+        task_checks.check_configurations(lab, space)
     except InputError as error:
         raise error.at(file=search_space.find(pipeline.search.space)) from None
     if pipeline.resources.memory != "auto":
@@ -154,13 +154,13 @@ def check_same(pipeline: Pipeline, sweep: Sweep, texts: Mapping[str, str]) -> No
     folder = sweep.folder
     if not (folder / PIPELINE_FILE).exists():
         return
-    place = _whatever_place if sweep.state.measured else _anywhere
+    place = _without_paths if sweep.state.measured else _what_decides_numbers
     before, now = (dict(flat(place(one).to_dict())) for one in (sweep.pipeline, pipeline))
     before |= {f"space: {key}": value for key, value in flat(files.read_toml(folder / SPACE_FILE))}
     now |= {f"space: {key}": value for key, value in flat(files.parse_toml(texts[SPACE_FILE]))}
     differing = [key for key in {**before, **now} if before.get(key) != now.get(key)]
     if differing:
-        began, wanted = (_told({key: one.get(key) for key in differing}) for one in (before, now))
+        began, wanted = (_listed_values({key: one.get(key) for key in differing}) for one in (before, now))
         anew = "For another sweep: `--set name=OTHER`; for this one anew, the old one kept beside it: `--fresh`."
         raise InputError(
             f"a sweep goes on with the pipeline and space that it began with: {began}",
@@ -170,7 +170,7 @@ def check_same(pipeline: Pipeline, sweep: Sweep, texts: Mapping[str, str]) -> No
         )
 
 
-def _told(values: Mapping[str, object]) -> str:
+def _listed_values(values: Mapping[str, object]) -> str:
     """Keys with their values; of many the first."""
     some = [
         f"{key} = {_cut(json.dumps(value, default=str)) if value is not None else 'not set'}"
@@ -206,7 +206,7 @@ def _commands(sweep: Sweep, pipeline: Pipeline, differing: Sequence[str]) -> lis
     return commands
 
 
-def _anywhere(pipeline: Pipeline) -> Pipeline:
+def _what_decides_numbers(pipeline: Pipeline) -> Pipeline:
     """The pipeline without what changes no number: a sweep may go on elsewhere, with other room and other failures.
 
     The threads of a worker stay, because the last digits depend on them. The space is compared by its content.
@@ -217,9 +217,9 @@ def _anywhere(pipeline: Pipeline) -> Pipeline:
     return pipeline.model_copy(update={"task": task, "search": search, "resources": resources, "tracking": Tracking()})
 
 
-def _whatever_place(pipeline: Pipeline) -> Pipeline:
+def _without_paths(pipeline: Pipeline) -> Pipeline:
     """As `_anywhere`, without the paths of what the journal has digests of: it may lie somewhere else now."""
     task = pipeline.task
     weights = "" if task.pretrained and files.is_path(task.pretrained) else task.pretrained
     update = {"root": None, "pretrained": weights, "other_names": "" if task.other_names else None}
-    return _anywhere(pipeline.model_copy(update={"task": task.model_copy(update=update)}))
+    return _what_decides_numbers(pipeline.model_copy(update={"task": task.model_copy(update=update)}))

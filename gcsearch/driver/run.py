@@ -14,7 +14,7 @@ from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import Proposal, TrialFile, TrialRecord
 from gcsearch.driver import session
 from gcsearch.driver.checks import check, test_bed_remarks
-from gcsearch.driver.load import given, load_trial, with_paths_of_the_command
+from gcsearch.driver.load import given, load_trial, with_command_paths
 from gcsearch.driver.prepare import check_data, check_not_cancelled, check_same, origin_texts, prepare
 from gcsearch.driver.session import Session, guarded, judge
 from gcsearch.errors import InputError
@@ -25,8 +25,8 @@ from gcsearch.execution.placement import check_threads
 from gcsearch.methods import registry
 from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.journal import SessionEnd
-from gcsearch.sweep.lease import Driver, Seen, Wish, ask, driving
-from gcsearch.sweep.store import PIPELINE_FILE, Store, cache_in_words
+from gcsearch.sweep.lease import Driver, LeaseState, Request, ask, driving
+from gcsearch.sweep.store import PIPELINE_FILE, Store, explaining_cache_errors
 from gcsearch.sweep.sweep import Sweep, open_form, open_sweep
 
 # --- Running ------------------------------------------------------------------------------------------
@@ -39,7 +39,7 @@ def run(
     overrides: Mapping[str, str] | None = None,
     quick: bool = False,
     fresh: bool = False,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Search, choose, confirm, report. A sweep that was interrupted goes on; one that is over is returned.
@@ -50,7 +50,7 @@ def run(
         overrides: dotted keys with TOML values, as `--set` gives them.
         quick: with the file's table [quick] and under a name that says so.
         fresh: begin anew; the former sweep of this name is kept beside it as NAME.1, NAME.2, ...
-        watcher: told of progress.
+        callback: told of progress.
         executor: where trials run: "ray", or "local" for this process, which gives the same numbers without Ray, one
             batch after another, and shows an exception of your code with its own traceback. No part of the sweep: it
             may go on with another one.
@@ -63,7 +63,7 @@ def run(
     pipeline = given(pipeline, overrides, quick=quick)
     space, uri = check(pipeline), pipeline.tracking.uri
     pipeline = open_form(pipeline)
-    located, listener = Store.locate(store), watcher or Callback()
+    located, listener = Store.locate(store), callback or Callback()
     with _driving(located, pipeline.name, listener) as driver:
         texts, known = origin_texts(pipeline), Sweep.named(pipeline.name, located)
         if not fresh:
@@ -77,10 +77,10 @@ def run(
         )
 
 
-def _driving(store: Store, name: str, watcher: Callback) -> AbstractContextManager[Driver]:
+def _driving(store: Store, name: str, callback: Callback) -> AbstractContextManager[Driver]:
     """Drive the sweep `name` for the time of a block, see `lease.driving`; InputError where nothing can be written."""
     store.check_writable()
-    return driving(store.lease(name), f"the sweep {name}", watcher.warn)
+    return driving(store.lease(name), f"the sweep {name}", callback.warn)
 
 
 def _judged(sweep: Sweep, pipeline: Pipeline) -> Sweep:
@@ -95,7 +95,7 @@ def _drive(
     space: SearchSpace,
     store: Store,
     begin: Callable[[], Sweep],
-    watcher: Callback,
+    callback: Callback,
     *,
     known: Sweep | None,
     executor: ExecutorName,
@@ -107,7 +107,7 @@ def _drive(
     `begin` adds to those that the sweep has.
     """
     for remark in test_bed_remarks(pipeline.task):
-        watcher.warn(remark)
+        callback.warn(remark)
     if pipeline.search.warm_start and not (known and known.state.before):
         session.gather(pipeline, space, store)  # what it refuses is refused before anything is encoded
     check_executor(executor)
@@ -116,15 +116,15 @@ def _drive(
         machines.check_here(where)
     asked = [seed for batch in (known.state.seeds if known else ()) for seed in batch]
     seeds = pipeline.confirm.model_copy(update={"seeds": (*pipeline.confirm.seeds, *asked, *added)})
-    with daemons.told("The same command goes on"), machines.joined(where):
+    with daemons.explaining_lost_ray("The same command goes on"), machines.joined(where):
         # Before anything is written: what is refused here leaves nothing behind.
-        with cache_in_words():
-            data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, watcher, known)
+        with explaining_cache_errors():
+            data = prepare(pipeline.model_copy(update={"confirm": seeds}), space, store, where, callback, known)
         sweep = begin()
         sweep.hide_address()
-        watcher.begun(sweep)
+        callback.begun(sweep)
         chosen = machines.make_executor(executor, where.placement, sweep.folder)
-        Session(sweep, pipeline, space, where, watcher, driver, chosen, data).run()
+        Session(sweep, pipeline, space, where, callback, driver, chosen, data).run()
     return sweep
 
 
@@ -132,7 +132,7 @@ def resume(
     name: str,
     *,
     store: str | Path | None = None,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Go on with the sweep `name`, from what its folder states alone; one that is over is returned.
@@ -144,7 +144,7 @@ def resume(
         RunError, TooManyFailures: as `run`.
     """
     check_executor(executor)
-    found, listener = open_sweep(name, store), watcher or Callback()
+    found, listener = open_sweep(name, store), callback or Callback()
     if found.state.finished:
         return _judged(found, found.pipeline)
     pipeline, space = _as_begun(found)
@@ -166,7 +166,7 @@ def _as_begun(sweep: Sweep) -> tuple[Pipeline, SearchSpace]:
                 remedy="Write the whole path in this file.",
             )
     try:
-        return with_paths_of_the_command(pipeline), check(pipeline)
+        return with_command_paths(pipeline), check(pipeline)
     except InputError as error:
         raise error.at(file=file) from None
 
@@ -187,7 +187,7 @@ def extend(
     trials: int,
     *,
     store: str | Path | None = None,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Try `trials` more configurations in the finished sweep `name`, then choose and confirm again.
@@ -199,7 +199,7 @@ def extend(
         InputError: there is no such sweep, it is not finished, or what it was begun from does not hold here.
         RunError, TooManyFailures: as `run`.
     """
-    found, listener = open_sweep(name, store), watcher or Callback()
+    found, listener = open_sweep(name, store), callback or Callback()
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
         _check_extensible(found, space, trials)
@@ -226,7 +226,7 @@ def confirm(
     seeds: Sequence[int],
     *,
     store: str | Path | None = None,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
     executor: ExecutorName = "ray",
 ) -> Sweep:
     """Measure the confirmed configurations of a finished sweep with more seeds, and choose and judge anew by all of
@@ -238,7 +238,7 @@ def confirm(
         InputError: the sweep is not finished, or a seed was used already.
         RunError: a configuration could not be measured.
     """
-    found, listener = open_sweep(name, store), watcher or Callback()
+    found, listener = open_sweep(name, store), callback or Callback()
     added = tuple(seeds)
     pipeline, space = _as_begun(found)
     with _driving(found.store, name, listener) as driver:
@@ -270,7 +270,7 @@ def cache_features(
     *,
     store: str | Path | None = None,
     overrides: Mapping[str, str] | None = None,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
 ) -> None:
     """Compute the features that the pipeline's search and confirmation read, and do no more.
 
@@ -281,8 +281,8 @@ def cache_features(
     """
     pipeline = open_form(given(pipeline, overrides))
     space, where = check(pipeline), machines.find_machines(pipeline)
-    with machines.joined(where), cache_in_words():
-        prepare(pipeline, space, Store.locate(store), where, watcher or Callback())
+    with machines.joined(where), explaining_cache_errors():
+        prepare(pipeline, space, Store.locate(store), where, callback or Callback())
 
 
 def _open_or_begin(pipeline: Pipeline, store: Store, texts: Mapping[str, str], fresh: bool, uri: str | None) -> Sweep:
@@ -304,7 +304,7 @@ def _free_name(folder: Path) -> Path:
     return other
 
 
-def stop(name: str, *, store: str | Path | None = None) -> Seen | None:
+def stop(name: str, *, store: str | Path | None = None) -> LeaseState | None:
     """Let the running sweep `name` finish what has begun and then end; `run` and `resume` go on with it later.
 
     Returns the driver that was asked to do so, on whatever host; None where nobody drives the sweep.
@@ -312,10 +312,10 @@ def stop(name: str, *, store: str | Path | None = None) -> Seen | None:
     Raises:
         InputError: there is no such sweep.
     """
-    return ask(open_sweep(name, store).store.lease(name), Wish.STOP)
+    return ask(open_sweep(name, store).store.lease(name), Request.STOP)
 
 
-def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
+def cancel(name: str, *, store: str | Path | None = None) -> LeaseState | None:
     """End the sweep `name` now; `run` does not go on with it any more, `resume` does.
 
     Returns the driver that was asked to do so; None where nobody drives the sweep and it is marked at once.
@@ -325,7 +325,7 @@ def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
     """
     sweep = open_sweep(name, store)
     lease = sweep.store.lease(name)
-    if asked := ask(lease, Wish.CANCEL):
+    if asked := ask(lease, Request.CANCEL):
         return asked
     if sweep.state.finished:
         raise InputError("a finished sweep cannot be cancelled", file=sweep.folder, received=name)
@@ -335,27 +335,27 @@ def cancel(name: str, *, store: str | Path | None = None) -> Seen | None:
     return None
 
 
-def sync(name: str, *, store: str | Path | None = None, watcher: Callback | None = None) -> int:
+def sync(name: str, *, store: str | Path | None = None, callback: Callback | None = None) -> int:
     """Write to MLflow what it lacks of the sweep `name`; returns how many runs were written.
 
     Raises:
         InputError: there is no such sweep, or it is running: its driver does this itself.
         RunError: MLflow does not answer.
     """
-    from gcsearch.tracking.sync import Mirror
+    from gcsearch.tracking.sync import MlflowSync
 
-    sweep, listener = open_sweep(name, store), watcher or Callback()
+    sweep, listener = open_sweep(name, store), callback or Callback()
     with _driving(sweep.store, name, listener) as driver:
-        return Mirror(sweep, guarded(sweep, driver), listener.warn, listener.mended).sync()
+        return MlflowSync(sweep, guarded(sweep, driver), listener.warn, listener.repaired).sync()
 
 
 # --- One configuration, no search -----------------------------------------------------------------------
 
 
-@cache_in_words()
+@explaining_cache_errors()
 def train(
     trial: TrialFile | str | Path,
-    watcher: Callback | None = None,
+    callback: Callback | None = None,
     limit: int | None = None,
 ) -> TrialRecord:
     """Train and measure one configuration in this process, with the threads that it states.
@@ -375,32 +375,32 @@ def train(
 
     export = None if isinstance(trial, TrialFile) else _export_of(Path(trial))
     trial = trial if isinstance(trial, TrialFile) else load_trial(trial)
-    method, watcher = registry.build(trial.trial), watcher or Callback()
+    method, callback = registry.build(trial.trial), callback or Callback()
     check_threads(trial.threads, cores(), key="threads")
     for remark in test_bed_remarks(trial.task):
-        watcher.warn(remark)
+        callback.warn(remark)
     threads = torch.get_num_threads()
     torch.set_num_threads(trial.threads)
     try:
-        watcher.stage("data")
+        callback.stage("data")
         loading.forget()
-        task_data.data_root(trial.task, watcher.progress)
+        task_data.data_root(trial.task, callback.progress)
         lab = loading.laboratory(trial.task)
         task_checks.check_names(lab)
         lab.check_lists(trial.stage)
-        check_data(lab, [(trial.stage, trial.seeds)], watcher)
+        check_data(lab, [(trial.stage, trial.seeds)], callback)
         task_checks.check_template(lab, ensemble=bool(method.template and method.template.ensemble))
         if export:
             measured.check_attested(classifier.read_facts(export), lab, trial.seeds, export)
-        watcher.stage("features")
-        episodes = lab.episodes(trial.stage, trial.seeds, watcher.progress)
-        watcher.stage("train", method.epochs or None)
+        callback.stage("features")
+        episodes = lab.episodes(trial.stage, trial.seeds, callback.progress)
+        callback.stage("train", method.epochs or None)
         (done,) = run_pack(
             lab,
             episodes,
             [Proposal(number=0, config=registry.complete(trial.trial))],
             evaluate_every=trial.evaluate_every,
-            on_reports=watcher.reports,
+            on_reports=callback.reports,
             worker=process_name(),
             limit=limit,
         )

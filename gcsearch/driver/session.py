@@ -1,4 +1,4 @@
-"""The composition root: one driver's work on a sweep, mended, searched, confirmed, reported, ended in its journal.
+"""The composition root: one driver's work on a sweep, repaired, searched, confirmed, reported, ended in its journal.
 
 The only module that introduces the stages to one another.
 """
@@ -33,21 +33,21 @@ from gcsearch.execution.executor import (
     WorkerGone,
 )
 from gcsearch.execution.local_ray import daemons, scratch
-from gcsearch.execution.machines import Where
+from gcsearch.execution.machines import Machines
 from gcsearch.search import warm_start
 from gcsearch.search.budget import Meter
 from gcsearch.search.proposer import Proposer
 from gcsearch.sweep import interrupts, measured
 from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.journal import Journal, SessionEnd
-from gcsearch.sweep.lease import Driver, Wish
+from gcsearch.sweep.lease import Driver, Request
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 
 if TYPE_CHECKING:
     from gcsearch.execution.worker import PackRunner
     from gcsearch.sweep.measured import Snapshot
-    from gcsearch.tracking.sync import Mirror
+    from gcsearch.tracking.sync import MlflowSync
 
 
 def guarded(sweep: Sweep, driver: Driver) -> Journal:
@@ -63,15 +63,15 @@ class Session:
         sweep: Sweep,
         pipeline: Pipeline,
         space: SearchSpace,
-        where: Where,
-        watcher: Callback,
+        where: Machines,
+        callback: Callback,
         driver: Driver,
         executor: Executor,
         data: Snapshot | None = None,
     ) -> None:
         """`data`: what the sweep measures, as it lies there now; the journal keeps digests of it."""
         self.sweep, self.pipeline, self.space, self.where = sweep, pipeline, space, where
-        self.watcher, self.driver, self.executor, self.data = watcher, driver, executor, data
+        self.callback, self.driver, self.executor, self.data = callback, driver, executor, data
         self.journal = guarded(sweep, driver)
         self.checkpoints = sweep.folder.absolute() / "packs"
 
@@ -81,9 +81,9 @@ class Session:
 
         if self.sweep.state.finished:
             return
-        self._mend()
+        self._repair()
         trials = total(self.pipeline.search.model_copy(update={"trials": self.sweep.trials}), self.space)
-        mirror: Mirror | None = None
+        mlflow_sync: MlflowSync | None = None
         why = SessionEnd.KILLED
         goes_on = f"`{self.sweep.command('resume')}` goes on where it stopped"
         try:
@@ -91,9 +91,12 @@ class Session:
                 self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
                 if self.data:
                     measured.record(self.journal, self.sweep.state.measured, self.sweep.folder, self.data)
-                mirror = self._mirror()
-            self._check_wishes()
-            with daemons.told(goes_on), daemons.last_words(partial(self._abandon, mirror, goes_on)):
+                mlflow_sync = self._start_mlflow_sync()
+            self._check_request()
+            with (
+                daemons.explaining_lost_ray(goes_on),
+                daemons.report_at_exit(partial(self._abandon, mlflow_sync, goes_on)),
+            ):
                 if not self.sweep.state.confirmed:
                     self.executor.run(self._waves(), self.runner)
                 self._report()
@@ -102,7 +105,7 @@ class Session:
             why = SessionEnd.FINISHED
         except (Interrupted, KeyboardInterrupt) as error:
             asked = SessionEnd.STOPPED if isinstance(error, Interrupted) else SessionEnd.KILLED
-            why = SessionEnd.CANCELLED if self.driver.wish is Wish.CANCEL else asked
+            why = SessionEnd.CANCELLED if self.driver.request is Request.CANCEL else asked
             interrupts.advise(goes_on)
             raise
         except Exception as error:
@@ -117,19 +120,19 @@ class Session:
         finally:
             # Reached by signals too: what is over is written before the process ends, and no second one hinders that.
             with interrupts.held():
-                self._close(why, mirror)
+                self._close(why, mlflow_sync)
         judge(self.sweep, self.pipeline.search.max_failed)
 
     def _report(self) -> None:
         """Write the report. A fault in the drawing is said, and costs nothing that was measured."""
         try:
-            path = self.sweep.report(warn=self.watcher.warn)
+            path = self.sweep.report(warn=self.callback.warn)
         except (MemoryError, OSError):
             raise
         except Exception as error:  # whatever the drawing dies of
             first = next(iter(str(error).splitlines()), "")
             why = f"{type(error).__name__}: {first}" if first else type(error).__name__
-            self.watcher.warn(
+            self.callback.warn(
                 f"the report could not be written ({why}); `{self.sweep.command('report')}` tries it again"
             )
         else:
@@ -143,7 +146,7 @@ class Session:
                 f"All other results are kept. `{self.sweep.command('resume')}` tries it again."
             )
 
-    def _check_wishes(self) -> None:
+    def _check_request(self) -> None:
         """Interrupted, or RunError, where somebody asked for the end or has taken over."""
         self.driver.check()
         if self.driver.stopping():
@@ -152,60 +155,60 @@ class Session:
                 f"`{self.sweep.command('resume')}` goes on."
             )
 
-    def _mend(self) -> None:
+    def _repair(self) -> None:
         """Put right what the last session left, and say so. All else follows from the journal as it is."""
         former = self.driver.lease.former
         if former:
-            self.watcher.mended(f"{former.gone}; this process drives the sweep from now on")
+            self.callback.repaired(f"{former.gone}; this process drives the sweep from now on")
         daemons.sweep_up(scratch.folder() / "ray")  # also where no Ray is started any more
-        if torn := self.journal.mend():
-            self.watcher.mended(
+        if torn := self.journal.repair():
+            self.callback.repaired(
                 f"{self.journal.path.name}: a last line cut off in the middle ({torn} bytes) was removed"
             )
         if running := sorted(self.sweep.state.running):
-            self.watcher.mended(f"configurations that had begun and not ended go on: {', '.join(map(str, running))}")
+            self.callback.repaired(f"configurations that had begun and not ended go on: {', '.join(map(str, running))}")
 
-    def _close(self, why: SessionEnd, mirror: Mirror | None) -> None:
+    def _close(self, why: SessionEnd, mlflow_sync: MlflowSync | None) -> None:
         try:
             self.journal.append("close", why=why)
         except RunError as error:
             if why is SessionEnd.FINISHED:
                 raise
             if not self.driver.lost:  # then this is what ended the session, and is on its way
-                self.watcher.warn(str(error))
+                self.callback.warn(str(error))
         # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
-        if mirror and (trouble := mirror.close(60 if why is SessionEnd.FINISHED else 15)):
-            self.watcher.warn(trouble)
+        if mlflow_sync and (trouble := mlflow_sync.close(60 if why is SessionEnd.FINISHED else 15)):
+            self.callback.warn(trouble)
 
-    def _abandon(self, mirror: Mirror, goes_on: str, why: str) -> None:
+    def _abandon(self, mlflow_sync: MlflowSync, goes_on: str, why: str) -> None:
         """End the session from another thread, because this one's hangs in a Ray that is dead."""
-        self._close(SessionEnd.FAILED, mirror)
-        self.watcher.warn(f"{why}\n{goes_on}.")
+        self._close(SessionEnd.FAILED, mlflow_sync)
+        self.callback.warn(f"{why}\n{goes_on}.")
         self.driver.end()
 
-    def _mirror(self) -> Mirror:
-        from gcsearch.tracking.sync import Mirror
+    def _start_mlflow_sync(self) -> MlflowSync:
+        from gcsearch.tracking.sync import MlflowSync
 
-        mirror = Mirror(self.sweep, self.journal, self.watcher.warn, self.watcher.mended)
-        mirror.start()
-        return mirror
+        mlflow_sync = MlflowSync(self.sweep, self.journal, self.callback.warn, self.callback.repaired)
+        mlflow_sync.start()
+        return mlflow_sync
 
     def _waves(self) -> Iterator[Wave]:
         """What the sweep runs; what comes of a wave decides what the next one is."""
         for wave in itertools.chain(self._search(), self._confirm()):
             yield wave
-            self._check_wishes()
+            self._check_request()
 
     def _search(self) -> Iterator[Wave]:
         """The generations of the search, until its trials or its budget are spent."""
-        settings = self._settings()
-        proposer = Proposer(self.space, settings, before=self._before())
-        self.watcher.stage("search", proposer.total)
-        known, meter = self.journal.records(), self._meter(settings)
+        search = self._search_config()
+        proposer = Proposer(self.space, search, before=self._before())
+        self.callback.stage("search", proposer.total)
+        known, meter = self.journal.records(), self._meter(search)
         proposer.replay(known)
         for record in {record.number: record for record in known}.values():
             meter.note(record)
-            self.watcher.record(record)
+            self.callback.record(record)
         known_spent = spent = self.sweep.state.budget
 
         def stopping() -> bool:
@@ -219,26 +222,26 @@ class Session:
                     for trial in batch.trials:
                         label = proposer.label(trial.number)
                         self.journal.append("proposal", number=trial.number, config=trial.config, label=label)
-                        self.watcher.proposal(trial)
+                        self.callback.proposal(trial)
                 case EpochsReported(reports):
                     self.driver.check()
-                    self.watcher.reports(reports)
+                    self.callback.reports(reports)
                 case TrialsReturned(returned):
                     records = [proposer.tell(record) for record in returned]
                     self.journal.append_all("record", [{"record": record} for record in records])
                     for record in records:
                         meter.note(record)
-                        self.watcher.record(record)
+                        self.callback.record(record)
                 case _:
                     self._on_event(event)
 
-        stage, seeds = settings.stage, self.pipeline.task.seeds
+        stage, seeds = search.stage, self.pipeline.task.seeds
         while not stopping() and (packs := proposer.ask()):
             yield Wave([self._batch(stage, seeds, pack) for pack in packs], on_event, stopping)
-        self._check_wishes()
+        self._check_request()
         if spent and not known_spent and len(meter.records) < proposer.total:
             self.journal.append("budget", why=spent)
-            self.watcher.warn(f"the search ends with {len(meter.records)} configurations: {spent}")
+            self.callback.warn(f"the search ends with {len(meter.records)} configurations: {spent}")
 
     def _batch(self, stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], *, keep: bool = False) -> Batch:
         data = measured.expected(self.data, stage, seeds) if self.data else ""
@@ -254,7 +257,7 @@ class Session:
             case WorkerGone(worker, text):
                 if worker:  # `status` counts it no more
                     self.journal.append("lost", who=worker)
-                self.watcher.warn(text)
+                self.callback.warn(text)
 
     def _before(self) -> list[TrialRecord]:
         """The records of earlier sweeps; the journal keeps them, and those sweeps are not needed any more."""
@@ -264,17 +267,17 @@ class Session:
         if not kept:
             fit, skipped = gather(self.pipeline, self.space, self.sweep.store)
             self.journal.append("before", records=fit, skipped=skipped)
-            self.watcher.warn(
+            self.callback.warn(
                 f"the search starts from {len(fit)} earlier configurations; {skipped} did not fit its space"
             )
             return fit
         return list(kept.records)
 
-    def _settings(self) -> SearchConfig:
+    def _search_config(self) -> SearchConfig:
         """The search's settings with what the pipeline leaves open; the journal keeps it, for whoever goes on."""
-        settings = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
-        if settings.pack != "auto":
-            return settings
+        search = self.pipeline.search.model_copy(update={"trials": self.sweep.trials})
+        if search.pack != "auto":
+            return search
         size = self.sweep.state.pack
         if size is None:
             from gcsearch.training import loading
@@ -282,15 +285,15 @@ class Session:
 
             labs = loading.laboratories(self.pipeline.task)
             limit = _limit(self.pipeline, self.where)
-            size = pack_size(settings, self.space, labs, self.where.placement.threads, limit)
+            size = pack_size(search, self.space, labs, self.where.placement.threads, limit)
             self.journal.append("pack", size=size)
-        return settings.model_copy(update={"pack": size})
+        return search.model_copy(update={"pack": size})
 
-    def _meter(self, settings: SearchConfig) -> Meter:
+    def _meter(self, search: SearchConfig) -> Meter:
         """Measures from where the sweep began, or was extended last."""
         placement, state = self.where.placement, self.sweep.state
         devices = placement.gpus_per_worker or float(placement.threads)
-        return Meter(settings, devices, state.kept_by_extension, state.seconds)
+        return Meter(search, devices, state.kept_by_extension, state.seconds)
 
     @cached_property
     def runner(self) -> PackRunner:
@@ -326,12 +329,12 @@ class Session:
             return Wave(batches, on_event, self.driver.stopping)
 
         finals, _ = yield from Confirmation(
-            self.sweep, self.journal, self.pipeline, self.space, wave, self.watcher.stage, self.watcher.record
+            self.sweep, self.journal, self.pipeline, self.space, wave, self.callback.stage, self.callback.record
         ).run()
         self.journal.append("final", records=finals, threads=self.where.placement.threads)
 
 
-def _limit(pipeline: Pipeline, where: Where) -> int | None:
+def _limit(pipeline: Pipeline, where: Machines) -> int | None:
     """Bytes that one worker process may take; on a cluster each worker looks what its node has."""
     import torch
 

@@ -66,21 +66,21 @@ def trainable(
             runner = PackRunner(
                 task, evaluate_every, checkpoints=Path(folder) if checkpoint_every else None, checkpoint_every=every
             )
-            told, written = 0, _last_written(folder)
+            reported, written = 0, _last_written(folder)
 
             def report(reports: list[EpochReport]) -> None:
-                nonlocal told, written
+                nonlocal reported, written
                 before, written = written, _last_written(folder)
                 found = tune.Checkpoint.from_directory(folder) if written > before else None
                 for one in reports:
                     means = {name: one.mean(name) for name in one.metrics}
                     tune.report({"epoch": one.epoch, **means}, checkpoint=found)
-                told += len(reports)
+                reported += len(reports)
 
             (record,) = runner(_batch(task, stage, decode(config)), report)
         if record.outcome is not Outcome.COMPLETE:
             raise RunError(record.reason)
-        if not told:  # of several data sets the mean is known at the end
+        if not reported:  # of several data sets the mean is known at the end
             tune.report({"epoch": record.epochs, **{name: record.mean(name) for name in record.metrics}})
 
     return train

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Where:
+class Machines:
     """This machine, or a cluster, and how many workers run on it with how much each."""
 
     placement: Placement
@@ -43,7 +43,7 @@ class Where:
         return 1 / min(together, self.placement.workers)
 
 
-def find_machines(pipeline: Pipeline, *, local: bool = False) -> Where:
+def find_machines(pipeline: Pipeline, *, local: bool = False) -> Machines:
     """What `pipeline` would run on; a cluster is asked, not joined, and not even asked where all is `local`.
 
     Raises:
@@ -55,17 +55,17 @@ def find_machines(pipeline: Pipeline, *, local: bool = False) -> Where:
     if found:
         cluster.check_workers(found)
     machines = [n.machine for n in found.nodes] if found else [Machine(cores(), loading.gpus())]
-    return Where(spread(pipeline.resources, machines, generation=pipeline.search.generation), found)
+    return Machines(spread(pipeline.resources, machines, generation=pipeline.search.generation), found)
 
 
-def check_here(where: Where) -> None:
+def check_here(where: Machines) -> None:
     """InputError where a Ray of its own cannot be started on this machine, see `scratch.check`."""
     if where.cluster is None:
         scratch.check()
 
 
 @contextmanager
-def joined(where: Where) -> Iterator[None]:
+def joined(where: Machines) -> Iterator[None]:
     """Be part of the cluster for the time of the block; nothing to do on this machine alone.
 
     RunError where no node of the cluster has room for a worker.
@@ -79,7 +79,7 @@ def joined(where: Where) -> Iterator[None]:
         yield
 
 
-def check_nodes(where: Where, store: Path, cache: Path | None) -> bool:
+def check_nodes(where: Machines, store: Path, cache: Path | None) -> bool:
     """Look at every node that may run trials; whether they share the folder of the cache, if it is one.
 
     InputError that names each node which lacks the shared store, a folder for the cache, or a version.
@@ -91,7 +91,7 @@ def check_nodes(where: Where, store: Path, cache: Path | None) -> bool:
     return found.one_cache
 
 
-def prepare_nodes(where: Where, pipeline: Pipeline, cache: str, *, one_cache: bool, progress: Progress) -> None:
+def prepare_nodes(where: Machines, pipeline: Pipeline, cache: str, *, one_cache: bool, progress: Progress) -> None:
     """Have every node load the task and encode what trials read there, so that nothing travels from the driver.
 
     InputError that names each node which cannot, or which reads other data or weights than the driver.

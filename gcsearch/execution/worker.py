@@ -17,7 +17,7 @@ from gcsearch.errors import RunError
 from gcsearch.execution.executor import Batch
 from gcsearch.results.multi_dataset import gathered
 from gcsearch.sweep import measured
-from gcsearch.sweep.sweep import kept_of, save_parameters
+from gcsearch.sweep.sweep import parameters_folder, save_parameters
 from gcsearch.training import loading, memory
 from gcsearch.training.episodes import Episode
 from gcsearch.training.loop import Checkpoint, name_of
@@ -95,7 +95,7 @@ class PackRunner:
         )
         if self.kept and batch.keep:
             for trial in trials:
-                save_parameters(kept_of(self.kept, self.task, lab.task), trial.record, trial.parameters)
+                save_parameters(parameters_folder(self.kept, self.task, lab.task), trial.record, trial.parameters)
         return [trial.record for trial in trials]
 
     def forget(self, batch: Batch) -> None:
@@ -108,5 +108,5 @@ class PackRunner:
         if not self.checkpoints:
             return None
         folder = "-".join(map(str, (batch.stage, *batch.seeds)))
-        place = kept_of(self.checkpoints / folder, self.task, task)
+        place = parameters_folder(self.checkpoints / folder, self.task, task)
         return Checkpoint(place / name_of(batch.trials), self.checkpoint_every)

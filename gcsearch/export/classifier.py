@@ -22,7 +22,7 @@ from gcsearch.data.datasets import spoken
 from gcsearch.data.image_files import UnreadableImage
 from gcsearch.data.image_loader import fault, fixed
 from gcsearch.data.image_loader import named as some_of
-from gcsearch.data.lists.folders import images_below, saying_what_is_passed_over
+from gcsearch.data.lists.folders import images_below, warning_of_skipped_files
 from gcsearch.errors import InputError
 from gcsearch.methods import registry
 from gcsearch.methods.prompts import Context, prompts
@@ -83,7 +83,7 @@ class Classifier:
 
         Of one seed's prompt, or the mean over all. InputError for a seed that there is none of.
         """
-        chosen = range(len(self.seeds)) if seed is None else [self.place(seed)]
+        chosen = range(len(self.seeds)) if seed is None else [self.index(seed)]
         if self.conditional:
             similar = [self._by_image(self.parameters[index], images, names) for index in chosen]
         else:
@@ -91,7 +91,7 @@ class Classifier:
             similar = [images @ text[index].T for index in chosen]
         return self.backbone.tower.logit_scale * torch.stack(similar).mean(0)
 
-    def place(self, seed: int) -> int:
+    def index(self, seed: int) -> int:
         """The index of a seed's prompt. InputError where there is none."""
         if seed not in self.seeds:
             known = ", ".join(map(str, self.seeds))
@@ -239,9 +239,9 @@ def named_parameters(classifier: Classifier) -> list[dict[str, Tensor]]:
 def read_names(path: Path) -> list[str]:
     """Class names, one per line. InputError for a file that cannot be read, holds none, or one twice."""
     names = files.read_names(path, "the class names", "--classes")
-    told: dict[str, str] = {}
+    names_found: dict[str, str] = {}
     for name in names:
-        other = told.setdefault(spoken(name), name)
+        other = names_found.setdefault(spoken(name), name)
         if other is not name:
             rule = "every class has one line; case, underscores and spaces do not count"
             received = f"{name!r} twice" if other == name else f"{other!r} and {name!r}"
@@ -281,14 +281,14 @@ def predict(
 def images_of(paths: Sequence[Path]) -> list[Path]:
     """The files, and in the place of each folder the image files below it. InputError where it holds none.
 
-    Warns (`data.folders.PassedOverWarning`) of other files in a folder.
+    Warns (`data.lists.folders.SkippedFilesWarning`) of other files in a folder.
     """
     found: list[Path] = []
     for path in paths:
         if not path.is_dir():
             found.append(path)
             continue
-        with saying_what_is_passed_over(path):
+        with warning_of_skipped_files(path):
             below = images_below(path)
         if not below:
             rule = "a folder to be classified must hold image files, by their endings"
@@ -304,7 +304,7 @@ def guesses(
     classifier = export.classifier
     classifier.check_names(names)
     if seed is not None:
-        classifier.place(seed)
+        classifier.index(seed)
     return [_guesses(row, names, top) for row in classifier.logits(classifier.encode(images), names, seed)]
 
 

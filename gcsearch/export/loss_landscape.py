@@ -89,7 +89,7 @@ def loss_landscapes(export: Export, seeds: Sequence[int] | None = None, *, draw:
             remedy="Export a sweep of another method.",
         )
     chosen = export.trial.seeds if seeds is None else tuple(seeds)
-    places = [classifier.place(seed) for seed in chosen]
+    places = [classifier.index(seed) for seed in chosen]
     lab = loading.laboratory(export.trial.task)
     tower = replace(lab.backbone.tower.to(torch.float32), twice=True)
     backbone = replace(lab.backbone, tower=tower)

@@ -58,7 +58,7 @@ class PublishedRow:
 
 
 @dataclass(frozen=True)
-class Beside:
+class PublishedComparison:
     """What was published for the task of a group, by method, each beside our rows of that method.
 
     `difference` says in a sentence what the published tables have in another way, where nothing trained fits;
@@ -111,7 +111,7 @@ class Beside:
         }
 
 
-def beside(group: TaskGroup, published: Published | None = None) -> Beside:
+def beside(group: TaskGroup, published: Published | None = None) -> PublishedComparison:
     """The published results that fit the task of `group`, each once per row of ours of the same method.
 
     Rows with a tag (an ensemble, class-specific vectors) are something else than what was published, but for those that
@@ -126,7 +126,7 @@ def beside(group: TaskGroup, published: Published | None = None) -> Beside:
         rows = [row for row in group.rows if row.record.config.method == result.method and set(row.tags) <= {ORACLE}]
         lines += [replace(line, row=row) for row in rows] or [line]
     caution = _caution(group.task) if lines else ""
-    return Beside(COLUMNS[library.protocol_of(group.task)], tuple(lines), found.difference, caution)
+    return PublishedComparison(COLUMNS[library.protocol_of(group.task)], tuple(lines), found.difference, caution)
 
 
 def _caution(task: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from gcsearch.results.averages import AverageTable, averages
-from gcsearch.results.beside import Beside, beside
+from gcsearch.results.beside import PublishedComparison, beside
 from gcsearch.results.comparison import Finished, TaskGroup, against, compare
 from gcsearch.results.tables import spreadsheet
 from gcsearch.results.tables.table import Entry, Table, to_frame
@@ -25,7 +25,7 @@ class Comparison:
 
     groups: tuple[TaskGroup, ...]
     averages: tuple[AverageTable, ...]
-    published: tuple[Beside, ...] = field(default=())
+    published: tuple[PublishedComparison, ...] = field(default=())
 
     @classmethod
     def of(cls, sweeps: Iterable[Finished], *, against_row: str = "", published: bool = False) -> Comparison:

@@ -54,7 +54,7 @@ def _together(parts: Mapping[str, _Metrics]) -> dict[str, tuple[float, ...]]:
     return found | {metric_on(name, part): one[name] for part, one in parts.items() for name in one}
 
 
-def seen_from(record: TrialRecord, dataset: str, datasets: Sequence[str]) -> TrialRecord:
+def as_dataset(record: TrialRecord, dataset: str, datasets: Sequence[str]) -> TrialRecord:
     """The record that the configuration has on one of its `datasets`, with the metrics that it has on all of them."""
 
     def own(metrics: _Metrics) -> dict[str, tuple[float, ...]]:

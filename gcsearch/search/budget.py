@@ -26,13 +26,13 @@ class Meter:
 
     def __init__(
         self,
-        settings: SearchConfig,
+        search: SearchConfig,
         devices: float,
         first: int = 0,
         spent: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.settings, self.devices, self.first, self.clock = settings, devices, first, clock
+        self.search, self.devices, self.first, self.clock = search, devices, first, clock
         self.began = clock() - spent
         self.records: dict[int, TrialRecord] = {}
 
@@ -42,7 +42,7 @@ class Meter:
 
     def why(self) -> str:
         """Why nothing more should begin; empty while there is no reason."""
-        budget = self.settings.budget
+        budget = self.search.budget
         minutes = (self.clock() - self.began) / 60
         if budget.minutes is not None and minutes >= budget.minutes:
             return f"the budget of {budget.minutes:g} minutes is spent"
@@ -52,7 +52,7 @@ class Meter:
         if budget.failed is not None and failed >= budget.failed:
             return f"{failed} configurations failed, which is as many as the budget allows"
         if budget.no_gain is not None and self.without_gain >= budget.no_gain:
-            return f"{self.without_gain} configurations brought no better {' or '.join(self.settings.objectives)}"
+            return f"{self.without_gain} configurations brought no better {' or '.join(self.search.objectives)}"
         return ""
 
     @property
@@ -62,7 +62,7 @@ class Meter:
     @property
     def device_seconds(self) -> float:
         """Seconds of worker processes times what each takes; the configurations of a pack took theirs together."""
-        packs = {(record.number // self.settings.size, record.seconds, record.worker) for record in self._counting}
+        packs = {(record.number // self.search.size, record.seconds, record.worker) for record in self._counting}
         return self.devices * sum(seconds for _, seconds, _ in packs)
 
     @property
@@ -72,7 +72,7 @@ class Meter:
         since = 0
         for number in sorted(self.records):
             record = self.records[number]
-            values = [record.mean(objective) for objective in self.settings.objectives]
+            values = [record.mean(objective) for objective in self.search.objectives]
             known = record.outcome is Outcome.COMPLETE and all(map(math.isfinite, values))
             if known and not any(all(map(operator.ge, before, values)) for before in gains):
                 gains.append(values)

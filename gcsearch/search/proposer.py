@@ -53,18 +53,18 @@ class Proposer:
             they were; those without a place in the space are left out.
     """
 
-    def __init__(self, space: SearchSpace, settings: SearchConfig, *, before: Iterable[TrialRecord] = ()) -> None:
+    def __init__(self, space: SearchSpace, search: SearchConfig, *, before: Iterable[TrialRecord] = ()) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.space = space
-        self.settings = settings
-        self.total = total(settings, space)
-        self.study = optuna.create_study(directions=["maximize"] * len(settings.objectives), sampler=make(settings))
+        self.search = search
+        self.total = total(search, space)
+        self.study = optuna.create_study(directions=["maximize"] * len(search.objectives), sampler=make(search))
         for record in before:
             self._add_earlier(record)
         for point in space.points[: self.total]:
             self.study.enqueue_trial(space.internal(point.values))
-        if settings.sampler == "grid":
-            for internal in grid(settings, space)[: self.total - len(space.points)]:
+        if search.sampler == "grid":
+            for internal in grid(search, space)[: self.total - len(space.points)]:
                 self.study.enqueue_trial(internal)
         self._history: tuple[TrialRecord, ...] = ()
         self._asked: list[_Asked] = []
@@ -123,12 +123,12 @@ class Proposer:
         there were fewer trials to do, is not repeated as a whole.
         """
         first = len(self._asked)
-        numbers = range(first, min(first + self.settings.size * self.settings.generation, self.total))
+        numbers = range(first, min(first + self.search.size * self.search.generation, self.total))
         self._asked += [self._ask(number) for number in numbers]
         missing = self._unanswered(numbers)
         packs = []
-        for start in numbers[:: self.settings.size]:
-            pack = range(start, start + self.settings.size)
+        for start in numbers[:: self.search.size]:
+            pack = range(start, start + self.search.size)
             packs += self._packs([proposal for proposal in missing if proposal.number in pack])
         return packs
 
@@ -188,7 +188,7 @@ class Proposer:
         )
 
     def _packs(self, proposals: Sequence[Proposal]) -> list[list[Proposal]]:
-        size, packs = self.settings.size, []
+        size, packs = self.search.size, []
         for start in range(0, len(proposals), size):
             packs.append(self._with_rungs(proposals[start : start + size]))
             for proposal in packs[-1]:
@@ -200,14 +200,14 @@ class Proposer:
 
         Others of the same pack have records where an earlier session was interrupted between two of them.
         """
-        first = pack[0].number // self.settings.size * self.settings.size
-        numbers = set(range(first, first + self.settings.size)) - {proposal.number for proposal in pack}
-        rivals = [self._records[number] for number in sorted(numbers & self._records.keys())]
-        if self.settings.pruner in pruning.ACROSS:
-            rivals = [*self._answered, *rivals]
-        rungs = pruning.rungs(self.settings, first // self.settings.size)
-        if rivals:
-            rungs = tuple(self._with_rivals(rung, rivals) for rung in rungs)
+        first = pack[0].number // self.search.size * self.search.size
+        numbers = set(range(first, first + self.search.size)) - {proposal.number for proposal in pack}
+        peers = [self._records[number] for number in sorted(numbers & self._records.keys())]
+        if self.search.pruner in pruning.ACROSS:
+            peers = [*self._answered, *peers]
+        rungs = pruning.rungs(self.search, first // self.search.size)
+        if peers:
+            rungs = tuple(self._with_peers(rung, peers) for rung in rungs)
         return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
 
     def _tell_generation(self) -> None:
@@ -229,42 +229,42 @@ class Proposer:
             # far they came: of their own schedules, or a long one that left early would outrank a short one that
             # left late.
             (value,) = values  # of several objectives none leaves early
-            trial.report(value, step=pruning.percent_done(self.settings, record.epochs, _epochs(record)))
+            trial.report(value, step=pruning.percent_done(self.search, record.epochs, _epochs(record)))
             trial.set_user_attr("epochs", record.epochs)
             self.study.tell(trial, state=TrialState.PRUNED)
         else:
-            told = zip(self.settings.objectives, values, strict=True)
-            reason = record.reason or ", ".join(f"{objective} is {value}" for objective, value in told)
+            values_by_objective = zip(self.search.objectives, values, strict=True)
+            reason = record.reason or ", ".join(f"{objective} is {value}" for objective, value in values_by_objective)
             trial.set_user_attr("reason", f"{record.outcome}: {reason}")
             self.study.tell(trial, state=TrialState.FAIL)
 
     def _add_earlier(self, record: TrialRecord) -> None:
         """Let the study know a record of an earlier sweep, as far as its configuration has a place in the space."""
-        internal, values = warm_start.place(self.space, record), self._values(record)
+        internal, values = warm_start.encode(self.space, record), self._values(record)
         if internal is None or not all(map(math.isfinite, values)):
             return
         distributions = self.space.distributions()
         if record.outcome is Outcome.COMPLETE:
             self.study.add_trial(create_trial(params=internal, distributions=distributions, values=values))
         elif record.outcome is Outcome.PRUNED and len(values) == 1:
-            curve = {pruning.percent_done(self.settings, record.epochs, _epochs(record)): values[0]}
+            curve = {pruning.percent_done(self.search, record.epochs, _epochs(record)): values[0]}
             self.study.add_trial(
                 create_trial(
                     state=TrialState.PRUNED, params=internal, distributions=distributions, intermediate_values=curve
                 )
             )
 
-    def _with_rivals(self, rung: Rung, records: Iterable[TrialRecord]) -> Rung:
+    def _with_peers(self, rung: Rung, records: Iterable[TrialRecord]) -> Rung:
         values = []
         for record in records:
             # Every pack compares with all that ended before it: what it takes to know a method's epochs adds up.
             if record.number not in self._epochs:
                 self._epochs[record.number] = _epochs(record)
             values.append(pruning.value_at(rung, record, self._epochs[record.number]))
-        return rung.model_copy(update={"rivals": tuple(value for value in values if value is not None)})
+        return rung.model_copy(update={"peers": tuple(value for value in values if value is not None)})
 
     def _values(self, record: TrialRecord) -> list[float]:
-        return [record.mean(objective) for objective in self.settings.objectives]
+        return [record.mean(objective) for objective in self.search.objectives]
 
 
 def _epochs(record: TrialRecord) -> int:

@@ -28,31 +28,31 @@ ACROSS = ("asha", "median")
 """The pruners that look at earlier generations."""
 
 
-def rungs(settings: SearchConfig, pack: int) -> tuple[Rung, ...]:
-    """The rungs of the pack with this index (its first number divided by the size of packs), rivals left open."""
-    count, eta, metric = settings.rungs, settings.eta, settings.ranking_metric
-    if settings.pruner == "none":
+def rungs(search: SearchConfig, pack: int) -> tuple[Rung, ...]:
+    """The rungs of the pack with this index (its first number divided by the size of packs), peers left open."""
+    count, eta, metric = search.rungs, search.eta, search.ranking_metric
+    if search.pruner == "none":
         return ()
-    if settings.pruner == "median":
+    if search.pruner == "median":
         return tuple(Rung(share=(k + 1) / (count + 1), keep=0.5, metric=metric) for k in range(count))
-    first = eta**-count if settings.first_rung is None else settings.first_rung
+    first = eta**-count if search.first_rung is None else search.first_rung
     shares = [first ** (1 - k / count) for k in range(count)]
-    if settings.pruner == "hyperband":
+    if search.pruner == "hyperband":
         shares = shares[pack % (count + 1) :]
     return tuple(Rung(share=share, keep=1 / eta, metric=metric) for share in shares)
 
 
-def finishing(settings: SearchConfig) -> float:
+def finishing(search: SearchConfig) -> float:
     """The share of configurations that is left to train to its end; 1 where none has to leave."""
-    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
-    kept = [math.prod(rung.keep for rung in rungs(settings, pack)) for pack in range(packs)]
+    packs = search.rungs + 1 if search.pruner == "hyperband" else 1
+    kept = [math.prod(rung.keep for rung in rungs(search, pack)) for pack in range(packs)]
     return sum(kept) / packs
 
 
-def trained(settings: SearchConfig) -> float:
+def trained(search: SearchConfig) -> float:
     """The share of their epochs that configurations train on average; 1 where none has to leave."""
-    packs = settings.rungs + 1 if settings.pruner == "hyperband" else 1
-    return sum(_trained(rungs(settings, pack)) for pack in range(packs)) / packs
+    packs = search.rungs + 1 if search.pruner == "hyperband" else 1
+    return sum(_trained(rungs(search, pack)) for pack in range(packs)) / packs
 
 
 def _trained(rungs: Sequence[Rung]) -> float:
@@ -68,12 +68,12 @@ def epoch_of(rung: Rung, epochs: int) -> int:
     return max(1, math.ceil(rung.share * epochs - 1e-9))
 
 
-def percent_done(settings: SearchConfig, ran: int, epochs: int) -> int:
+def percent_done(search: SearchConfig, ran: int, epochs: int) -> int:
     """How far a configuration came that ran so many of its `epochs`: the percentage that its last rung lies at.
 
     The rung's, because epochs are whole: 3 of 10 and 13 of 50 both stand for a quarter.
     """
-    shares = [rung.share for rung in rungs(settings, 0) if epoch_of(rung, epochs) <= ran]
+    shares = [rung.share for rung in rungs(search, 0) if epoch_of(rung, epochs) <= ran]
     return round(100 * (shares[-1] if shares else ran / epochs))
 
 
@@ -88,19 +88,19 @@ def value_at(rung: Rung, record: TrialRecord, epochs: int) -> float | None:
     return values[0] if ended_well and values and math.isfinite(values[0]) else None
 
 
-def staying(rung: Rung, values: Mapping[int, float]) -> set[int]:
+def survives(rung: Rung, values: Mapping[int, float]) -> set[int]:
     """Those of `values` (by place in the pack) that go on from a rung.
 
     Of all that ever came there, ceil(keep * count) may stay: as many as are better decide against a configuration;
     of equals in the pack the earlier one is better. A value that is not a number is below all others.
     """
-    count = len(values) + len(rung.rivals)
+    count = len(values) + len(rung.peers)
     places = math.ceil(rung.keep * count - 1e-9)
     worth = {place: value if math.isfinite(value) else -math.inf for place, value in values.items()}
 
     def better(place: int) -> int:
         own = sum((-other, at) < (-worth[place], place) for at, other in worth.items())
-        return own + sum(rival > worth[place] for rival in rung.rivals)
+        return own + sum(peer > worth[place] for peer in rung.peers)
 
     return {place for place in worth if better(place) < places}
 

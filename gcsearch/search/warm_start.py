@@ -12,8 +12,8 @@ from gcsearch.errors import InputError
 from gcsearch.methods import registry
 
 
-def place(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
-    """Where the configuration of `record` lies in the boxes of `space`; None where it cannot come out of them.
+def encode(space: SearchSpace, record: TrialRecord) -> dict[str, Any] | None:
+    """Optuna's values for the configuration of `record` in `space`; None where the space cannot propose it.
 
     A parameter that the record does not name had its method's default then, and one that the space does not name
     has it now: what differs there was another configuration.
@@ -36,5 +36,5 @@ def fitting(space: SearchSpace, records: Sequence[TrialRecord], metrics: Sequenc
     """
     useful = (Outcome.COMPLETE, Outcome.PRUNED) if len(metrics) == 1 else (Outcome.COMPLETE,)
     return [
-        r for r in records if r.outcome in useful and set(metrics) <= set(r.metrics) and place(space, r) is not None
+        r for r in records if r.outcome in useful and set(metrics) <= set(r.metrics) and encode(space, r) is not None
     ]

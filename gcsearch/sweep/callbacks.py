@@ -37,7 +37,7 @@ class Callback:
     def warn(self, text: str) -> None:
         """Something that the user should know, and that did not stop the work."""
 
-    def mended(self, text: str) -> None:
+    def repaired(self, text: str) -> None:
         """Something that an earlier session left broken was put right."""
 
 

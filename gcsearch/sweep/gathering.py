@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from gcsearch.errors import InputError
 from gcsearch.sweep.store import Store
-from gcsearch.sweep.sweep import Sweep, open_sweep, seen_from_each
+from gcsearch.sweep.sweep import Sweep, finished_by_dataset, open_sweep
 
 if TYPE_CHECKING:
     from gcsearch.results.comparison import Finished
@@ -104,7 +104,7 @@ def compared(
 
 def _finished(name: str, store: str | Path | None) -> list[Finished]:
     sweep = open_sweep(name, store)
-    found = seen_from_each(sweep)
+    found = finished_by_dataset(sweep)
     if not found:
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",

@@ -304,7 +304,7 @@ class Journal:
         command = Store(folder.parents[1]).command("resume", folder.name)
         return f"Every line before is safe. {remedy}, then `{command}` goes on."
 
-    def mend(self) -> int:
+    def repair(self) -> int:
         """Cut off a torn last line, which a writer killed halfway left; returns how many bytes it had."""
         with self._writing:
             self._before()

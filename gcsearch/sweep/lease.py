@@ -41,7 +41,7 @@ STALE = 60.0
 _POLL = 0.5  # seconds between two looks for a request
 
 
-class Wish(StrEnum):
+class Request(StrEnum):
     """What can be asked of a driver."""
 
     STOP = "stop"
@@ -57,7 +57,7 @@ class Holder(Model):
 
 
 @dataclass(frozen=True)
-class Seen:
+class LeaseState:
     """A lease as somebody else finds it: its holder, its last beat (UTC) and how many seconds ago that was."""
 
     holder: Holder
@@ -74,7 +74,7 @@ class Seen:
         return ""
 
 
-def look(path: Path) -> Seen | None:
+def look(path: Path) -> LeaseState | None:
     """The lease at `path`; None where nobody holds one."""
     for _ in range(20):
         try:
@@ -86,7 +86,7 @@ def look(path: Path) -> Seen | None:
         except (ValueError, RecursionError):
             time.sleep(0.05)  # it is being written at this moment
             continue
-        return Seen(holder, datetime.fromtimestamp(changed, UTC), max(_clock(path.parent) - changed, 0.0))
+        return LeaseState(holder, datetime.fromtimestamp(changed, UTC), max(_clock(path.parent) - changed, 0.0))
     raise InputError(
         "the lease of a sweep must say who holds it", file=path, remedy="If no driver runs, delete this file."
     )
@@ -104,7 +104,7 @@ def _clock(folder: Path) -> float:
 class Lease:
     """A lease that this process holds; see `take`."""
 
-    def __init__(self, path: Path, what: str, holder: Holder, descriptor: int, former: Seen | None) -> None:
+    def __init__(self, path: Path, what: str, holder: Holder, descriptor: int, former: LeaseState | None) -> None:
         self.path, self.what, self.holder, self.former = path, what, holder, former
         self._descriptor = descriptor
 
@@ -150,11 +150,11 @@ class Lease:
         """Show that the holder lives."""
         os.utime(self._descriptor)
 
-    def wish(self) -> Wish | None:
+    def request(self) -> Request | None:
         """What was asked of this holder last."""
         try:
             asked = json.loads(self._request.read_bytes())
-            return Wish(asked["wish"]) if asked["token"] == self.holder.token else None
+            return Request(asked["wish"]) if asked["token"] == self.holder.token else None
         except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None  # nothing was asked, or nothing that this version knows
 
@@ -180,13 +180,13 @@ def request_path(lease: Path) -> Path:
     return lease.with_suffix(".request")
 
 
-def ask(path: Path, wish: Wish) -> Seen | None:
+def ask(path: Path, request: Request) -> LeaseState | None:
     """Ask the holder of the lease at `path`; it hears within a second or two. None where nobody drives."""
     found = look(path)
     if found is None or found.gone:
         return None
-    request = {"wish": wish, "token": found.holder.token, "by": str(this_process()), "time": _now()}
-    files.write_whole(request_path(path), json.dumps(request))
+    content = {"wish": request, "token": found.holder.token, "by": str(this_process()), "time": _now()}
+    files.write_whole(request_path(path), json.dumps(content))
     return found
 
 
@@ -206,7 +206,7 @@ def _create(path: Path, holder: Holder) -> int | None:
     return descriptor
 
 
-def _remove(found: Seen, path: Path, what: str) -> None:
+def _remove(found: LeaseState, path: Path, what: str) -> None:
     """Remove the lease of a holder that is gone.
 
     Of several that try, one makes the guard's file; and it looks again, so that nobody removes the lease of
@@ -229,7 +229,7 @@ def _remove(found: Seen, path: Path, what: str) -> None:
         guard.unlink(missing_ok=True)
 
 
-def _watch(found: Seen, path: Path, what: str) -> None:
+def _watch(found: LeaseState, path: Path, what: str) -> None:
     """Wait until the lease that was `found` is given back or its holder counts as gone. InputError once it beats."""
     while (now := look(path)) and now.holder.token == found.holder.token and not now.gone:
         if now.beat != found.beat:
@@ -237,7 +237,7 @@ def _watch(found: Seen, path: Path, what: str) -> None:
         time.sleep(BEAT / 10)
 
 
-def _held(found: Seen, path: Path, what: str) -> InputError:
+def _held(found: LeaseState, path: Path, what: str) -> InputError:
     return InputError(
         f"{what} is driven by one process at a time",
         file=path,
@@ -257,7 +257,7 @@ class Driver:
 
     def __init__(self, lease: Lease) -> None:
         self.lease = lease
-        self.wish: Wish | None = None
+        self.request: Request | None = None
         self.lost: RunError | None = None
         self._ended = threading.Event()
         self._main = threading.current_thread() is threading.main_thread()
@@ -266,13 +266,13 @@ class Driver:
 
     def stopping(self) -> bool:
         """Whether nothing new is to be begun."""
-        return self.wish is not None or self.lost is not None
+        return self.request is not None or self.lost is not None
 
     def check(self) -> None:
         """Raise where the work has to end at once: Interrupted after a cancel, RunError where the lease is lost."""
         if self.lost:
             raise self.lost
-        if self.wish is Wish.CANCEL:
+        if self.request is Request.CANCEL:
             resume = _command(self.lease.path, "resume")
             raise Interrupted(f"{self.lease.what} was cancelled on request; `{resume}` goes on all the same.")
 
@@ -290,7 +290,7 @@ class Driver:
                     self.lease.check()
                     self.lease.beat()
                     due = time.monotonic() + BEAT
-                self._hear(self.lease.wish())
+                self._hear(self.lease.request())
             except RunError as error:
                 self.lost = error
                 self._interrupt()
@@ -298,10 +298,10 @@ class Driver:
             except (OSError, ValueError, KeyError):
                 continue  # a file system that does not answer now: the next beat tries again
 
-    def _hear(self, wish: Wish | None) -> None:
-        if wish and wish is not self.wish:
-            self.wish = wish
-            if wish is Wish.CANCEL:
+    def _hear(self, request: Request | None) -> None:
+        if request and request is not self.request:
+            self.request = request
+            if request is Request.CANCEL:
                 self._interrupt()
 
     def _interrupt(self) -> None:

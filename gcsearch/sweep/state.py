@@ -40,7 +40,7 @@ from gcsearch.sweep.journal import (
     TrialRechecked,
     WorkerLost,
 )
-from gcsearch.sweep.lease import Seen, look, request_path
+from gcsearch.sweep.lease import LeaseState, look, request_path
 
 if TYPE_CHECKING:
     from gcsearch.sweep.sweep import Sweep
@@ -363,7 +363,7 @@ def read_status(sweep: Sweep) -> SweepStatus:
     )
 
 
-def _word(seen: Seen | None, end: SessionEnd | None, *, asked: bool) -> str:
+def _word(seen: LeaseState | None, end: SessionEnd | None, *, asked: bool) -> str:
     """The state of the sweep in a word."""
     if seen is None or seen.gone:
         return _WORDS[end]
@@ -386,7 +386,7 @@ def lines_synced(sweep: Sweep) -> int:
     """How many lines of the sweep's journal its MLflow store has; none where they went to another store."""
     try:
         cursor = json.loads((sweep.folder / CURSOR).read_bytes())
-        place, own = cursor["uri"], store_in_words(sweep)
+        place, own = cursor["uri"], describe_store(sweep)
         former = own == EMBEDDED and place.startswith("sqlite:///")  # the path stood there once
         return int(cursor["lines"]) if place == own or former else 0
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -401,6 +401,6 @@ def lag(lines: int, synced: int) -> str:
     return f"lacks the journal's last {behind} lines" if behind > 1 else "lacks the journal's last line"
 
 
-def store_in_words(sweep: Sweep) -> str:
+def describe_store(sweep: Sweep) -> str:
     """The store of the sweep's runs as its cursor names it: without a password, and the same once it was moved."""
     return shown(sweep.pipeline.tracking.uri) if sweep.pipeline.tracking.uri else EMBEDDED

@@ -148,7 +148,7 @@ def _check_writable(folder: Path, what: str, key: str, remedy: str) -> None:
 
 
 @contextmanager
-def cache_in_words() -> Iterator[None]:
+def explaining_cache_errors() -> Iterator[None]:
     """What the file system refuses in the cache becomes an InputError that says how to name another one."""
     try:
         yield

@@ -19,7 +19,7 @@ from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.errors import InputError
 from gcsearch.results import ranking
 from gcsearch.results.differences import pooled
-from gcsearch.results.multi_dataset import seen_from
+from gcsearch.results.multi_dataset import as_dataset
 from gcsearch.results.tables.table import record_entry, to_frame
 from gcsearch.sweep.journal import Journal, RecordEvent, run_key
 from gcsearch.sweep.state import StateReader, SweepState
@@ -46,7 +46,7 @@ def open_form(pipeline: Pipeline) -> Pipeline:
     return pipeline.model_copy(update={"tracking": tracking.model_copy(update={"uri": uri})})
 
 
-def kept_of(folder: Path, whole: Task, task: Task) -> Path:
+def parameters_folder(folder: Path, whole: Task, task: Task) -> Path:
     """Where in `folder` the files of `task` lie, which is `whole` or the part of it on one data set."""
     return folder / plain_name(task.dataset) if whole.also else folder
 
@@ -323,7 +323,7 @@ def check_free(folder: Path, whole: Task, *, force: bool, key: str = "--out") ->
     from gcsearch.export import bundle
 
     for task in whole.each:
-        bundle.check_free(kept_of(folder, whole, task), force=force, key=key)
+        bundle.check_free(parameters_folder(folder, whole, task), force=force, key=key)
 
 
 def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:
@@ -363,7 +363,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
             pipeline=sweep.pipeline.model_copy(update={"task": task}),
             threads=final.threads,
             record=seen(record),
-            parameters=load_parameters(kept_of(sweep.kept, whole, task), record),
+            parameters=load_parameters(parameters_folder(sweep.kept, whole, task), record),
             references=[seen(other) for other in references],
             chosen=row.document(),
             trials=len(sweep.state.records),
@@ -377,7 +377,9 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     for task in whole.each:
         measured.check_model(known, sweep.folder, loading.laboratory(task))
     for task in whole.each:
-        bundle.write(kept_of(folder, whole, task), champion(task), loading.laboratory(task), given=given, force=force)
+        bundle.write(
+            parameters_folder(folder, whole, task), champion(task), loading.laboratory(task), given=given, force=force
+        )
     return folder.resolve()
 
 
@@ -396,7 +398,7 @@ def _findings(sweep: Sweep, task: Task, seen: Callable[[TrialRecord], TrialRecor
     }
 
 
-def seen_from_each(sweep: Sweep) -> list[Finished]:
+def finished_by_dataset(sweep: Sweep) -> list[Finished]:
     """What a finished sweep brings to a comparison on each of its data sets; nothing before its confirmation."""
     from gcsearch.results.comparison import Finished
 
@@ -413,7 +415,7 @@ def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
     if not whole.also:
         return lambda record: record
     names = [part.dataset for part in whole.each]
-    return lambda record: seen_from(record, task.dataset, names)
+    return lambda record: as_dataset(record, task.dataset, names)
 
 
 def report_data(sweep: Sweep) -> ReportData:

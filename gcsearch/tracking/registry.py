@@ -67,7 +67,7 @@ def register(folder: Path, uri: str, name: str, artifacts: Path | None = None) -
         number = _find(client, name, facts.digest)
         known = number is not None
         if number is None:
-            number = _create(client, folder, name, facts, _Place(uri, artifacts))
+            number = _create(client, folder, name, facts, _Artifacts(uri, artifacts))
         if former != number:
             client.set_registered_model_alias(name, CHAMPION, number)
             if former is not None:
@@ -92,7 +92,7 @@ def _find(client: MlflowClient, name: str, digest: str) -> str | None:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Artifacts:
     """Where the files of runs are: as the MLflow store `uri` says, or, of runs of this store, in `artifacts`."""
 
     uri: str
@@ -106,8 +106,8 @@ class _Place:
         return client.get_run(run.info.run_id)
 
 
-def _create(client: MlflowClient, folder: Path, name: str, facts: Exported, place_of_runs: _Place) -> str:
-    run = place_of_runs.claimed(client, _run(client, facts.origin.run_id))
+def _create(client: MlflowClient, folder: Path, name: str, facts: Exported, runs: _Artifacts) -> str:
+    run = runs.claimed(client, _run(client, facts.origin.run_id))
     with tempfile.TemporaryDirectory() as aside:
         saved = Path(aside, _FOLDER)
         _save(folder, saved)

@@ -24,7 +24,7 @@ from gcsearch.sweep.journal import (
     TrialEnded,
     run_key,
 )
-from gcsearch.sweep.state import CURSOR, lag, lines_synced, store_in_words
+from gcsearch.sweep.state import CURSOR, describe_store, lag, lines_synced
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE
 from gcsearch.sweep.sweep import Sweep
 
@@ -37,7 +37,7 @@ _TOGETHER = 64  # lines of the journal that are held, and written, at once
 _HEARTBEAT = 60.0  # seconds between two signs of life on the parent run
 
 
-class Mirror:
+class MlflowSync:
     """Writes what a sweep's journal says to MLflow.
 
     `start` begins the thread and `close` ends it after a last attempt; `sync` does all at once in the caller's
@@ -46,15 +46,15 @@ class Mirror:
     Args:
         journal: the sweep's, held by its driver.
         say: told when the store stops answering and when it is back; called from the thread.
-        mended: told what was left half written by an earlier session; called from the thread.
+        repaired: told what was left half written by an earlier session; called from the thread.
     """
 
     def __init__(
-        self, sweep: Sweep, journal: Journal, say: Callable[[str], None], mended: Callable[[str], None]
+        self, sweep: Sweep, journal: Journal, say: Callable[[str], None], repaired: Callable[[str], None]
     ) -> None:
         self.sweep, self.journal = sweep, journal
         self.uri = sweep.mlflow_uri
-        self._say, self._mended = say, mended
+        self._say, self._mended = say, repaired
         self._tracker: Tracker | None = None
         self._byte = self._line = 0  # up to where MLflow has the journal
         self._beat_at = 0.0
@@ -163,7 +163,7 @@ class Mirror:
         self._note()
 
     def _note(self) -> None:
-        cursor = {"uri": store_in_words(self.sweep), "lines": self._line}
+        cursor = {"uri": describe_store(self.sweep), "lines": self._line}
         files.write_whole(self.sweep.folder / CURSOR, json.dumps(cursor))
 
     def _catch_up(self, *, note: bool = True) -> None:

@@ -12,7 +12,7 @@ from gcsearch.clip import model
 from gcsearch.clip.model import Backbone
 from gcsearch.config.task import Precision, Task
 from gcsearch.data import datasets
-from gcsearch.data.feature_file import Shelf
+from gcsearch.data.feature_file import CacheStorage
 from gcsearch.data.features import FeatureCache
 from gcsearch.files import cache_address, cache_folder
 from gcsearch.training.task_checks import check_template_of
@@ -40,7 +40,7 @@ def laboratory(task: Task, decoders: int | str = "auto") -> Laboratory:
         backbone = backbone_of(task)
         check_template_of(backbone, task.template, "")  # without any name: before images are drawn or listed
         dataset = datasets.load(task.dataset, data_root(task))
-        shared = next(iter(shelves()[1:]), None)
+        shared = next(iter(cache_storages()[1:]), None)
         features = FeatureCache(_features(), backbone, decoders, shared, task.exif)
         _loaded[task, decoders] = Laboratory(task, backbone, dataset, features)
     return _loaded[task, decoders]
@@ -58,10 +58,10 @@ def forget() -> None:
     _loaded.clear()
 
 
-def shelves() -> list[Shelf]:
+def cache_storages() -> list[CacheStorage]:
     """Where entries of the feature cache lie: this machine's folder, and the shared place where there is one."""
     address = cache_address()
-    return [Shelf.of_folder(_features()), *([Shelf.of_uri(f"{address}/features")] if address else [])]
+    return [CacheStorage.of_folder(_features()), *([CacheStorage.of_uri(f"{address}/features")] if address else [])]
 
 
 def _features() -> Path:

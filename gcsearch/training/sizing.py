@@ -30,7 +30,7 @@ NEARLY = 0.9
 
 
 def pack_size(
-    settings: SearchConfig,
+    search: SearchConfig,
     space: SearchSpace,
     labs: Sequence[Laboratory],
     threads: int,
@@ -42,40 +42,40 @@ def pack_size(
     memory of a worker, a larger one gains nothing and is not tried. Of several data sets, one of which is trained
     after another, the one with the smallest pack decides.
     """
-    return min(_pack_size(settings, space, lab, threads, limit) for lab in labs)
+    return min(_pack_size(search, space, lab, threads, limit) for lab in labs)
 
 
-def _pack_size(settings: SearchConfig, space: SearchSpace, lab: Laboratory, threads: int, limit: int | None) -> int:
+def _pack_size(search: SearchConfig, space: SearchSpace, lab: Laboratory, threads: int, limit: int | None) -> int:
     kinds, _ = typical(space)
     seeds = len(lab.task.seeds)
     if not any(method.trains for method in kinds):
         return 1
     names, rates = trained_names(lab), dict[int, float]()
     for size in SIZES:
-        if rates and size > most(settings):
+        if rates and size > most(search):
             break
         cost = measure_mixed(lab, kinds, names, size * seeds, threads, limit)
         rates[size] = size / cost.seconds
         if cost.pieces > 1:
             break
-    return choose(settings, rates)
+    return choose(search, rates)
 
 
-def most(settings: SearchConfig) -> int:
+def most(search: SearchConfig) -> int:
     """No pack is so large that a generation of them would be more than all trials."""
-    return max(1, math.ceil(settings.trials / settings.generation))
+    return max(1, math.ceil(search.trials / search.generation))
 
 
-def choose(settings: SearchConfig, rates: Mapping[int, float]) -> int:
+def choose(search: SearchConfig, rates: Mapping[int, float]) -> int:
     """The smallest size with nearly the best of `rates`, configurations per second by size.
 
     Where configurations leave at rungs within their pack, at least so many that one is left at the last.
     """
     best = max(rates.values())
     wanted = min(size for size, rate in rates.items() if rate >= NEARLY * best)
-    halved = settings.pruner in ("halving", "hyperband")
-    least = settings.eta**settings.rungs if halved else 1
-    return max(min(max(wanted, least), most(settings)), 2 if halved else 1)
+    halved = search.pruner in ("halving", "hyperband")
+    least = search.eta**search.rungs if halved else 1
+    return max(min(max(wanted, least), most(search)), 2 if halved else 1)
 
 
 def trained_names(lab: Laboratory) -> list[str]:

@@ -65,7 +65,7 @@ def check_sizes(laboratory: Laboratory) -> None:
         raise InputError(rule, key="task.folds", received=laboratory.task.folds, remedy=f"At most {most} folds fit.")
 
 
-def check_settings(laboratory: Laboratory, space: SearchSpace) -> None:
+def check_configurations(laboratory: Laboratory, space: SearchSpace) -> None:
     """InputError where a configuration that `space` can propose does not fit in itself or its prompt the model.
 
     Tried are its points, some configurations drawn at random, and those with each end of what shapes a prompt.

@@ -18,7 +18,7 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.task import Task
 from gcsearch.data import datasets
 from gcsearch.data.datasets import Dataset, Progress
-from gcsearch.data.features import FeatureCache, Wanted
+from gcsearch.data.features import FeatureCache, FeatureRequest
 from gcsearch.data.lists import checks, draws
 from gcsearch.data.lists.splits import Item
 from gcsearch.data.synthetic import worlds
@@ -26,7 +26,7 @@ from gcsearch.errors import InputError
 from gcsearch.files import cache_folder
 from gcsearch.training.episodes import Episode, Half, Target
 
-_Made = tuple[Wanted, Tensor]
+_Made = tuple[FeatureRequest, Tensor]
 """What was asked of the cache, and the features [V, N, E] that it gave."""
 
 
@@ -153,19 +153,19 @@ class Laboratory:
         base, new = self.halves
         return base if stage == "search" else (*base, *new)
 
-    def wanted(self, stage: Stage, seeds: Sequence[int]) -> list[Wanted]:
+    def wanted(self, stage: Stage, seeds: Sequence[int]) -> list[FeatureRequest]:
         """The features that a stage needs: for each seed those it trains on and those that score it; then the targets'.
 
         What it trains on is all base classes in both stages, so that they share it.
         """
         (base, _), every = self.halves, self._scored_labels(stage)
-        tested = Wanted(self.dataset, _of(self.dataset.test, every))
+        tested = FeatureRequest(self.dataset, _of(self.dataset.test, every))
         wanted = []
         for seed in seeds:
             train, val = self.draw(seed)
-            scoring = Wanted(self.dataset, _of(val, every)) if stage == "search" else tested
-            wanted += [Wanted(self.dataset, _of(train, base), seed, self.task.views), scoring]
-        return wanted + [Wanted(target, target.test) for target in (self.targets if stage == "test" else ())]
+            scoring = FeatureRequest(self.dataset, _of(val, every)) if stage == "search" else tested
+            wanted += [FeatureRequest(self.dataset, _of(train, base), seed, self.task.views), scoring]
+        return wanted + [FeatureRequest(target, target.test) for target in (self.targets if stage == "test" else ())]
 
     def _episode(self, shared: _Shared, index: int, seed: int, train: _Made, scoring: _Made) -> Episode:
         every = self._scored_labels(shared.stage)

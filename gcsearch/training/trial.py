@@ -159,9 +159,9 @@ class _Ledger:
             for report in self.curves[index]
             if report.epoch == epoch
         }
-        staying = pruning.staying(rung, values)
-        for index in sorted(set(epochs) - staying - set(self.left)):
-            among = f"{len(staying)} of {len(values) + len(rung.rivals)}"
+        survives = pruning.survives(rung, values)
+        for index in sorted(set(epochs) - survives - set(self.left)):
+            among = f"{len(survives)} of {len(values) + len(rung.peers)}"
             value = f"{rung.metric} {values[index]:.2f}" if index in values else "diverged"
             self.left[index] = f"left at epoch {epochs[index]} with {value}: {among} went on"
         return set(self.left)

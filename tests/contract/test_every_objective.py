@@ -21,7 +21,7 @@ from gcsearch.methods.registry import complete
 from gcsearch.results import comparison, multi_dataset
 from gcsearch.results.method_table import Comparison
 from gcsearch.sweep.store import Store
-from gcsearch.sweep.sweep import Sweep, seen_from_each
+from gcsearch.sweep.sweep import Sweep, finished_by_dataset
 from tests.support.records import trial_record
 
 PROTOCOLS = {
@@ -138,7 +138,7 @@ def test_every_objective_ends_with_a_ranking_a_verdict_a_report_and_a_comparison
         mean = next((cell for cell in row if "±" in cell), "")
         assert mean in " ".join(line), "the same digits"
 
-    groups = comparison.compare(seen_from_each(sweep))
+    groups = comparison.compare(finished_by_dataset(sweep))
     assert len(groups) == len(task.each)
     for form in get_args(render.Form):
         render.print_table(groups[0].table(groups, formal=form == "latex"), form)

@@ -89,7 +89,7 @@ def test_a_search_ends_with_its_budget_and_a_finished_sweep_is_extended(tmp_path
         def warn(self, text):
             said.append(text)
 
-    first = run.run(Pipeline.from_dict(SMALL), store=tmp_path, watcher=Listener(), executor="local")
+    first = run.run(Pipeline.from_dict(SMALL), store=tmp_path, callback=Listener(), executor="local")
     records, finals = first.records, first.finals  # a sweep follows its journal
     ended = len(records)
     assert 4 <= ended < 30

@@ -25,7 +25,7 @@ from gcsearch.errors import InputError, RunError
 from gcsearch.execution import cluster as clusters
 from gcsearch.execution import machines, preflight
 from gcsearch.execution.cluster import Cluster, Node
-from gcsearch.execution.machines import Where
+from gcsearch.execution.machines import Machines
 from gcsearch.execution.placement import Machine, Placement, spread
 from gcsearch.execution.ray_tune import TuneExecutor
 from gcsearch.execution.session import session
@@ -254,12 +254,12 @@ def node(number, cpus, gpus=0) -> Node:
 
 def test_a_head_without_cores_is_no_place_for_a_worker():
     cluster = Cluster("head:6379", (node(0, 0), node(1, 4), node(2, 2)))
-    place = Where(Placement(5, 1), cluster)
+    place = Machines(Placement(5, 1), cluster)
     assert [one.host for one in place.nodes] == ["host1", "host2"]
     assert place.share == 1 / 4
-    assert Where(Placement(2, 2, 0.5), cluster).share == 0.5
-    assert Where(Placement(4, 1)).nodes == []
-    assert Where(Placement(4, 1)).share == 1 / 4
+    assert Machines(Placement(2, 2, 0.5), cluster).share == 0.5
+    assert Machines(Placement(4, 1)).nodes == []
+    assert Machines(Placement(4, 1)).share == 1 / 4
 
 
 # What is wrong on a node
@@ -412,14 +412,14 @@ class Watching(callbacks.Callback):
 
 @pytest.fixture(scope="module")
 def on_three_nodes(three_nodes, tmp_path_factory):
-    """A sweep on all nodes, in the folder of its store, and what its watcher was told."""
-    folder, watcher = tmp_path_factory.mktemp("whole"), Watching()
+    """A sweep on all nodes, in the folder of its store, and what its callback was told."""
+    folder, callback = tmp_path_factory.mktemp("whole"), Watching()
     # Configurations that take longer than a node's process needs to start: or a quick node does the work of all.
     search = {**SMALL["search"], "space": long_space(folder, epochs=900)}
     content = {**SMALL, "evaluate_every": 900, "search": search, "resources": {"address": three_nodes.address}}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GCSEARCH_CACHE", str(folder / "cache"))
-        yield pipelines_run.run(Pipeline.from_dict(content), store=folder / "store", watcher=watcher), watcher.told
+        yield pipelines_run.run(Pipeline.from_dict(content), store=folder / "store", callback=callback), callback.told
 
 
 @pytest.mark.slow
@@ -452,15 +452,15 @@ def test_a_sweep_that_loses_a_node_comes_to_the_same(three_nodes, on_three_nodes
         lost.append(victim.node_id[:8])
         three_nodes.remove_node(victim, allow_graceful=False)
 
-    thread, watcher = threading.Thread(target=remove_one), Watching()
+    thread, callback = threading.Thread(target=remove_one), Watching()
     thread.start()
     try:
-        sweep = pipelines_run.run(whole.pipeline, store=store, watcher=watcher)
+        sweep = pipelines_run.run(whole.pipeline, store=store, callback=callback)
     finally:
         thread.join(600)
         three_nodes.add_node(num_cpus=1, object_store_memory=STORE_MEMORY, wait=False)
     assert len(lost) == 1
-    (said,) = [text for text in watcher.warned if "was lost; what ran there runs again on " in text]
+    (said,) = [text for text in callback.warned if "was lost; what ran there runs again on " in text]
     assert said.startswith("the node ") and f"({lost[0]})" in said.partition(" was lost")[0]
     assert f"@{lost[0]}" in {event.who for event in sweep.journal.events(WorkerLost)}
     for ours, theirs in ((sweep.records, whole.records), (sweep.finals, whole.finals)):

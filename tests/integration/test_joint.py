@@ -20,11 +20,11 @@ from gcsearch.errors import InputError
 from gcsearch.execution.executor import Batch
 from gcsearch.execution.worker import PackRunner
 from gcsearch.export.classifier import load_export
-from gcsearch.results.multi_dataset import gathered, seen_from, worst_regrets
+from gcsearch.results.multi_dataset import as_dataset, gathered, worst_regrets
 from gcsearch.results.report.pages.sweep import build_report
 from gcsearch.results.report.picture import ReportData
 from gcsearch.stats import harmonic_mean
-from gcsearch.sweep.sweep import load_parameters, seen_from_each
+from gcsearch.sweep.sweep import finished_by_dataset, load_parameters
 from gcsearch.training.loop import Checkpoint
 from tests.support.calls import call
 from tests.support.records import trial_record
@@ -62,7 +62,7 @@ def test_metrics_are_means_over_the_data_sets_with_both_conventions_of_h():
 def test_what_is_gathered_is_seen_again_from_each_data_set():
     both = gathered({"a": ONE, "b": OTHER})
     for name, own in (("a", ONE), ("b", OTHER)):
-        seen = seen_from(both, name, ["a", "b"])
+        seen = as_dataset(both, name, ["a", "b"])
         assert seen.metrics == own.metrics
         assert seen.curve == own.curve
 
@@ -70,15 +70,15 @@ def test_what_is_gathered_is_seen_again_from_each_data_set():
 def test_names_that_end_alike_are_told_apart():
     parts = {"birds": ONE, "my_birds": OTHER}
     both = gathered(parts)
-    assert seen_from(both, "birds", [*parts]).metrics == ONE.metrics
-    assert seen_from(both, "my_birds", [*parts]).metrics == OTHER.metrics
+    assert as_dataset(both, "birds", [*parts]).metrics == ONE.metrics
+    assert as_dataset(both, "my_birds", [*parts]).metrics == OTHER.metrics
 
 
 @pytest.mark.parametrize("name", ["h", "acc", "means", "base_acc"])
 def test_a_data_set_that_is_called_as_a_metric_ends_is_seen_as_it_is(name):
     both = gathered({name: ONE, "b": OTHER})
-    assert seen_from(both, name, [name, "b"]).metrics == ONE.metrics
-    assert seen_from(both, "b", [name, "b"]).metrics == OTHER.metrics
+    assert as_dataset(both, name, [name, "b"]).metrics == ONE.metrics
+    assert as_dataset(both, "b", [name, "b"]).metrics == OTHER.metrics
 
 
 def test_a_setting_that_diverged_on_one_data_set_has_diverged():
@@ -146,7 +146,7 @@ def test_on_each_data_set_a_setting_has_exactly_the_numbers_of_an_ordinary_sweep
         )
 
     for task in whole.each:
-        seen = [seen_from(one, task.dataset, SETS) for one in measured(whole)]
+        seen = [as_dataset(one, task.dataset, SETS) for one in measured(whole)]
         assert [one.metrics for one in seen] == [one.metrics for one in measured(task)]
         assert [one.curve for one in seen] == [one.curve for one in measured(task)]
 
@@ -190,13 +190,13 @@ def test_the_mean_over_the_data_sets_chooses_and_each_has_its_numbers(sweep):
         assert one.mean("val_base_margin") == pytest.approx(sum(parts) / 2)
     assert top.record.mean("val_base_margin") == max(one.mean("val_base_margin") for one in sweep.records)
     assert top.worst_regret == sweep.worst_regrets[top.record.number]
-    assert {one.task.dataset for one in seen_from_each(sweep)} == set(SETS)
+    assert {one.task.dataset for one in finished_by_dataset(sweep)} == set(SETS)
 
 
 def test_an_export_of_each_data_set_gives_its_numbers_again(sweep, tmp_path):
     out = sweep.export(tmp_path / "best")
     assert sorted(path.name for path in out.iterdir()) == sorted(SETS)
-    for one in seen_from_each(sweep):
+    for one in finished_by_dataset(sweep):
         task, champion = one.task, one.champion
         again = run.train(out / task.dataset)
         assert again.metrics == champion.metrics

@@ -63,7 +63,7 @@ class Interrupting(gcsearch.Callback):
 
 def test_an_end_within_a_pack_leaves_no_half_of_it_and_the_sweep_comes_to_the_same(sweep, tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", watcher=Interrupting())
+        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", callback=Interrupting())
     begun = Sweep("smoke", Store(tmp_path), Store(tmp_path).sweep("smoke"))
     assert len(begun.records) == sweep.pipeline.search.size > 1
     assert numbers(gcsearch.resume("smoke", store=tmp_path, executor="local").records) == numbers(sweep.records)
@@ -83,7 +83,7 @@ class StopsFirst(gcsearch.Callback):
 
 def test_a_stop_before_the_first_trial_is_a_stop_and_no_failure(sweep, tmp_path):
     with pytest.raises(Interrupted):
-        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", watcher=StopsFirst(tmp_path))
+        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", callback=StopsFirst(tmp_path))
     begun = Sweep("smoke", Store(tmp_path), Store(tmp_path).sweep("smoke"))
     assert (begun.records, begun.state.end) == ([], SessionEnd.STOPPED)
 

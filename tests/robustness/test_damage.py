@@ -13,7 +13,7 @@ from gcsearch.driver.prepare import origin_texts
 from gcsearch.driver.run import _open_or_begin
 from gcsearch.errors import GcsearchError, InputError
 from gcsearch.export import classifier
-from gcsearch.sweep.lease import Lease, Wish, ask, request_path
+from gcsearch.sweep.lease import Lease, Request, ask, request_path
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, load_parameters
 from tests.support.records import trial_record
@@ -109,8 +109,8 @@ def test_the_files_of_an_export_are_named(tmp_path, content):
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"wish": "fly", "token": 5}', b"[" * 5000, b"\xff"])
 def test_a_damaged_request_asks_for_nothing(tmp_path, content):
     lease = Lease.take(tmp_path / ".demo.lease", "the sweep demo")
-    ask(lease.path, Wish.STOP)
-    assert lease.wish() is Wish.STOP
+    ask(lease.path, Request.STOP)
+    assert lease.request() is Request.STOP
     request_path(lease.path).write_bytes(content)
-    assert lease.wish() is None
+    assert lease.request() is None
     lease.release()

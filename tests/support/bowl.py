@@ -68,7 +68,7 @@ class Curved(Bowl):
                 reports = (*record.curve, EpochReport(number=number, epoch=at, metrics={"val_h": (value, value)}))
                 whole[number] = record.model_copy(update={"curve": reports})
                 values |= {number: value} if number not in left else {}
-            for number in values.keys() - pruning.staying(rung, values):
+            for number in values.keys() - pruning.survives(rung, values):
                 *_, last = whole[number].curve
                 changes = {"outcome": Outcome.PRUNED, "epochs": last.epoch, "metrics": last.metrics}
                 left[number] = whole[number].model_copy(update=changes)

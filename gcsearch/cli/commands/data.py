@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, watch_progress
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, show_progress
 from gcsearch.cli.commands.running import announce
 from gcsearch.cli.render import print_cache, print_inventory, print_json, print_pairs
 
 if TYPE_CHECKING:
-    from gcsearch.cli.progress import ProgressWatcher
+    from gcsearch.cli.progress import ProgressCallback
     from gcsearch.config.pipeline import Pipeline
 
 data_app = typer.Typer(help="Data sets: the embedded ones, and what lies in a folder.", no_args_is_help=True)
@@ -54,9 +54,9 @@ def data_write(
     """Write an embedded data set as PNG files with a split JSON in the CoOp layout."""
     from gcsearch.data.synthetic import worlds
 
-    with watch_progress(quiet=quiet) as watcher:
-        watcher.stage("data")
-        folder = worlds.write_dataset(name, root, seed=seed, on_image=watcher.progress)
+    with show_progress(quiet=quiet) as callback:
+        callback.stage("data")
+        folder = worlds.write_dataset(name, root, seed=seed, on_image=callback.progress)
     print(folder)
 
 
@@ -74,11 +74,11 @@ def data_check(
     from gcsearch.data import inspect
     from gcsearch.results.documents import DatasetFinding
 
-    with watch_progress(quiet=quiet) as watcher:
+    with show_progress(quiet=quiet) as callback:
         findings = []
         for name in inspect.check_names(dataset, root):
-            watcher.stage("check")
-            findings.append(inspect.examine(root, name, verify=verify, progress=watcher.progress))
+            callback.stage("check")
+            findings.append(inspect.examine(root, name, verify=verify, progress=callback.progress))
     documents = [DatasetFinding(**finding.to_dict()).dump() for finding in findings]
     print_json(documents) if as_json else print_inventory(findings)
     sys.exit(0 if all(finding.ok for finding in findings) else 1)
@@ -101,10 +101,10 @@ def cache_build(
 
     made = matrix.load(pipeline, overrides_of(sets), quick=quick)
 
-    def watch(one: Pipeline) -> ProgressWatcher:
+    def watch(one: Pipeline) -> ProgressCallback:
         if not (made.single or quiet):
             announce(made, one)
-        return watch_progress(quiet=quiet, goes_on=True)
+        return show_progress(quiet=quiet, goes_on=True)
 
     matrix.cache(made, watch, store=store)
     print(f"every image that {pipeline} reads is encoded, in {cache_place()}")
@@ -114,9 +114,9 @@ def cache_build(
 def cache_ls(as_json: Json = False) -> None:
     """Every entry: data set, transform, images, model, size, age."""
     from gcsearch.results.documents import CacheEntry
-    from gcsearch.training.loading import shelves
+    from gcsearch.training.loading import cache_storages
 
-    found = [one for shelf in shelves() for one in (*shelf.entries(), *shelf.leftovers())]
+    found = [one for storage in cache_storages() for one in (*storage.entries(), *storage.leftovers())]
     print_json([CacheEntry(**one.to_dict()).dump() for one in found]) if as_json else print_cache(found)
 
 
@@ -126,9 +126,9 @@ def cache_verify(as_json: Json = False) -> None:
     from dataclasses import replace
 
     from gcsearch.results.documents import CacheEntry
-    from gcsearch.training.loading import shelves
+    from gcsearch.training.loading import cache_storages
 
-    checked = [replace(one, problem=shelf.check(one)) for shelf in shelves() for one in shelf.entries()]
+    checked = [replace(one, problem=storage.check(one)) for storage in cache_storages() for one in storage.entries()]
     print_json([CacheEntry(**one.to_dict()).dump() for one in checked]) if as_json else print_cache(checked)
     sys.exit(1 if any(one.problem for one in checked) else 0)
 

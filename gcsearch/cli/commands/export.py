@@ -18,7 +18,7 @@ from gcsearch.cli.commands.options import (
     StoreFolder,
     overrides_of,
     seeds_of,
-    watch_progress,
+    show_progress,
 )
 from gcsearch.cli.render import near, print_json, print_table
 from gcsearch.cli.streams import say
@@ -36,7 +36,7 @@ def export(
     """Write the best configuration, its prompts, text features and numbers to a folder, and register it."""
     from gcsearch.driver import exports
 
-    done = exports.hand_over(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
+    done = exports.write_export(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
     if done.folder:
         print(near(done.folder))
     if done.version:
@@ -77,8 +77,8 @@ def landscape(
 
     if out:
         exports.check_picture(out)
-    with watch_progress(quiet=quiet) as watcher:
-        found = exports.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, watcher=watcher)
+    with show_progress(quiet=quiet) as callback:
+        found = exports.explore(export, out, seed=seed, rho=rho, random=random, draw=draw, callback=callback)
     print_json(found.dump()) if as_json else print_table(found.table())
     if out and not as_json:
         print(near(out))
@@ -127,8 +127,8 @@ def _train(file: Any, memory: str | None, source: Path | None = None, *, as_json
     except InputError as error:
         raise error.at(key="--memory") from None
     title, _ = title_and_tags(file.trial)
-    with watch_progress(quiet=quiet) as watcher:
-        record = gcsearch.train(source or file, watcher, limit)
+    with show_progress(quiet=quiet) as callback:
+        record = gcsearch.train(source or file, callback, limit)
     if as_json:
         print_json(TrainedRecord.of(record).dump())
     else:

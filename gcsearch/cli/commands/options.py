@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from gcsearch.cli.progress import ProgressWatcher
+    from gcsearch.cli.progress import ProgressCallback
 
 StoreFolder = Annotated[
     Path | None,
@@ -56,11 +56,11 @@ def seeds_of(text: str) -> list[int]:
         raise InputError("seeds are whole numbers with commas between", key="--seeds", received=text) from None
 
 
-def watch_progress(objective: str = "", *, quiet: bool, goes_on: bool = False) -> ProgressWatcher:
+def show_progress(objective: str = "", *, quiet: bool, goes_on: bool = False) -> ProgressCallback:
     """The bars of a command. `goes_on`: after an interruption the same command goes on where it stopped."""
-    from gcsearch.cli.progress import ProgressWatcher
+    from gcsearch.cli.progress import ProgressCallback
     from gcsearch.sweep import interrupts
 
     if goes_on:
         interrupts.advise("the same command goes on where it stopped")
-    return ProgressWatcher(objective, quiet=quiet)
+    return ProgressCallback(objective, quiet=quiet)

@@ -17,7 +17,7 @@ from gcsearch.sweep import interrupts
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from gcsearch.driver.matrix import Ended
+    from gcsearch.driver.matrix import MatrixResult
 
 
 def best(
@@ -73,7 +73,7 @@ def compare(
     if (quick or sets) and not run_first:
         remedy = "Add --run; finished sweeps are called by their names, those of a quick budget NAME-quick."
         raise InputError("--quick and --set are for what is run", remedy=remedy)
-    ended: list[Ended] = []
+    ended: list[MatrixResult] = []
     if run_first:
         made = [matrix.load(one, overrides_of(sets), quick=quick) for one in sweeps]
         ended = [one for some in made for one in run_matrix(some, store, fresh=False, quiet=quiet, show=False)]

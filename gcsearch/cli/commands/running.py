@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from gcsearch.cli.commands.options import watch_progress
+from gcsearch.cli.commands.options import show_progress
 from gcsearch.cli.render import near, print_finals
 from gcsearch.cli.streams import say
 
@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from gcsearch.cli.progress import ProgressWatcher
+    from gcsearch.cli.progress import ProgressCallback
     from gcsearch.config.pipeline import Pipeline
-    from gcsearch.driver.matrix import Ended, Matrix
+    from gcsearch.driver.matrix import Matrix, MatrixResult
     from gcsearch.sweep.sweep import Sweep
 
 
@@ -35,24 +35,24 @@ def _report_of(sweep: Sweep) -> str:
     return near(path) if path.exists() else sweep.command("report")
 
 
-def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, show: bool = True) -> list[Ended]:
+def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, show: bool = True) -> list[MatrixResult]:
     """Run all sweeps of a matrix, printing each as it ends if `show`; stderr names those that failed."""
     from gcsearch.driver import matrix
     from gcsearch.driver.run import is_finished
 
-    def watch(pipeline: Pipeline) -> ProgressWatcher:
+    def watch(pipeline: Pipeline) -> ProgressCallback:
         over = "" if fresh or not is_finished(pipeline, store) else ", which is finished"
         if over or not quiet:
             announce(made, pipeline, over)
-        return watch_progress(pipeline.search.ranking_metric, quiet=quiet, goes_on=not fresh)
+        return show_progress(pipeline.search.ranking_metric, quiet=quiet, goes_on=not fresh)
 
-    def on_end(ended: Ended) -> None:
+    def on_end(ended: MatrixResult) -> None:
         if ended.sweep and show:
             print(f"{ended.name}\n")
             print_finals(ended.sweep)
             print(f"\nreport  {_report_of(ended.sweep)}\n", flush=True)
         if ended.error:
-            say(f"{ended.name}: {_words(ended.error)}")
+            say(f"{ended.name}: {_explain(ended.error)}")
 
     ended = matrix.run_matrix(made, store=store, fresh=fresh, watch=watch, on_end=on_end)
     failed = [one for one in ended if one.error]
@@ -62,7 +62,7 @@ def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, sh
     return ended
 
 
-def exit_code(ended: Sequence[Ended]) -> int:
+def exit_code(ended: Sequence[MatrixResult]) -> int:
     """That of the first sweep that failed; 0 where none did."""
     return next((one.exit_code for one in ended if one.error), 0)
 
@@ -73,7 +73,7 @@ def announce(made: Matrix, pipeline: Pipeline, more: str = "") -> None:
     say(f"sweep {number} of {len(made.pipelines)}: {pipeline.name}{more}")
 
 
-def _words(error: Exception) -> str:
+def _explain(error: Exception) -> str:
     from gcsearch.errors import GcsearchError
 
     return str(error) if isinstance(error, GcsearchError) else f"{type(error).__name__}: {error}"

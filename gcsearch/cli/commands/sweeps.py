@@ -17,7 +17,7 @@ from gcsearch.cli.commands.options import (
     StoreFolder,
     overrides_of,
     seeds_of,
-    watch_progress,
+    show_progress,
 )
 from gcsearch.cli.commands.results import print_comparison
 from gcsearch.cli.commands.running import exit_code, print_end, run_matrix
@@ -61,8 +61,8 @@ def run(
     if export:
         check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
     finished = not fresh and is_finished(chosen, store)
-    with watch_progress(chosen.search.ranking_metric, quiet=quiet, goes_on=not fresh) as watcher:
-        sweep = gcsearch.run(chosen, store=store, fresh=fresh, watcher=watcher)
+    with show_progress(chosen.search.ranking_metric, quiet=quiet, goes_on=not fresh) as callback:
+        sweep = gcsearch.run(chosen, store=store, fresh=fresh, callback=callback)
     if finished:
         say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
     print_end(sweep, export)
@@ -81,8 +81,8 @@ def resume(
         say(f"the sweep {sweep} is finished: there is nothing to go on with")
         gcsearch.resume(sweep, store=store)  # ends as it did before
         return
-    with watch_progress(found.pipeline.search.ranking_metric, quiet=quiet, goes_on=True) as watcher:
-        done = gcsearch.resume(sweep, store=store, watcher=watcher)
+    with show_progress(found.pipeline.search.ranking_metric, quiet=quiet, goes_on=True) as callback:
+        done = gcsearch.resume(sweep, store=store, callback=callback)
     print_end(done)
 
 
@@ -98,14 +98,14 @@ def status(
     from gcsearch.sweep.state import read_status
     from gcsearch.sweep.store import Store
 
-    standings = [read_status(one) for one in gathering.journalled(sweep, store)]
+    statuses = [read_status(one) for one in gathering.journalled(sweep, store)]
     if as_json:
-        print_json([one.to_dict() for one in standings])
+        print_json([one.to_dict() for one in statuses])
         return
-    for index, one in enumerate(standings):
+    for index, one in enumerate(statuses):
         print("\n" * (index > 0), end="")
         print_pairs(one.lines())
-    if not standings:
+    if not statuses:
         say(f"no sweep in {Store.locate(store).root}")
 
 
@@ -125,8 +125,8 @@ def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store
 
 def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: StoreFolder = None) -> None:
     """Write to MLflow what it lacks of a sweep, for example after its server was away."""
-    with watch_progress(quiet=False, goes_on=True) as watcher:
-        written = gcsearch.sync(sweep, store=store, watcher=watcher)
+    with show_progress(quiet=False, goes_on=True) as callback:
+        written = gcsearch.sync(sweep, store=store, callback=callback)
     print(f"wrote {written} runs; MLflow has all of {sweep}")
 
 
@@ -140,8 +140,8 @@ def extend(
     from gcsearch.sweep.sweep import open_sweep
 
     metric = open_sweep(sweep, store).pipeline.search.ranking_metric
-    with watch_progress(metric, quiet=quiet, goes_on=True) as watcher:
-        done = gcsearch.extend(sweep, trials, store=store, watcher=watcher)
+    with show_progress(metric, quiet=quiet, goes_on=True) as callback:
+        done = gcsearch.extend(sweep, trials, store=store, callback=callback)
     print_end(done)
 
 
@@ -152,8 +152,8 @@ def confirm(
     quiet: Quiet = False,
 ) -> None:
     """Add seeds to the confirmation: the shortlist, the choice and the verdict follow from all of them."""
-    with watch_progress(quiet=quiet, goes_on=True) as watcher:
-        done = gcsearch.confirm(sweep, seeds_of(seeds), store=store, watcher=watcher)
+    with show_progress(quiet=quiet, goes_on=True) as callback:
+        done = gcsearch.confirm(sweep, seeds_of(seeds), store=store, callback=callback)
     print_end(done)
 
 

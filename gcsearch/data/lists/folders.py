@@ -50,12 +50,12 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or small in SYSTEM_NAMES or small.endswith("zone.identifier")
 
 
-class PassedOverWarning(UserWarning):
+class SkippedFilesWarning(UserWarning):
     """Folders of images hold files that are not read."""
 
 
 @dataclass
-class _PassedOver:
+class _SkippedFiles:
     """What is passed over, by folder, so that a folder that is listed twice counts once."""
 
     kinds: dict[str, Counter[str]] = field(default_factory=dict)
@@ -84,23 +84,23 @@ def _number(count: int, noun: str) -> str:
     return f"{count} {noun}" + "s" * (count != 1)
 
 
-_collected: ContextVar[_PassedOver | None] = ContextVar("passed_over", default=None)
+_collected: ContextVar[_SkippedFiles | None] = ContextVar("passed_over", default=None)
 
 
 @contextmanager
-def saying_what_is_passed_over(where: Path) -> Iterator[None]:
+def warning_of_skipped_files(where: Path) -> Iterator[None]:
     """Warn at the end of files that were passed over meanwhile, also where the end is an error.
 
     The readers of data sets list folders deep inside; what they pass over is told here, once for all of them.
     """
-    found = _PassedOver()
+    found = _SkippedFiles()
     token = _collected.set(found)
     try:
         yield
     finally:
         _collected.reset(token)
         if text := found.describe():
-            warnings.warn(f"{where}: {text}", PassedOverWarning, stacklevel=3)
+            warnings.warn(f"{where}: {text}", SkippedFilesWarning, stacklevel=3)
 
 
 def images_in(folder: Path) -> list[str]:

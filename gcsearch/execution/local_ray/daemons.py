@@ -72,7 +72,7 @@ class _Watch:
 
     def __init__(self, daemons: Sequence[Daemon], session: Path | None, address: str) -> None:
         self.daemons, self.session, self.address = daemons, session, address
-        self.told = threading.Event()  # the main thread is on its way out
+        self.explaining_lost_ray = threading.Event()  # the main thread is on its way out
         self._silent = 0  # looks in a row at which nothing listened at the address
         self._over, self._stop = os.pipe()
         self._thread = threading.Thread(target=self._work, name="gcsearch-ray", daemon=True)
@@ -108,7 +108,7 @@ class _Watch:
             if wait([self._over], 0.3) or interrupts.received():
                 return
             interrupts.wake()
-            if not self.told.wait(PATIENCE):
+            if not self.explaining_lost_ray.wait(PATIENCE):
                 self._leave()
         finally:
             for end in ends:
@@ -151,7 +151,7 @@ def check() -> None:
 
 
 @contextlib.contextmanager
-def told(advice: str) -> Iterator[None]:
+def explaining_lost_ray(advice: str) -> Iterator[None]:
     """What ends the block because Ray has died comes out as a RayLost that says so, followed by `advice`."""
     global _died
     try:
@@ -165,7 +165,7 @@ def told(advice: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def last_words(say: Callable[[str], None]) -> Iterator[None]:
+def report_at_exit(say: Callable[[str], None]) -> Iterator[None]:
     """`say` is called with the reason, from another thread, where the block does not end although Ray has died."""
     _last.append(say)
     try:
@@ -182,7 +182,7 @@ def watched(daemons: Sequence[Daemon], session: Path | None = None, address: str
     try:
         yield
     finally:
-        _watch.told.set()
+        _watch.explaining_lost_ray.set()
         _died = _watch.lost()
         _watch.end()
         _watch = None

@@ -324,14 +324,14 @@ def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
     [
         ("run demo", "run.run", True),
         ("run demo --fresh", "run.run", False),
-        ("compare demo --run", "matrix._Ground.ready", True),
+        ("compare demo --run", "matrix._SharedRay.ready", True),
         ("extend kg --trials 8", "run.extend", True),
         ("confirm kg --seeds 77", "run.confirm", True),
         ("sync kg", "run.sync", True),
         ("cache build demo", "run.prepare", True),
         ("plan demo", "plan.make", False),
         ("trial", "run.train", False),
-        ("export kg --out out", "exports.hand_over", False),
+        ("export kg --out out", "exports.write_export", False),
         ("cancel kg", "run.cancel", False),
     ],
 )
@@ -431,8 +431,8 @@ def test_quiet_says_nothing_however_long_it_takes(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     for quiet, words in ((True, ""), (False, "encoding")):
-        with progress.ProgressWatcher("val_h", quiet=quiet) as watcher:
-            watcher.stage("features", 10)
-            watcher.progress(5, 10)
-            watcher.stage("search", 4)
+        with progress.ProgressCallback("val_h", quiet=quiet) as callback:
+            callback.stage("features", 10)
+            callback.progress(5, 10)
+            callback.stage("search", 4)
         assert (words in capsys.readouterr().err) if words else capsys.readouterr().err == ""

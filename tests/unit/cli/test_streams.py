@@ -97,11 +97,11 @@ def test_no_terminal_is_too_narrow_for_a_number(columns, monkeypatch):
 
 
 def test_quiet_hides_progress_and_no_warning(capsys):
-    with progress.ProgressWatcher(quiet=True) as watcher:
-        watcher.stage("search", 4)
-        watcher.cluster("127.0.0.1:6379")
-        watcher.mended("a line")
-        watcher.warn("MLflow at http://[::1]:9 does not answer")
+    with progress.ProgressCallback(quiet=True) as callback:
+        callback.stage("search", 4)
+        callback.cluster("127.0.0.1:6379")
+        callback.repaired("a line")
+        callback.warn("MLflow at http://[::1]:9 does not answer")
     assert capsys.readouterr().err == "gcsearch: MLflow at http://[::1]:9 does not answer\n"
 
 

@@ -45,13 +45,13 @@ def test_a_models_own_preparation_is_read_from_what_it_states():
 
 def test_random_views_keep_to_the_stated_area_and_ratio():
     generator = np.random.default_rng(0)
-    boxes = [random_box(200, 100, generator) for _ in range(300)]
-    areas = [(r - left) * (b - top) / 20000 for left, top, r, b in boxes]
-    ratios = [(r - left) / (b - top) for left, top, r, b in boxes]
+    encoded = [random_box(200, 100, generator) for _ in range(300)]
+    areas = [(r - left) * (b - top) / 20000 for left, top, r, b in encoded]
+    ratios = [(r - left) / (b - top) for left, top, r, b in encoded]
     assert 0.07 < min(areas) < 0.15
     assert max(areas) > 0.5
     assert 0.7 < min(ratios) < max(ratios) < 1.38
-    assert all(0 <= left < r <= 200 and 0 <= top < b <= 100 for left, top, r, b in boxes)
+    assert all(0 <= left < r <= 200 and 0 <= top < b <= 100 for left, top, r, b in encoded)
     image = Image.new("RGB", (200, 100), "blue")
     assert random_view(image, 32, generator).size == (32, 32)
     assert random_box(1, 1000, generator)[2:] <= (1, 1000)

@@ -63,11 +63,11 @@ def places(chosen, count, seed=0):
 
 
 def test_the_boxes_are_the_same_for_every_trial_and_the_method_is_one_of_them():
-    boxes = ANY.distributions()
-    assert list(boxes)[:3] == ["method", "rho_or_zero", "beta1_switch"]
-    assert boxes["method"].choices == tuple(OWN)
+    encoded = ANY.distributions()
+    assert list(encoded)[:3] == ["method", "rho_or_zero", "beta1_switch"]
+    assert encoded["method"].choices == tuple(OWN)
     for point in ANY.points:
-        assert set(ANY.internal(point.values)) == set(boxes)
+        assert set(ANY.internal(point.values)) == set(encoded)
 
 
 def test_every_place_is_a_setting_of_one_method_that_leads_back_to_itself():
@@ -267,10 +267,10 @@ def test_sweeps_of_one_method_teach_a_search_among_several(name):
     alone = load(name)
     for values in alone.sample(20, seed=3):
         record = Mixed().record(Proposal(number=0, config=complete(alone.config(values))))
-        place = warm_start.place(ANY, record)
+        place = warm_start.encode(ANY, record)
         assert ANY.config(ANY.natural(place)).hyperparameters == {n: values[n] for n in values}
         assert ANY.config(ANY.natural(place)).method == name
-        assert warm_start.place(ANY, record.model_copy(update={"config": complete(TrialConfig(method="gnp"))})) is None
+        assert warm_start.encode(ANY, record.model_copy(update={"config": complete(TrialConfig(method="gnp"))})) is None
 
 
 def test_the_references_of_a_space_with_several_methods_have_their_own_titles():

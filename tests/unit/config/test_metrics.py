@@ -325,9 +325,9 @@ def test_the_template_of_the_data_set_is_had_by_a_word():
 def test_one_setting_is_held_to_the_protocol_too():
     own = TrialConfig(method="coop", hyperparameters={"class_specific": True})
     seen = TrialConfig(method="nfl", hyperparameters={"nfl_names": "transductive"})
-    checks.check_setting(Task.from_dict(ALL), own)
-    checks.check_setting(Task(), seen)
+    checks.check_configuration(Task.from_dict(ALL), own)
+    checks.check_configuration(Task(), seen)
     with pytest.raises(InputError, match=r"task\.targets: class-specific"):
-        checks.check_setting(Task.from_dict(TRANSFER), own)
+        checks.check_configuration(Task.from_dict(TRANSFER), own)
     with pytest.raises(InputError, match=r"task\.classes: .*no new names"):
-        checks.check_setting(Task.from_dict(ALL), seen)
+        checks.check_configuration(Task.from_dict(ALL), seen)

@@ -31,12 +31,12 @@ def refusal(folder: Path, parameters: str, points: str = "") -> InputError:
 
 
 def test_boxes_have_names_of_their_own_and_the_same_bounds_for_every_trial():
-    boxes = GCSCOOP.distributions()
-    assert list(boxes) == ["rho_or_zero", "beta1_switch", "beta1_fraction", "beta2", "lr", "epochs"]
-    assert (boxes["rho_or_zero"].low, boxes["rho_or_zero"].high) == (0.0025, 2.0)
-    assert (boxes["beta1_fraction"].low, boxes["beta1_fraction"].high) == (0.0, 1.0)
-    assert boxes["beta1_switch"].choices == ("on", "off")
-    assert boxes["epochs"].log
+    encoded = GCSCOOP.distributions()
+    assert list(encoded) == ["rho_or_zero", "beta1_switch", "beta1_fraction", "beta2", "lr", "epochs"]
+    assert (encoded["rho_or_zero"].low, encoded["rho_or_zero"].high) == (0.0025, 2.0)
+    assert (encoded["beta1_fraction"].low, encoded["beta1_fraction"].high) == (0.0, 1.0)
+    assert encoded["beta1_switch"].choices == ("on", "off")
+    assert encoded["epochs"].log
 
 
 def test_a_place_in_the_boxes_by_hand():
@@ -184,7 +184,7 @@ def test_a_value_written_as_an_integer_is_run_as_the_float_it_is(tmp_path):
         ("[parameters.a]\nlow = 0.5\nhigh = 1\nlog = true\nat_most = 'b'\n[parameters.b]\nvalue = 1",
          "parameters.a.at_most: `at_most` needs a linear axis"),
         ("[parameters.a]\nlow = 0\nhigh = 1\noff = true\n[parameters.a_switch]\nvalue = 1",
-         "parameters.a_switch: a parameter must not have the name of another one's box"),
+         "parameters.a_switch: a parameter must not have the name of another one's distribution"),
     ],
 )  # fmt: skip
 def test_a_wrong_parameter_is_refused_by_file_key_and_rule(tmp_path, parameters, message):

@@ -20,8 +20,8 @@ from PIL import Image
 
 from gcsearch import files
 from gcsearch.data import datasets, digests, features
-from gcsearch.data.feature_file import BrokenEntryWarning, Shelf
-from gcsearch.data.features import FeatureCache, Wanted
+from gcsearch.data.feature_file import BrokenEntryWarning, CacheStorage
+from gcsearch.data.features import FeatureCache, FeatureRequest
 from gcsearch.errors import InputError
 from tests.support.models import as_backbone, random_clip
 
@@ -33,7 +33,7 @@ def cache(tmp_path, backbone):
 
 def drawn(cache, dataset, items, *, seed, count, progress=None):
     """Features [V, N, E] of `count` augmented views of `items`."""
-    return cache.get([Wanted(dataset, items, seed, count)], progress)[0]
+    return cache.get([FeatureRequest(dataset, items, seed, count)], progress)[0]
 
 
 @pytest.fixture
@@ -214,10 +214,10 @@ def test_a_damaged_entry_is_named_rebuilt_and_never_read(cache, tiny_dataset, da
     path.write_bytes(DAMAGES[damage](content, content.index(good[3].numpy().tobytes())))
     calls = []
     with pytest.warns(BrokenEntryWarning, match=f"{path.name} is not read and made anew: ") as caught:
-        mended = cache.fixed(tiny_dataset, tiny_dataset.val, lambda *done: calls.append(done))
+        repaired = cache.fixed(tiny_dataset, tiny_dataset.val, lambda *done: calls.append(done))
     assert calls
     assert len(caught) == 1
-    assert torch.equal(mended, good)
+    assert torch.equal(repaired, good)
     assert path.read_bytes() == content
 
 
@@ -349,7 +349,7 @@ def test_all_unreadable_images_are_named_at_once(cache, own_copy):
     broken = [own_copy.train[3].path, own_copy.val[2].path, own_copy.val[7].path]
     for path in broken:
         (own_copy.images / path).write_bytes(b"not an image")
-    wanted = [Wanted(own_copy, own_copy.train, 1, 2), Wanted(own_copy, own_copy.val)]
+    wanted = [FeatureRequest(own_copy, own_copy.train, 1, 2), FeatureRequest(own_copy, own_copy.val)]
     with pytest.raises(InputError, match="every image must be readable; 3 of 80 are not") as caught:
         cache.get(wanted)
     assert all(path in str(caught.value) for path in broken)
@@ -365,18 +365,18 @@ def test_all_unreadable_images_are_named_at_once(cache, own_copy):
 # --- Shared between nodes ----------------------------------------------------------------------------------
 
 
-def node(cache, tmp_path, name, shelf):
-    return replace(cache, folder=tmp_path / name, shared=shelf)
+def node(cache, tmp_path, name, storage):
+    return replace(cache, folder=tmp_path / name, shared=storage)
 
 
 def test_nodes_share_entries_through_an_address(cache, tiny_dataset, tmp_path, encoded):
-    shelf = Shelf.of_uri(f"file://{tmp_path}/shared/features")
-    one, two = (node(cache, tmp_path, name, shelf) for name in ("one", "two"))
+    storage = CacheStorage.of_uri(f"file://{tmp_path}/shared/features")
+    one, two = (node(cache, tmp_path, name, storage) for name in ("one", "two"))
     first = one.fixed(tiny_dataset, tiny_dataset.val)
     second = two.fixed(tiny_dataset, tiny_dataset.val)
     assert encoded() == 32
     assert torch.equal(first, second)
-    assert [found.name for found in shelf.entries()] == [path.name for path in entries(two)]
+    assert [found.name for found in storage.entries()] == [path.name for path in entries(two)]
     assert len(list((tmp_path / "shared" / "features").iterdir())) == 1
     # Once on a node, the shared place is not asked again.
     shutil.rmtree(tmp_path / "shared")
@@ -384,19 +384,19 @@ def test_nodes_share_entries_through_an_address(cache, tiny_dataset, tmp_path, e
 
 
 def test_a_damaged_shared_entry_is_computed_and_replaced(cache, tiny_dataset, tmp_path, encoded):
-    shelf = Shelf.of_uri(f"file://{tmp_path}/shared")
-    good = node(cache, tmp_path, "one", shelf).fixed(tiny_dataset, tiny_dataset.val)
+    storage = CacheStorage.of_uri(f"file://{tmp_path}/shared")
+    good = node(cache, tmp_path, "one", storage).fixed(tiny_dataset, tiny_dataset.val)
     (path,) = (tmp_path / "shared").iterdir()
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
     with pytest.warns(BrokenEntryWarning, match="made anew"):
-        again = node(cache, tmp_path, "two", shelf).fixed(tiny_dataset, tiny_dataset.val)
+        again = node(cache, tmp_path, "two", storage).fixed(tiny_dataset, tiny_dataset.val)
     assert torch.equal(good, again)
     assert path.read_bytes() == content
 
 
 class _Away(pafs.FileSystemHandler):
-    """A file system whose server does not answer, for the calls that a shelf makes."""
+    """A file system whose server does not answer, for the calls that a cache storage makes."""
 
     def get_file_info(self, paths):
         raise OSError("no route to host")
@@ -405,7 +405,7 @@ class _Away(pafs.FileSystemHandler):
         raise OSError("no route to host")
 
     def _no(self, *args):
-        raise NotImplementedError  # pyarrow wants them all there; a shelf calls none of these
+        raise NotImplementedError  # pyarrow wants them all there; a cache storage calls none of these
 
     get_type_name = normalize_path = get_file_info_selector = delete_dir = delete_dir_contents = _no
     delete_root_dir_contents = delete_file = move = copy_file = open_input_stream = open_input_file = _no
@@ -413,10 +413,10 @@ class _Away(pafs.FileSystemHandler):
 
 
 def test_a_shared_place_that_is_away_stops_nothing(cache, tiny_dataset, tmp_path):
-    shelf = Shelf(pafs.PyFileSystem(_Away()), "bucket/features", "s3://bucket/features")
+    storage = CacheStorage(pafs.PyFileSystem(_Away()), "bucket/features", "s3://bucket/features")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        node(cache, tmp_path, "one", shelf).fixed(tiny_dataset, tiny_dataset.val)
+        node(cache, tmp_path, "one", storage).fixed(tiny_dataset, tiny_dataset.val)
     said = [str(warning.message) for warning in caught if "shared cache" in str(warning.message)]
     assert len(said) == 2
     assert all("s3://bucket/features" in text and "no route to host" in text for text in said)
@@ -425,16 +425,16 @@ def test_a_shared_place_that_is_away_stops_nothing(cache, tiny_dataset, tmp_path
 def test_a_folder_inside_another_file_system_serves_too(cache, tiny_dataset, tmp_path, encoded):
     (tmp_path / "bucket").mkdir()
     inside = pafs.SubTreeFileSystem(str(tmp_path / "bucket"), pafs.LocalFileSystem())
-    shelf = Shelf(inside, "features", "bucket")
+    storage = CacheStorage(inside, "features", "bucket")
     for name in ("one", "two"):
-        node(cache, tmp_path, name, shelf).fixed(tiny_dataset, tiny_dataset.val)
+        node(cache, tmp_path, name, storage).fixed(tiny_dataset, tiny_dataset.val)
     assert encoded() == 32
-    (found,) = shelf.entries()
-    assert shelf.check(found) == ""
-    shelf.remove(found)
-    assert shelf.entries() == []
+    (found,) = storage.entries()
+    assert storage.check(found) == ""
+    storage.remove(found)
+    assert storage.entries() == []
 
 
 def test_an_address_that_nobody_knows_is_refused():
     with pytest.raises(InputError, match=r"GCSEARCH_CACHE: .*address that pyarrow opens, got nowhere://x"):
-        Shelf.of_uri("nowhere://x")
+        CacheStorage.of_uri("nowhere://x")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gcsearch.data import datasets, image_files, inspect
-from gcsearch.data.lists.folders import PassedOverWarning, images_below, images_in, saying_what_is_passed_over
+from gcsearch.data.lists.folders import SkippedFilesWarning, images_below, images_in, warning_of_skipped_files
 from gcsearch.errors import InputError
 
 
@@ -32,7 +32,7 @@ def root(tmp_path):
 def said(folder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        with saying_what_is_passed_over(folder):
+        with warning_of_skipped_files(folder):
             images_in(folder)
     return [str(one.message).removeprefix(f"{folder}: ") for one in caught]
 
@@ -77,9 +77,9 @@ def test_a_data_set_says_once_what_its_class_folders_hold_beside_images(root):
     for name in ("cat", "dog"):
         (root / "pics" / name / "labels.xml").touch()
     (root / "pics" / "README.md").touch()  # in no class folder
-    with pytest.warns(PassedOverWarning) as caught:
+    with pytest.warns(SkippedFilesWarning) as caught:
         datasets.load("folder:pics", root)
-    told = [str(one.message) for one in caught if one.category is PassedOverWarning]
+    told = [str(one.message) for one in caught if one.category is SkippedFilesWarning]
     assert told == [f"{root / 'pics'}: 2 files passed over: .xml 2"]
     found = inspect.examine(root, "folder:pics")
     assert found.ok and told[0] in found.notes
@@ -91,7 +91,7 @@ def test_a_class_of_nothing_but_what_is_passed_over_is_refused_with_the_reason_b
     found = inspect.examine(root, "folder:pics")
     assert "every class needs 4 images" in found.problem
     assert found.notes[0].startswith(f"{root / 'pics'}: 6 files passed over: .heic 6; ")
-    with pytest.warns(PassedOverWarning), pytest.raises(InputError, match="every class needs 4 images"):
+    with pytest.warns(SkippedFilesWarning), pytest.raises(InputError, match="every class needs 4 images"):
         datasets.load("folder:pics", root)
 
 

@@ -23,7 +23,7 @@ from gcsearch.training.task_data import Laboratory
 from tests.support.trees import NAMES, TREES, Tree, put, write
 
 # The trees' class folders hold a text beside their images; that it is named is in test_folders.py.
-pytestmark = pytest.mark.filterwarnings("ignore::gcsearch.data.lists.folders.PassedOverWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::gcsearch.data.lists.folders.SkippedFilesWarning")
 
 
 def load(tree: Tree, root):
@@ -666,7 +666,7 @@ def test_folders_for_lists_that_do_not_fit_are_refused_by_name(tmp_path, lists, 
         (["owl/0.heic"], r"(?s)no image in owl\..*Complete the download"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.folders.PassedOverWarning")
+@pytest.mark.filterwarnings("ignore::gcsearch.data.lists.folders.SkippedFilesWarning")
 def test_where_no_folder_has_images_it_is_said_where_they_are(tmp_path, images, message):
     for image in images:
         put(tmp_path / "mine" / image)

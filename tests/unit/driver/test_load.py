@@ -133,7 +133,7 @@ def test_paths_in_a_matrix_start_at_its_file_and_those_in_an_override_of_it_at_t
 
 def test_a_pipeline_that_a_program_makes_has_the_paths_of_the_command(places):
     made = Pipeline.from_dict({"name": "made", "task": {"root": "data"}, "search": {"space": "gcscoop"}})
-    assert load.with_paths_of_the_command(made).task.root == f"{places}/here/data"
+    assert load.with_command_paths(made).task.root == f"{places}/here/data"
 
 
 @pytest.mark.parametrize(
@@ -203,7 +203,7 @@ def of_task(**task):
 
 @pytest.mark.parametrize("task", OWN_IMAGES)
 def test_images_of_ones_own_need_a_model_that_somebody_named(task):
-    for made in (Pipeline.from_dict, lambda content: load.with_paths_of_the_command(Pipeline(**content))):
+    for made in (Pipeline.from_dict, lambda content: load.with_command_paths(Pipeline(**content))):
         with pytest.raises(
             InputError, match=r'task\.backbone: .*test bed.*\n.*"ViT-B-16"` and `pretrained = "openai"`'
         ):

@@ -140,7 +140,7 @@ def sweeps(monkeypatch, tmp_path):
     """Stands in for the run of one sweep: `ends` says by name what it raises; what ran is noted."""
     ran, ends = [], {}
 
-    def run(chosen, *, store, fresh, watcher, executor):
+    def run(chosen, *, store, fresh, callback, executor):
         ran.append(chosen.name)
         if chosen.name in ends:
             raise ends[chosen.name]
@@ -226,7 +226,10 @@ def test_what_is_finished_needs_no_ray_and_resources_that_are_not_there_are_the_
 
 def test_a_sweep_on_a_cluster_joins_it_by_itself(write, sweeps, rays, tmp_path, monkeypatch):
     placement = Placement(1, 1)
-    asked = {"many-1": machines.Where(placement, Cluster("10.0.0.5:6379", ())), "many-2": machines.Where(placement)}
+    asked = {
+        "many-1": machines.Machines(placement, Cluster("10.0.0.5:6379", ())),
+        "many-2": machines.Machines(placement),
+    }
     monkeypatch.setattr(machines, "find_machines", lambda chosen: asked[chosen.name])
     matrix.run_matrix(write(HEAD + '[matrix]\n"task.shots" = [1, 2]\n'), store=tmp_path)
     assert sweeps[0] == ["many-1", "many-2"]
@@ -299,7 +302,7 @@ def at_once(monkeypatch, tmp_path):
     """Every sweep is there as soon as it is run, but for the name in `failing`; a file with two of them."""
     failing = set()
 
-    def run(chosen, *, store, fresh, watcher, executor):
+    def run(chosen, *, store, fresh, callback, executor):
         if chosen.name in failing:
             raise RunError("the disk is full")
         champion = completed("coop", "champion", stage="test", seeds=(4, 5))

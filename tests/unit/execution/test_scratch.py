@@ -14,7 +14,7 @@ from gcsearch.cli import doctor
 from gcsearch.driver import load, plan, run
 from gcsearch.errors import InputError
 from gcsearch.execution.local_ray import scratch
-from gcsearch.sweep.store import Store, cache_in_words, check_cache
+from gcsearch.sweep.store import Store, check_cache, explaining_cache_errors
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -103,9 +103,12 @@ def test_a_store_and_a_cache_that_cannot_be_written_are_named_with_the_way_out(t
 def test_what_the_file_system_refuses_in_the_cache_is_said_in_words_and_nothing_else_is(tmp_path, monkeypatch):
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
     full = OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "cache" / "data" / "x.png"))
-    with pytest.raises(InputError, match=r"has room, got .*cache \(No space left on device\)"), cache_in_words():
+    with (
+        pytest.raises(InputError, match=r"has room, got .*cache \(No space left on device\)"),
+        explaining_cache_errors(),
+    ):
         raise full
     for other in (OSError(errno.EIO, "bad", str(tmp_path / "data")), OSError("no file")):
-        with pytest.raises(OSError, match=r"bad|no file") as caught, cache_in_words():
+        with pytest.raises(OSError, match=r"bad|no file") as caught, explaining_cache_errors():
             raise other
         assert caught.value is other

@@ -19,7 +19,7 @@ from PIL import Image
 from gcsearch.clip import model
 from gcsearch.config.task import Task
 from gcsearch.config.trials import TrialConfig
-from gcsearch.data.lists.folders import PassedOverWarning
+from gcsearch.data.lists.folders import SkippedFilesWarning
 from gcsearch.errors import InputError
 from gcsearch.export import authors, bundle, words
 from gcsearch.export import classifier as prediction
@@ -165,7 +165,7 @@ def test_of_a_folder_every_image_below_it_is_classified_in_order(exported, data_
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(source, tmp_path / name)
     (tmp_path / "pics" / "owl" / "notes.txt").touch()
-    with pytest.warns(PassedOverWarning, match=r"pics: 1 file passed over: \.txt 1$"):
+    with pytest.warns(SkippedFilesWarning, match=r"pics: 1 file passed over: \.txt 1$"):
         found = prediction.predict(opened, [source, tmp_path / "pics"])
     names = [Path(one.image).relative_to(tmp_path) for one in found.images[1:]]
     assert list(map(str, names)) == ["pics/0.PNG", "pics/dog/3.png", "pics/owl/1.png", "pics/owl/2.png"]

@@ -18,37 +18,37 @@ RIVALS = st.lists(st.one_of(st.integers(0, 3).map(float), st.floats(0, 100)), ma
 KEEP = st.sampled_from([1.0, 1 / 2, 1 / 3, 1 / 4, 0.01])
 
 
-def rung(keep, rivals=()):
-    return Rung(share=0.5, keep=keep, metric="val_h", rivals=rivals)
+def rung(keep, peers=()):
+    return Rung(share=0.5, keep=keep, metric="val_h", peers=peers)
 
 
 @given(VALUES, KEEP)
 def test_of_a_pack_alone_goes_on_exactly_its_share_rounded_up(values, keep):
-    assert len(pruning.staying(rung(keep), values)) == math.ceil(keep * len(values) - 1e-9)
+    assert len(pruning.survives(rung(keep), values)) == math.ceil(keep * len(values) - 1e-9)
 
 
 @given(VALUES, KEEP, RIVALS)
-def test_whoever_is_better_than_one_that_goes_on_goes_on_too(values, keep, rivals):
-    staying = pruning.staying(rung(keep, rivals), values)
-    assert len(staying) <= math.ceil(keep * (len(values) + len(rivals)) - 1e-9)
-    for left in values.keys() - staying:
-        for kept in staying:
+def test_whoever_is_better_than_one_that_goes_on_goes_on_too(values, keep, peers):
+    survives = pruning.survives(rung(keep, peers), values)
+    assert len(survives) <= math.ceil(keep * (len(values) + len(peers)) - 1e-9)
+    for left in values.keys() - survives:
+        for kept in survives:
             better = values[left] > values[kept] or (math.isnan(values[kept]) and not math.isnan(values[left]))
             assert not better
 
 
 @given(VALUES, KEEP, RIVALS, st.randoms(use_true_random=False))
-def test_the_order_in_which_values_come_decides_nothing(values, keep, rivals, random):
-    there, others = list(values.items()), list(rivals)
+def test_the_order_in_which_values_come_decides_nothing(values, keep, peers, random):
+    there, others = list(values.items()), list(peers)
     random.shuffle(there)
     random.shuffle(others)
-    assert pruning.staying(rung(keep, tuple(others)), dict(there)) == pruning.staying(rung(keep, rivals), values)
+    assert pruning.survives(rung(keep, tuple(others)), dict(there)) == pruning.survives(rung(keep, peers), values)
 
 
 @given(VALUES.filter(len), KEEP, RIVALS)
-def test_a_rival_that_nobody_can_reach_helps_no_one_by_more_than_the_place_it_adds(values, keep, rivals):
-    before = pruning.staying(rung(keep, rivals), values)
-    after = pruning.staying(rung(keep, (*rivals, 1e9)), values)
+def test_a_rival_that_nobody_can_reach_helps_no_one_by_more_than_the_place_it_adds(values, keep, peers):
+    before = pruning.survives(rung(keep, peers), values)
+    after = pruning.survives(rung(keep, (*peers, 1e9)), values)
     assert len(after) <= len(before) + 1 and (after <= before or before <= after)
 
 

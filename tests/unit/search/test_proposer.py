@@ -40,11 +40,11 @@ def test_every_proposal_keeps_beta1_below_beta2():
 def test_the_joint_model_keeps_every_box():
     proposer = Proposer(SPACE, SETTINGS)
     drive(proposer)
-    boxes = set(SPACE.distributions())
+    encoded = set(SPACE.distributions())
     trials = proposer.study.get_trials()
-    assert all(set(trial.params) == boxes for trial in trials)
+    assert all(set(trial.params) == encoded for trial in trials)
     # After the generation that fills the startup, all boxes are drawn from the multivariate model.
-    assert all(set(json.loads(trial.system_attrs["tpe:relative_params:0"])) == boxes for trial in trials[6:])
+    assert all(set(json.loads(trial.system_attrs["tpe:relative_params:0"])) == encoded for trial in trials[6:])
 
 
 # CMA-ES has no choices, so beta1 cannot be off there.
@@ -110,11 +110,11 @@ def test_settings_that_leave_early_change_nothing_about_going_on(pruner, pack):
         assert again == undisturbed, cut
 
 
-def test_rivals_come_from_earlier_generations_only():
+def test_peers_come_from_earlier_generations_only():
     settings = SETTINGS.model_copy(update={"pruner": "asha", "pack": 1, "generation": 3, "rungs": 1})
     heard = []
     search(settings, evaluate=Curved(), on_proposal=lambda proposal, label: heard.append(proposal.rungs))
-    assert [len(rungs[0].rivals) for rungs in heard[:9]] == [0, 0, 0, 3, 3, 3, 6, 6, 6]
+    assert [len(rungs[0].peers) for rungs in heard[:9]] == [0, 0, 0, 3, 3, 3, 6, 6, 6]
 
 
 def test_brackets_take_turns():

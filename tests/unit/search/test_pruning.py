@@ -49,7 +49,7 @@ def test_a_rung_lies_at_an_epoch_of_each_setting(share, epochs, epoch):
 
 
 @pytest.mark.parametrize(
-    ("keep", "values", "rivals", "stay"),
+    ("keep", "values", "peers", "stay"),
     [
         (1 / 2, [1, 4, 3, 2], (), {1, 2}),
         (1 / 2, [1, 4, 3], (), {1, 2}),  # rounded up
@@ -62,8 +62,8 @@ def test_a_rung_lies_at_an_epoch_of_each_setting(share, epochs, epoch):
         (1 / 2, [], (5,), set()),
     ],
 )
-def test_the_better_part_stays(keep, values, rivals, stay):
-    assert pruning.staying(Rung(share=0.5, keep=keep, metric="val_h", rivals=rivals), dict(enumerate(values))) == stay
+def test_the_better_part_stays(keep, values, peers, stay):
+    assert pruning.survives(Rung(share=0.5, keep=keep, metric="val_h", peers=peers), dict(enumerate(values))) == stay
 
 
 def test_a_rival_is_who_came_to_the_rung_and_ended_well():
@@ -159,9 +159,9 @@ def test_a_diverged_setting_is_none_and_leaves_room_for_no_one(laboratory, episo
     assert sorted(record.outcome for record in records[1:]) == ["complete", "pruned"]
 
 
-def test_rivals_of_other_packs_decide_too(laboratory, episodes):
-    better = tuple(rung.model_copy(update={"rivals": (101.0, 102.0)}) for rung in RUNGS)
-    worse = tuple(rung.model_copy(update={"rivals": (-1.0, -2.0)}) for rung in RUNGS)
+def test_peers_of_other_packs_decide_too(laboratory, episodes):
+    better = tuple(rung.model_copy(update={"peers": (101.0, 102.0)}) for rung in RUNGS)
+    worse = tuple(rung.model_copy(update={"peers": (-1.0, -2.0)}) for rung in RUNGS)
     beaten = run_pack(laboratory, episodes, pack(SETTINGS[0], rungs=better))[0].record
     winner = run_pack(laboratory, episodes, pack(SETTINGS[0], rungs=worse))[0].record
     assert (beaten.outcome, beaten.epochs) == (Outcome.PRUNED, 2)

@@ -31,7 +31,7 @@ def changed(**parameters):
 
 def test_a_record_has_its_place_in_the_same_space():
     for record in EARLIER:
-        place = warm_start.place(SPACE, record)
+        place = warm_start.encode(SPACE, record)
         assert TrialConfig(method="gcscoop", hyperparameters=SPACE.natural(place)) == record.config
         assert Proposer(SPACE, SETTINGS, before=EARLIER).study.trials[len(EARLIER)].state.name == "WAITING"
 
@@ -53,7 +53,7 @@ def test_a_record_has_its_place_in_the_same_space():
 def test_a_changed_space_keeps_what_still_means_the_same(space, fits):
     records = [record for record in EARLIER if record.config.hyperparameters["epochs"] != 200]
     assert len(records) > 10
-    assert {warm_start.place(space, record) is not None for record in records} == {fits}
+    assert {warm_start.encode(space, record) is not None for record in records} == {fits}
 
 
 def test_the_study_knows_them_as_what_they_were_and_proposes_otherwise():

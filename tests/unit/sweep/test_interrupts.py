@@ -174,7 +174,7 @@ def test_what_a_ray_that_did_not_start_has_begun_is_removed(tmp_path):
 
 @contextlib.contextmanager
 def dies_of(words):
-    with pytest.raises(daemons.RayLost, match=words), interrupts.handled(), daemons.told("Again"):
+    with pytest.raises(daemons.RayLost, match=words), interrupts.handled(), daemons.explaining_lost_ray("Again"):
         yield
 
 
@@ -182,7 +182,11 @@ def dies_of(words):
 def fake_ray(folder):
     processes = {name: subprocess.Popen(["sleep", "60"]) for name in ("raylet", "gcs_server", "monitor")}
     try:
-        with interrupts.handled(), daemons.told("Resume it"), daemons.watched(daemons.started(processes), folder):
+        with (
+            interrupts.handled(),
+            daemons.explaining_lost_ray("Resume it"),
+            daemons.watched(daemons.started(processes), folder),
+        ):
             yield processes
     finally:
         for process in processes.values():
@@ -192,7 +196,11 @@ def fake_ray(folder):
 
 @pytest.mark.parametrize(("name", "words"), [("raylet", "Ray's raylet"), ("gcs_server", "Ray's control store")])
 def test_a_process_that_ray_needs_and_that_is_killed_ends_the_block_in_words(name, words, tmp_path):
-    with pytest.raises(daemons.RayLost) as raised, daemons.told("Begin again"), fake_ray(tmp_path) as processes:
+    with (
+        pytest.raises(daemons.RayLost) as raised,
+        daemons.explaining_lost_ray("Begin again"),
+        fake_ray(tmp_path) as processes,
+    ):
         processes[name].kill()
         time.sleep(30)
     assert str(raised.value).startswith(words)
@@ -269,7 +277,7 @@ from gcsearch.sweep import interrupts
 daemons.PATIENCE = 0.2
 process = subprocess.Popen(["sleep", "60"])
 ray = daemons.started({"gcs_server": process})
-with interrupts.handled(), daemons.last_words(print), daemons.watched(ray, Path(sys.argv[1])):
+with interrupts.handled(), daemons.report_at_exit(print), daemons.watched(ray, Path(sys.argv[1])):
     with interrupts.held():
         process.kill()
         time.sleep(60)
@@ -304,8 +312,8 @@ def test_who_goes_on_removes_the_ray_of_a_killed_driver_also_where_none_is_start
     folder.mkdir(parents=True)
     (folder / "gcsearch.json").write_text(json.dumps(this_process().model_copy(update={"began": "1"}).to_dict()))
     driver = SimpleNamespace(lease=SimpleNamespace(former=None))
-    journal, sweep = SimpleNamespace(mend=lambda: 0), SimpleNamespace(state=SweepState())
-    Session._mend(SimpleNamespace(driver=driver, journal=journal, sweep=sweep))
+    journal, sweep = SimpleNamespace(repair=lambda: 0), SimpleNamespace(state=SweepState())
+    Session._repair(SimpleNamespace(driver=driver, journal=journal, sweep=sweep))
     assert not (tmp_path / "ray").exists()
 
 

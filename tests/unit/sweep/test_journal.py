@@ -148,13 +148,13 @@ def test_a_full_disk_leaves_the_journal_readable(tmp_path, monkeypatch):
 @pytest.mark.parametrize("torn", [b"", b'{"kind":"rec', b"\0\0\0"])
 def test_a_torn_last_line_is_mended_and_its_length_told(tmp_path, torn):
     path = tmp_path / "journal.jsonl"
-    assert Journal(path).mend() == 0
+    assert Journal(path).repair() == 0
     Journal(path).append("open", id="s-0")
     whole = path.read_bytes()
     path.write_bytes(whole + torn)
-    assert Journal(path).mend() == len(torn)
+    assert Journal(path).repair() == len(torn)
     assert path.read_bytes() == whole
-    assert Journal(path).mend() == 0
+    assert Journal(path).repair() == 0
 
 
 def test_who_may_not_write_does_not(tmp_path):
@@ -167,7 +167,7 @@ def test_who_may_not_write_does_not(tmp_path):
         raise RunError("another driver has taken over")
 
     journal = Journal(path, before=forbid)
-    for write in (lambda: journal.append("close", why="FAILED"), journal.mend):
+    for write in (lambda: journal.append("close", why="FAILED"), journal.repair):
         with pytest.raises(RunError, match="taken over"):
             write()
     assert path.read_bytes() == whole

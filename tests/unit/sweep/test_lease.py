@@ -14,7 +14,7 @@ import pytest
 
 from gcsearch.errors import InputError, Interrupted, RunError
 from gcsearch.sweep import lease
-from gcsearch.sweep.lease import STALE, Lease, Wish, ask, driving, look, request_path
+from gcsearch.sweep.lease import STALE, Lease, Request, ask, driving, look, request_path
 
 
 @pytest.fixture
@@ -177,11 +177,11 @@ def test_a_driver_that_was_replaced_is_interrupted(path):
         path.unlink()
         winners.append(take(path))
 
-    rival = threading.Timer(0.2, replace)
+    peer = threading.Timer(0.2, replace)
     with pytest.raises(RunError, match="Another driver has taken over the sweep demo"), driving(path, "the sweep demo"):
-        rival.start()
+        peer.start()
         time.sleep(60)
-    rival.join()
+    peer.join()
     winners[0].check()  # the loser left the winner's file alone
     winners[0].release()
 
@@ -201,7 +201,7 @@ def test_a_lease_that_was_lost_forbids_to_write_and_is_not_given_back(path):
 def test_a_stop_is_heard_and_interrupts_nothing(path):
     with driving(path, "the sweep demo") as driver:
         assert not driver.stopping()
-        assert ask(path, Wish.STOP).holder == driver.lease.holder
+        assert ask(path, Request.STOP).holder == driver.lease.holder
         deadline = time.monotonic() + 60
         while not driver.stopping() and time.monotonic() < deadline:
             time.sleep(0.02)
@@ -216,18 +216,18 @@ def test_a_cancel_ends_what_the_driver_waits_for(path):
         pytest.raises(Interrupted, match="the sweep demo was cancelled") as caught,
         driving(path, "the sweep demo") as driver,
     ):
-        ask(path, Wish.CANCEL)
+        ask(path, Request.CANCEL)
         time.sleep(60)
     assert time.monotonic() - began < 30
-    assert (caught.value.exit_code, driver.wish) == (130, Wish.CANCEL)
+    assert (caught.value.exit_code, driver.request) == (130, Request.CANCEL)
     assert files(path) == []
 
 
 def test_a_cancel_is_heard_in_the_background_of_a_script_where_sigint_is_ignored(path):
     code = (
-        "import time\nfrom pathlib import Path\nfrom gcsearch.sweep.lease import Wish, ask, driving\n"
+        "import time\nfrom pathlib import Path\nfrom gcsearch.sweep.lease import Request, ask, driving\n"
         f"path = Path({str(path)!r})\n"
-        "with driving(path, 'the sweep demo'):\n    ask(path, Wish.CANCEL)\n    time.sleep(60)\n"
+        "with driving(path, 'the sweep demo'):\n    ask(path, Request.CANCEL)\n    time.sleep(60)\n"
     )
     words = ["sh", "-c", '"$@" & wait $!', "sh", sys.executable, "-c", code]
     done = subprocess.run(words, capture_output=True, text=True, timeout=90, check=False)
@@ -249,7 +249,7 @@ def test_a_driver_outside_the_main_thread_ends_where_it_looks(path):
 
     thread = threading.Thread(target=drive)
     thread.start()
-    while not (path.exists() and ask(path, Wish.CANCEL)):
+    while not (path.exists() and ask(path, Request.CANCEL)):
         time.sleep(0.02)
     thread.join(60)
     assert len(ended) == 1
@@ -257,14 +257,14 @@ def test_a_driver_outside_the_main_thread_ends_where_it_looks(path):
 
 def test_what_was_asked_of_a_former_driver_does_not_reach_the_next(path):
     former = take(path)
-    ask(path, Wish.CANCEL)
-    assert former.wish() is Wish.CANCEL
+    ask(path, Request.CANCEL)
+    assert former.request() is Request.CANCEL
     path.unlink()
     assert request_path(path).exists()
     mine = take(path)
-    assert mine.wish() is None
+    assert mine.request() is None
     mine.release()
-    assert ask(path, Wish.STOP) is None
+    assert ask(path, Request.STOP) is None
     assert files(path) == []
 
 

@@ -235,7 +235,7 @@ def sweep(tmp_path) -> Sweep:
     write_dataset(tmp_path / "data", CLASSES, train=4, val=2, test=2)
     split = json.loads((tmp_path / "data" / "tiny" / "split_zhou_Tiny.json").read_text())
     assert split["train"]
-    chosen = load.with_paths_of_the_command(
+    chosen = load.with_command_paths(
         Pipeline.from_dict(
             {
                 "name": "mine",

@@ -46,7 +46,7 @@ def test_cut_at_any_byte_it_is_read_up_to_there_and_goes_on(whole, data):
         seen = data.draw(st.integers(0, len(lines)))
         assert SweepState.replay(lines[seen:], SweepState.replay(lines[:seen])) == state
         torn = cut - (whole[:cut].rfind(b"\n") + 1)
-        assert Journal(journal.path).mend() == torn
+        assert Journal(journal.path).repair() == torn
         journal.append("record", record=a_record(7, epochs=1))
         assert kinds(journal) == [*complete, "record"]
         assert journal.path.read_bytes().startswith(whole[: cut - torn])

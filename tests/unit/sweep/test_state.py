@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from gcsearch import files
-from gcsearch.cli.progress import ProgressWatcher
+from gcsearch.cli.progress import ProgressCallback
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.driver.run import cancel
 from gcsearch.errors import InputError
 from gcsearch.sweep.journal import Journal, SessionEnd
-from gcsearch.sweep.lease import STALE, Wish, ask, driving
+from gcsearch.sweep.lease import STALE, Request, ask, driving
 from gcsearch.sweep.state import StateReader, SweepState, read_status
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -76,9 +76,9 @@ def test_a_driver_makes_it_running_and_a_request_stopping(sweep, lease):
         assert found.driver.endswith(f":{os.getpid()}")
         assert datetime.fromisoformat(found.heartbeat) > datetime.now(UTC) - timedelta(seconds=30)
         assert found.seconds_left == pytest.approx(60 * 6 / found.per_minute)
-        ask(lease, Wish.STOP)
+        ask(lease, Request.STOP)
         assert read_status(sweep).state == "stopping"
-        assert driver.lease.wish() is Wish.STOP
+        assert driver.lease.request() is Request.STOP
     assert read_status(sweep).state == "dead"
 
 
@@ -115,15 +115,15 @@ def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
 
 def test_the_best_is_the_first_of_the_ranking_also_among_equals(sweep):
     """In `status`, in the progress of a run and in `best`: of equal means the one of fewer epochs comes first."""
-    watcher = ProgressWatcher("val_h", quiet=True)
-    watcher.stage("search", 10)
+    callback = ProgressCallback("val_h", quiet=True)
+    callback.stage("search", 10)
     for number, epochs in enumerate((20, 5, 10)):
         config = TrialConfig(method="coop", hyperparameters={"epochs": epochs})
         record = a_record(number, epochs=epochs, config=config, metrics=a_record(0).metrics)
         sweep.journal.append("record", record=record)
-        watcher.record(record)
+        callback.record(record)
     assert (read_status(sweep).best_number, sweep.ranking[0].record.number) == (1, 1)
-    assert watcher.note == "best val_h 58.00 (t0001)"
+    assert callback.note == "best val_h 58.00 (t0001)"
 
 
 def test_workers_that_are_gone_are_not_counted(sweep):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from gcsearch.driver.exports import hand_over
+from gcsearch.driver.exports import write_export
 from gcsearch.errors import InputError, RunError
 from gcsearch.export import bundle
 from gcsearch.export.bundle import Champion
@@ -98,6 +98,6 @@ def test_what_cannot_be_registered_is_refused_in_words(at_home, client, uri, tmp
 
 def test_a_handover_needs_a_place_and_only_a_registered_model_has_a_name():
     with pytest.raises(InputError, match="an export goes to a folder, or to the registry"):
-        hand_over("pets")
+        write_export("pets")
     with pytest.raises(InputError, match="only a registered model has a name, got cars"):
-        hand_over("pets", out=Path("best"), model="cars")
+        write_export("pets", out=Path("best"), model="cars")

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.tracking import relocation
-from gcsearch.tracking.sync import Mirror
+from gcsearch.tracking.sync import MlflowSync
 from tests.support.records import a_record
 from tests.support.sweeps import mirrored
 
@@ -54,7 +54,7 @@ def follow(root: Path, sweep: Sweep | None = None) -> int:
     text = (sweep.folder / "pipeline.toml").read_text()
     lines = [line for line in text.splitlines() if not line.startswith("uri")]  # the embedded one, wherever it is
     (sweep.folder / "pipeline.toml").write_text("\n".join(lines))
-    return Mirror(Sweep("one", here, here.sweep("one")), sweep.journal, print, print).sync()
+    return MlflowSync(Sweep("one", here, here.sweep("one")), sweep.journal, print, print).sync()
 
 
 def client(root: Path) -> MlflowClient:

@@ -23,7 +23,7 @@ from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.tracking import bulk, sync
 from gcsearch.tracking.client import runs_of
-from gcsearch.tracking.sync import Mirror
+from gcsearch.tracking.sync import MlflowSync
 from gcsearch.tracking.tracker import Tracker
 from tests.support.records import a_record
 from tests.support.servers import free_port
@@ -50,9 +50,9 @@ class Following:
     """A mirror of `sweep` and what it said."""
 
     def __init__(self, sweep):
-        self.sweep, self.said, self.mended = sweep, [], []
+        self.sweep, self.said, self.repaired = sweep, [], []
         self.journal = sweep.journal
-        self.mirror = Mirror(sweep, self.journal, self.said.append, self.mended.append)
+        self.mirror = MlflowSync(sweep, self.journal, self.said.append, self.repaired.append)
 
     def __enter__(self):
         self.mirror.start()
@@ -106,7 +106,7 @@ def test_what_the_journal_says_appears_in_mlflow_and_run_ids_in_the_journal(swee
         one.journal.append("artifact", file="report.html")
         one.journal.append("close", why="FINISHED")
         assert one.mirror.close() == ""
-    assert (one.said, one.mended) == ([], [])
+    assert (one.said, one.repaired) == ([], [])
     assert parent(sweep).info.status == "FINISHED"
     ids = {run.info.run_id for run in runs(sweep)} - {parent(sweep).info.run_id}
     told = one.journal.events(RunLogged)
@@ -176,7 +176,7 @@ def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writ
         one.has(range(3))
         one.wait(lambda: len(sweep.journal.events(RunLogged)) == 3)
     assert set(children(sweep).values()) == {"FINISHED"}
-    assert one.mended == []
+    assert one.repaired == []
 
 
 def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(sweep, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(
     with Following(sweep) as one:
         one.has([0, 1, 2])
     assert set(children(sweep).values()) == {"FINISHED"}
-    assert one.mended == []
+    assert one.repaired == []
 
 
 @pytest.fixture
@@ -295,8 +295,8 @@ def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
     former._tracker._create("orphan", former._tracker._tags(a_record(7)), time.time())
     assert children(sweep) == {7: "RUNNING"}
     with Following(sweep) as one:
-        one.wait(lambda: one.mended)
-    assert one.mended == ["1 MLflow runs that nobody would complete were closed as KILLED"]
+        one.wait(lambda: one.repaired)
+    assert one.repaired == ["1 MLflow runs that nobody would complete were closed as KILLED"]
     assert children(sweep) == {7: "KILLED"}
 
 
