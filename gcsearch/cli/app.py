@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gcsearch.cli import streams
-from gcsearch.cli.commands import data, export, results, sweeps
+from gcsearch.cli.commands import data, export, new, results, sweeps
 from gcsearch.cli.streams import say
 from gcsearch.sweep import interrupts
 
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 
 _COMMANDS: dict[Callable[..., None], str] = {
+    new.new: "gcsearch new my.toml --data ./photos --model ViT-B-16 --pretrained openai",
     sweeps.run: "gcsearch run demo --set search.trials=48",
     sweeps.resume: "gcsearch resume demo",
     sweeps.status: "gcsearch status demo --json",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
@@ -171,14 +171,37 @@ def _preparation(stated: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _load_open_clip(name: str, pretrained: str | None) -> tuple[str, nn.Module, Mapping[str, Any]]:
-    """The model, its name with `-quickgelu` where the weights ask for that, and how its images are prepared."""
+def check_model(name: str) -> None:
+    """InputError for an unknown name and for a model that cannot be served. Builds nothing."""
+    if name != "mini":
+        _settings(name)
+
+
+def has_weights(name: str, pretrained: str) -> bool:
+    """Whether the weights of a model of open_clip's are on this machine; a path is not looked at.
+
+    Builds and downloads nothing. InputError for an unknown name or tag.
+    """
+    _settings(name)
+    if files.is_path(pretrained):
+        return True
+    tags = _tags(name)
+    _check_tag(name, pretrained, tags)
+    return bool(_cached(*_published(tags[pretrained]["hf_hub"])))
+
+
+def _settings(name: str) -> dict[str, Any]:
     library = _open_clip()
     if name not in library.list_models():
         raise unknown_name("backbone", name, ["mini", *library.list_models()], key="task.backbone")
-    settings = library.get_model_config(name)
+    settings: dict[str, Any] = library.get_model_config(name)
     _check_text(settings["text_cfg"], name)
-    tags = _tags(name)
+    return settings
+
+
+def _load_open_clip(name: str, pretrained: str | None) -> tuple[str, nn.Module, Mapping[str, Any]]:
+    """The model, its name with `-quickgelu` where the weights ask for that, and how its images are prepared."""
+    settings, tags = _settings(name), _tags(name)
     checkpoint = _checkpoint(name, pretrained, tags)
     if _switched(checkpoint, settings, name):
         name, settings["quick_gelu"] = f"{name}-quickgelu", True
@@ -199,6 +222,16 @@ def _checkpoint(name: str, pretrained: str | None, tags: Mapping[str, dict[str, 
     """The weights behind a tag or a path. A tag says beside them whether QuickGELU is needed."""
     if pretrained is not None and files.is_path(pretrained):
         return checkpoints.read(pretrained)
+    pretrained = _check_tag(name, pretrained, tags)
+    settings = tags[pretrained]
+    read = checkpoints.read(_hub_file(name, pretrained, settings["hf_hub"]))
+    return WeightsFile(
+        read.file, read.state, quick_gelu=bool(settings.get("quick_gelu")) or None, preprocessing=settings
+    )
+
+
+def _check_tag(name: str, pretrained: str | None, tags: Mapping[str, dict[str, Any]]) -> str:
+    """The tag. InputError where it is none of the model's."""
     if pretrained is None or pretrained not in tags:
         raise InputError(
             "pretrained must be a tag of this backbone or the path of a checkpoint",
@@ -207,11 +240,7 @@ def _checkpoint(name: str, pretrained: str | None, tags: Mapping[str, dict[str, 
             remedy=f"Tags of {name}: {', '.join(tags) or 'none'}. A path has a slash or a dot in it: "
             '"./folder", "weights.safetensors".',
         )
-    settings = tags[pretrained]
-    read = checkpoints.read(_hub_file(name, pretrained, settings["hf_hub"]))
-    return WeightsFile(
-        read.file, read.state, quick_gelu=bool(settings.get("quick_gelu")) or None, preprocessing=settings
-    )
+    return pretrained
 
 
 def _switched(checkpoint: WeightsFile, settings: Mapping[str, Any], name: str) -> bool:
@@ -238,12 +267,9 @@ def _switched(checkpoint: WeightsFile, settings: Mapping[str, Any], name: str) -
 def _hub_file(name: str, tag: str, place: str) -> str:
     """A tag's weights in the hub's cache; downloaded where they are not there and the hub is within reach."""
     hub = import_module("huggingface_hub")
-    repository, _, wanted = place.rpartition("/")
-    names = (f"{wanted.rpartition('.')[0]}.safetensors", wanted) if wanted else checkpoints.FILES
-    for file in names:
-        cached = hub.try_to_load_from_cache(repository, file)
-        if isinstance(cached, str):
-            return cached
+    repository, names = _published(place)
+    if cached := _cached(repository, names):
+        return cached
     reason = "HF_HUB_OFFLINE forbids to ask the hub"
     try:
         # A short question first: the download itself would repeat a failed connection for half a minute.
@@ -264,6 +290,19 @@ def _hub_file(name: str, tag: str, place: str) -> str:
         f'{repository}, and name it here: `pretrained = "/path/to/{names[0]}"`. Or copy the folder '
         f"models--{repository.replace('/', '--')} of that machine's hub cache into {hub.constants.HF_HUB_CACHE}.",
     )
+
+
+def _published(place: str) -> tuple[str, tuple[str, ...]]:
+    """The hub's repository of a tag's weights, and the names that their file may have there."""
+    repository, _, wanted = place.rpartition("/")
+    return repository, (f"{wanted.rpartition('.')[0]}.safetensors", wanted) if wanted else checkpoints.FILES
+
+
+def _cached(repository: str, names: Sequence[str]) -> str:
+    """The file in the hub's cache; empty where it has none of these names."""
+    hub = import_module("huggingface_hub")
+    found = (hub.try_to_load_from_cache(repository, file) for file in names)
+    return next((path for path in found if isinstance(path, str)), "")
 
 
 def _check_text(text: Mapping[str, Any], name: str) -> None:

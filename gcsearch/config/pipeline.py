@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from gcsearch.config.base import Count, CountOrZero, Model, SamplerSeed, Seeds, Text, Threads
 from gcsearch.config.metrics import Objective, ObjectiveOfSeveral, Stage, is_oracle
@@ -14,51 +14,59 @@ from gcsearch.errors import InputError
 
 
 class Budget(Model):
-    """When a search ends before its trials are done; whatever of it is spent first counts.
+    """When a search ends before its trials are done; whatever of it is spent first counts."""
 
-    `minutes` of all sessions together; `device_seconds`: seconds of worker processes, times the GPUs that each
-    has, or the cores where it has none; `failed` configurations; `no_gain`: configurations in a row without a better
-    one.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     minutes: Annotated[float, Field(gt=0)] | None = None
+    """Of all sessions together; what runs then is finished, and the best are confirmed."""
     device_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Seconds of worker processes, times the GPUs that each has, or the cores where it has none."""
     failed: Count | None = None
+    """Configurations that failed."""
     no_gain: Count | None = None
+    """Configurations in a row without a better one."""
 
 
 class SearchConfig(Model):
-    """How configurations are proposed.
+    """How configurations are proposed."""
 
-    `pack` configurations are trained at once in one process; "auto": as many as the machine trains best. `generation`
-    packs are proposed from the same knowledge and told together, in order: so a sweep repeats exactly, whichever
-    worker finishes first.
-
-    `cap`: upper bounds on parameters of the space, by name, and for single methods by method and name, see
-    `spaces.SearchSpace.capped`: so methods whose spaces differ get one budget.
-    `grid`: how many values a parameter has with the sampler "grid", by its name; three where it is not named.
-    `pruner`: how configurations that do badly leave early, see `gcsearch.search.pruning`, at `rungs` rungs of which
-    each keeps one in `eta`, the first at the share `first_rung` of a configuration's epochs. `checkpoint_every`: epochs
-    of a pack that are lost at most when its process is killed.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     space: Text = "gcscoop"
+    """The search space: the name of one that ships with gcsearch, mostly that of its method, or the path of a file."""
     sampler: Literal["tpe", "gp", "cmaes", "nsga2", "nsga3", "qmc", "random", "grid"] = "tpe"
+    """What proposes the configurations: one of Optuna's samplers."""
     cap: dict[str, float | dict[str, float]] = {}
+    """Upper bounds on parameters of the space, by name, and for single methods by method and name, see
+    `SearchSpace.capped`: so methods whose spaces differ get one budget."""
     grid: dict[str, Count] = {}
+    """How many values a parameter has with the sampler "grid", by its name; three where it is not named."""
     objective: Objective | Annotated[tuple[ObjectiveOfSeveral, ...], Field(min_length=2)] = "val_base_margin"
-    """One, or several of which none may get worse for another's sake: then the search is after their front."""
+    """What is maximised, on validation images. One, or several of which none may get worse for another's sake: then the
+    search is after their front."""
 
     trials: Count = 32
+    """How many configurations are tried."""
     seed: SamplerSeed = 0
+    """What the sampler draws with."""
     pack: Annotated[int, Field(ge=1, le=1000)] | Literal["auto"] = 4
+    """Configurations that are trained at once in one process; "auto": as many as the machine trains best."""
     generation: Count = 2
+    """Packs that are proposed from the same knowledge and told together, in order: so a sweep repeats exactly,
+    whichever worker finishes first."""
     startup: CountOrZero = 10
+    """Configurations that are drawn before the sampler learns from what came of them."""
     pruner: Literal["none", "halving", "hyperband", "asha", "median"] = "none"
+    """How configurations that do badly leave early, see `gcsearch.search.pruning`."""
     eta: Annotated[int, Field(ge=2, le=1000)] = 2
+    """One in `eta` goes on at a rung of the pruner."""
     rungs: Annotated[int, Field(ge=1, le=20)] = 2
+    """At how many epochs the pruner looks."""
     first_rung: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Where it looks first, as a share of a configuration's epochs."""
     checkpoint_every: Count = 10
+    """Epochs of a pack that are lost at most when its process is killed."""
     budget: Budget = Budget()
     warm_start: tuple[Text, ...] = ()
     """Earlier sweeps of the same task; what came of them is known before the first proposal."""
@@ -176,16 +184,18 @@ class Tracking(Model):
 
 
 class Confirm(Model):
-    """How the sweep's answer is chosen and tested, see `gcsearch.driver.confirm`.
+    """How the sweep's answer is chosen and tested, see `gcsearch.driver.confirm`."""
 
-    The best `top` configurations of the search are measured again with `seeds`, and the simplest within one standard
-    error of their best is the champion; with 1 the first of the search is.  They and the `references` are then
-    trained on all classes of the protocol with `seeds` and measured on test images.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     top: Count = 5
+    """The best `top` configurations of the search are measured again with `seeds`, and the simplest within one standard
+    error of their best is the champion; with 1 the first of the search is."""
     seeds: Seeds = (4, 5, 6, 7, 8)
+    """The shortlist and the `references` are then trained with them on all classes of the protocol, and measured on
+    test images. They are others than those of the search."""
     references: tuple[str, ...] = ("zeroshot", "coop", "sam", "literature")
+    """What stands beside the champion: methods at their published configurations, and points of the space by label."""
 
 
 def _one_name(name: str) -> str:
@@ -204,14 +214,18 @@ def _one_name(name: str) -> str:
 class Pipeline(Model):
     """One job: a task, a search on it, and what to do with the result. The content of a pipeline file."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     version: Literal[1] = 1
     name: Annotated[str, AfterValidator(_one_name)]
+    """That of the sweep and of its folder."""
     task: Task = Task()
     search: SearchConfig = SearchConfig()
     confirm: Confirm = Confirm()
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     evaluate_every: Count = 1
+    """Epochs from one measurement on validation images to the next."""
 
     @property
     def measured(self) -> tuple[tuple[Stage, tuple[int, ...]], ...]:

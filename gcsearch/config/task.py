@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 
 from gcsearch.config.base import Count, Model, Seeds, Text, plain_name
 from gcsearch.errors import InputError
@@ -28,42 +28,52 @@ def _folds(known: dict[str, Any]) -> int:
 
 
 class Task(Model):
-    """What is trained on: data set, frozen model and few-shot protocol.
+    """What is trained on: data set, frozen model and few-shot protocol."""
 
-    `also`: further data sets, on each of which a configuration has prompts of its own: a search for one configuration
-    that suits them all, see `gcsearch.results.multi_dataset`. `classes`: "base" trains the first half of the classes
-    and measures the second as new ones, "all" trains all. `targets`: data sets that the prompt is measured on in the
-    stage `test`, with all their classes and test images.
-    `views` augmented views of each training image are encoded once; epoch e uses view (e-1) mod views.
-    `val_shots` validation images per class score the search (`"all"`: every one that the data set has); unset, the
-    published min(shots, 4). `folds`: in the search stage the seed at index i trains on the base classes without fold
-    i mod `folds`, which plays "new"; 1 holds nothing out, and nothing else goes with all classes. `precision` is that
-    of the frozen text tower; what is trained is float32 always. `template` is that of zero-shot CLIP and of losses
-    that refer to it; in a pipeline's file "own" stands for the data set's.
-    `also_templates`: those of the data sets of `also`, in order, where they differ from `template`; "own" there fills
-    them in. `exif`: images are turned as their EXIF orientation says; the reference code does not.
-    `other_names`: a text file with one name per line for NFL, in place of the embedded list. `repeats`:
-    "refuse" a data set whose test images are also in its other lists, told by content, or "keep" them, with a warning.
-    """
+    model_config = ConfigDict(use_attribute_docstrings=True)  # `gcsearch new` writes them beside the keys
 
     dataset: Text = "shapes-sketch"
+    """A data set that gcsearch knows by name, or `folder:NAME` (a folder per class) or `table:FILE` below `root`."""
     root: Text | None = None
+    """The folder that holds the data sets."""
     backbone: Text = "mini"
+    """The frozen CLIP: a name of open_clip's, or the bundled test bed `mini`, which knows nothing but the embedded
+    drawings."""
     pretrained: Text | None = None
+    """Its weights: a tag of open_clip's, or the path of a checkpoint."""
     template: str = "a photo of a {}."
+    """The sentence of zero-shot CLIP and of losses that refer to it; in a pipeline's file "own" is the data set's."""
     also: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
+    """Further data sets, on each of which a configuration has prompts of its own: a search for one configuration
+    that suits them all, see `gcsearch.results.multi_dataset`."""
     classes: Literal["base", "all"] = "base"
+    """`base` trains the first half of the classes and measures the second as new ones; `all` trains all."""
     targets: Annotated[tuple[str, ...], AfterValidator(_distinct_names)] = ()
+    """Data sets that the prompt is measured on in the stage `test`, with all their classes and test images."""
     shots: Count = 16
+    """Training images per class; of a class that has fewer, all."""
     val_shots: Count | Literal["all"] = Field(default_factory=_val_shots)
+    """Validation images per class that score the search, or "all" that there are. Unset: min(shots, 4), as
+    published."""
     folds: Count = Field(default_factory=_folds)
+    """In the search the seed at index i trains on the base classes without fold i mod `folds`, which plays "new"; 1
+    holds nothing out, and nothing else goes with all classes."""
     views: Annotated[int, Field(ge=1, le=10**4)] = 8
+    """Augmented views of each training image that are encoded once; epoch e uses view (e-1) mod views."""
     seeds: Seeds = (1, 2, 3)
+    """Every configuration of the search is trained with each of them; they also draw the images."""
     precision: Precision = "float32"
+    """That of the frozen text tower; what is trained is float32 always."""
     exif: bool = False
+    """Turn images as their EXIF orientation says; the reference code does not."""
     other_names: Text | None = None
+    """A text file with one name per line for NFL, in place of the embedded list."""
     repeats: Literal["refuse", "keep"] = "refuse"
+    """`refuse` a data set whose test images are also in its other lists, told by content, or `keep` them, with a
+    warning."""
     also_templates: tuple[str, ...] = ()
+    """The templates of the data sets of `also`, in order, where they differ from `template`; "own" there fills them
+    in."""
 
     @property
     def each(self) -> tuple[Task, ...]:

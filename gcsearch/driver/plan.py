@@ -140,7 +140,10 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
     seconds = {
         "start_seconds": START_SECONDS,
         "encode_seconds": encode_seconds,
-        "search_seconds": _rounds(chosen, settings - done, size, placement) * pack_seconds,
+        "search_seconds": min(
+            _rounds(chosen, settings - done, size, placement) * pack_seconds,
+            60 * (chosen.search.budget.minutes or math.inf),
+        ),
         "confirm_seconds": _confirming(chosen, space, labs, placement),
     }
     if finished:
@@ -169,10 +172,16 @@ def make(chosen: Pipeline, *, store: str | Path | None = None, counted: set[Path
         notes=(
             *notes,
             *filter(None, repeats),
+            *_ends_by_the_clock(chosen),
             *checks.cap_remarks(chosen, space),
             *checks.test_bed_remarks(chosen.task),
         ),
     )
+
+
+def _ends_by_the_clock(chosen: Pipeline) -> list[str]:
+    minutes = chosen.search.budget.minutes
+    return [f"the search ends after {minutes:g} minutes, however many configurations it has tried"] if minutes else []
 
 
 def _begun(chosen: Pipeline, space: SearchSpace, store: str | Path | None) -> tuple[int, bool, list[str]]:

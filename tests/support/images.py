@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -31,3 +32,15 @@ def write_dataset(root: Path, classes=CLASSES, train=6, val=4, test=6) -> Path:
                 split[part].append([str(path), label, name])
     (root / "tiny" / "split_zhou_Tiny.json").write_text(json.dumps(split))
     return root
+
+
+def drawn_folders(folder: Path, classes: Mapping[str, int]) -> Path:
+    """A folder per class with so many small pictures, all different: every class a colour with noise."""
+    generator = np.random.default_rng(0)
+    for name, count in classes.items():
+        colour = generator.uniform(40, 215, 3)
+        (folder / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.clip(colour + generator.normal(0, 30, (24, 24, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{index}.png")
+    return folder

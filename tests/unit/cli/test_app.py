@@ -33,6 +33,7 @@ def gcsearch(*words, cwd=None, **environment):
 
 
 COMMANDS = [
+    "new",
     "run",
     "resume",
     "status",
