@@ -14,7 +14,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from gcsearch.cli import streams
-from gcsearch.cli.commands import data, export, new, results, sweeps
+from gcsearch.cli.commands import browse, data, export, new, results, sweeps
 from gcsearch.cli.streams import say
 from gcsearch.sweep import interrupts
 
@@ -48,6 +48,7 @@ _COMMANDS: dict[Callable[..., None], str] = {
     export.landscape: "gcsearch landscape best --out landscape.html",
     results.report: "gcsearch report demo --out demo.html",
     results.ui: "gcsearch ui --port 5000",
+    browse.study: "gcsearch study demo --storage sqlite:///study.db",
     data.doctor: "gcsearch doctor",
 }
 """The commands in the order of `gcsearch --help`, each with the example that its own help ends with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,8 @@ from gcsearch.results import ranking
 from gcsearch.results.differences import pooled
 from gcsearch.results.multi_dataset import as_dataset
 from gcsearch.results.tables.table import record_entry, to_frame
-from gcsearch.sweep.journal import Journal, RecordEvent, run_key
+from gcsearch.sweep.journal import Journal, RecordEvent, TrialProposed, run_key
+from gcsearch.sweep.lease import look
 from gcsearch.sweep.state import StateReader, SweepState
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from gcsearch.results.comparison import Finished
     from gcsearch.results.report.picture import Picture, ReportData
+    from gcsearch.results.report.study import EndedTrial, ProposedTrial, Storage, Study, StudySource
 
 ADDRESS = "tracking-uri"
 
@@ -304,6 +306,46 @@ class Sweep:
         `warn` is told of pictures that could not be drawn, a line each.
         """
         return write_report(self, Path(path) if path else self.folder / "report.html", warn)
+
+    def to_study(self, storage: Storage | None = None, name: str | None = None, *, replace: bool = False) -> Study:
+        """The search as an Optuna study, for Optuna's own tools; in memory, or written to a storage of Optuna's.
+
+        Trials keep their numbers and have their true states, intermediate values and times; what else is known of them
+        is in their attributes, see docs/python.md. A study that was written before is brought up to date.
+
+        Args:
+            storage: a URL such as `sqlite:///study.db`, the file of a journal of Optuna's, or an object of it.
+            name: of the study, by default the sweep's.
+            replace: also a study of this name that is not this sweep's.
+        """
+        from gcsearch.results.report import study
+
+        return study.write(_study_source(self), storage, name or self.name, replace=replace)
+
+
+def _study_source(sweep: Sweep) -> StudySource:
+    """What the study of the sweep is made of, as its journal is now."""
+    from gcsearch.results.report.study import StudySource
+
+    state = sweep.state
+    return StudySource(sweep.id, state.lines, report_data(sweep), _study_trials(sweep, state))
+
+
+def _study_trials(sweep: Sweep, state: SweepState) -> Iterator[EndedTrial | ProposedTrial]:
+    """The trials of the search by number, those that were proposed and have no record included."""
+    from gcsearch.results.report.study import EndedTrial, ProposedTrial
+
+    seen = look(sweep.store.lease(sweep.name)) if state.running else None
+    driven = seen is not None and not seen.gone
+    asked = {one.number: one for one in sweep.journal.events(TrialProposed)} if state.running else {}
+    for number in sorted(state.records.keys() | state.running):
+        if number in state.records:
+            event = sweep.journal.read(state.places[number])
+            if isinstance(event, RecordEvent):
+                yield EndedTrial(event.record, event.time)
+        else:
+            one = asked[number]
+            yield ProposedTrial(number, one.config, one.time, one.label, trains=driven)
 
 
 def _with_runs(records: Sequence[TrialRecord], state: SweepState) -> list[TrialRecord]:

@@ -50,6 +50,7 @@ COMMANDS = [
     "landscape",
     "report",
     "ui",
+    "study",
     "doctor",
 ]
 COMMANDS += ["data list", "data write", "data check"]
@@ -139,6 +140,7 @@ def test_wrong_search_spaces_end_with_2_as_well(tmp_path):
         (["landscape", "missing", "--out", "loss.pdf"], "a picture is a .html or a .png file"),
         (["compare", "a", "--json", "--csv"], "one output has one form"),
         (["ui"], "no MLflow store here yet"),
+        (["study", "missing", "--storage", "study.log"], "no sweep of this name"),
         (["status", "--store", "s3://bucket/store"], "--store: the store is a folder"),
         (["run", "demo", "--export", "/"], "/, --export: an export goes to a new folder"),
         (["run", "method-comparison", "--export", "best"], "--export: a matrix has a champion for each sweep"),
