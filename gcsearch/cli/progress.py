@@ -31,6 +31,8 @@ from gcsearch.sweep.store import LOG_FILE
 from gcsearch.sweep.sweep import Sweep
 
 TITLES = {
+    "download": "downloading, MiB",
+    "unpack": "unpacking",
     "data": "writing the data set",
     "check": "opening images",
     "nodes": "looking at the nodes",

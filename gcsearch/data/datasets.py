@@ -140,6 +140,8 @@ DATASETS: dict[str, Layout] = {
     "ImageNetR": Layout(
         "imagenet-rendition", "imagenet-r", reader=benchmark.imagenet_folders, published=(200, 0, 0, 30000)
     ),
+    "CIFAR10": Layout("cifar-10", "", reader=own.own_folders),
+    "CIFAR100": Layout("cifar-100", "", reader=own.own_folders),
     **{name: Layout(world.folder, "images", world.split_file) for name, world in worlds.WORLDS.items()},
 }
 
@@ -206,6 +208,8 @@ _TITLES = {
     "ImageNetSketch": "ImageNet-Sketch",
     "ImageNetA": "ImageNet-A",
     "ImageNetR": "ImageNet-R",
+    "CIFAR10": "CIFAR-10",
+    "CIFAR100": "CIFAR-100",
 }
 
 

@@ -10,7 +10,8 @@ import typer
 
 from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, show_progress
 from gcsearch.cli.commands.running import announce
-from gcsearch.cli.render import print_cache, print_inventory, print_json, print_pairs
+from gcsearch.cli.render import near, print_cache, print_inventory, print_json, print_pairs, print_table
+from gcsearch.cli.streams import say
 
 if TYPE_CHECKING:
     from gcsearch.cli.progress import ProgressCallback
@@ -58,6 +59,56 @@ def data_write(
         callback.stage("data")
         folder = worlds.write_dataset(name, root, seed=seed, on_image=callback.progress)
     print(folder)
+
+
+@data_app.command("get", epilog="Example: gcsearch data get OxfordPets --root ./data")
+def data_get(
+    name: Annotated[str | None, typer.Argument(help="Name of a public data set. [default: list them]")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder that holds data sets.")] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fetch a public data set through torchvision's loader, and check it; of others say what to put where.
+
+    It appears whole or not at all. Without a name all of them are listed. Ends with 1 where the data set is not there
+    or not whole in the end.
+    """
+    from gcsearch.data import fetch, inspect
+    from gcsearch.errors import InputError
+    from gcsearch.files import absolute
+    from gcsearch.results.documents import DatasetFinding
+
+    if name is None:
+        _list_public()
+        return
+    if root is None:
+        raise InputError("the folder that holds data sets is needed", key="--root", remedy="Add `--root ./data`.")
+    name, root = fetch.find(name), absolute(root, key="--root")
+    with show_progress(quiet=quiet) as watcher:
+        if fetch.is_there(name, root):
+            say(f"{name} is in {root} already")
+        elif not fetch.SOURCES[name].loader:
+            say(f"{name} cannot be fetched by torchvision")
+            print_pairs([(name, "\n".join(fetch.by_hand(name, root)))])
+            sys.exit(1)
+        else:
+            fetch.fetch(name, root, stage=watcher.stage, progress=watcher.progress)
+        watcher.stage("check")
+        finding = inspect.examine(root, name, verify=True, progress=watcher.progress)
+    print_json(DatasetFinding(**finding.to_dict()).dump()) if as_json else print_inventory([finding])
+    if not as_json:
+        print(near(Path(finding.folder)))
+    # Copies among the images of a public data set are its own, and are told: it is whole all the same.
+    sys.exit(1 if finding.problem or finding.missing or finding.unreadable else 0)
+
+
+def _list_public() -> None:
+    from gcsearch.data.fetch import SOURCES
+    from gcsearch.results.tables.table import Heading, Table
+
+    rows = [[name, "torchvision" if source.loader else "by hand", source.page] for name, source in SOURCES.items()]
+    print_table(Table("", [Heading(text, words=True) for text in ("", "fetched by", "official page")], rows))
+    print("gcsearch data get NAME --root DIR fetches one, or says what to put where")
 
 
 @data_app.command("check", epilog="Example: gcsearch data check ./data --dataset OxfordPets --verify")

@@ -53,7 +53,7 @@ COMMANDS = [
     "study",
     "doctor",
 ]
-COMMANDS += ["data list", "data write", "data check"]
+COMMANDS += ["data list", "data get", "data write", "data check"]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
