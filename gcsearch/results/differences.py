@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import Any
 
 from gcsearch import stats
-from gcsearch.config.trials import TrialRecord
+from gcsearch.config.trials import EpochReport, TrialRecord
 from gcsearch.stats import finite, spread
 
 CONFIDENCE = 0.95
@@ -183,3 +183,19 @@ def pooled(records: Iterable[TrialRecord]) -> TrialRecord:
             "seconds": math.fsum(one.seconds for one in every),
         }
     )
+
+
+def joined_curve(records: Sequence[TrialRecord]) -> tuple[EpochReport, ...]:
+    """The curves of one configuration over batches of seeds as one, at the epochs that were measured in all.
+
+    A seed that was measured twice counts twice nowhere: batches have no seed in common.
+    """
+    by_epoch = [{report.epoch: report for report in record.curve} for record in records]
+    common = sorted(set.intersection(*map(set, by_epoch))) if by_epoch else []
+    found = []
+    for epoch in common:
+        reports = [curve[epoch] for curve in by_epoch]
+        names = [name for name in reports[0].metrics if all(name in one.metrics for one in reports)]
+        metrics = {name: tuple(value for one in reports for value in one.metrics[name]) for name in names}
+        found.append(reports[0].model_copy(update={"metrics": metrics}))
+    return tuple(found)

@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from gcsearch.config.addresses import shown
 from gcsearch.config.metrics import is_oracle
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.results.ranking import rank
+from gcsearch.results.tables.wording import duration as duration
 from gcsearch.stats import number
 from gcsearch.sweep.journal import (
     BudgetSpent,
@@ -24,6 +24,7 @@ from gcsearch.sweep.journal import (
     DataMeasured,
     EarlierRecords,
     Event,
+    FileWritten,
     Journal,
     Line,
     PackSized,
@@ -107,6 +108,8 @@ class SweepState:
     runs: Mapping[RunKey, str] = field(default_factory=dict)
     """Ids of MLflow runs."""
     rechecked: tuple[TrialRecord, ...] = ()
+    confirmed_places: tuple[int, ...] = ()
+    """The first byte of each line `confirmed`."""
     seeds: tuple[tuple[int, ...], ...] = ()
     """Batches of seeds that were added to the confirmation."""
     budget: str = ""
@@ -130,6 +133,8 @@ class SweepState:
     """When the last of these sessions began."""
     last: datetime | None = None
     """When the last line was written."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Seconds of all sessions by what they went to: start, search, recheck, confirmation, report."""
 
     @property
     def finished(self) -> bool:
@@ -148,7 +153,10 @@ class SweepState:
         session, last, count, size = state.session, state.last, state.lines, state.size
         # Nearly all lines are of these kinds, and no copy of a large state is made for each.
         records, places, runs, running = dict(state.records), dict(state.places), dict(state.runs), set(state.running)
+        seconds = dict(state.stage_seconds)
         for event, start, end in lines:
+            if last and (stage := _stage_of(event, session, searched=state.searched, confirmed=state.confirmed)):
+                seconds[stage] = seconds.get(stage, 0.0) + _between(last, event.time)
             session = session.after(event)
             match event:
                 case TrialProposed():
@@ -158,12 +166,14 @@ class SweepState:
                     running.discard(event.record.number)
                 case RunLogged():
                     runs[event.key] = event.run_id
+                case TrialConfirmed():
+                    state = replace(state, searched=True, confirmed_places=(*state.confirmed_places, start))
                 case _:
                     state = state._after(event, last)
             last, count, size = event.time, count + 1, end
         return replace(
             state, lines=count, size=size, session=session, last=last,
-            records=records, places=places, runs=runs, running=frozenset(running),
+            records=records, places=places, runs=runs, running=frozenset(running), stage_seconds=seconds,
         )  # fmt: skip
 
     def _after(self, event: Event, last: datetime | None) -> SweepState:
@@ -184,8 +194,6 @@ class SweepState:
                 return replace(self, seeds=(*self.seeds, event.seeds), confirmed=False, end=None)
             case BudgetSpent():
                 return replace(self, searched=True, budget=event.why)
-            case TrialConfirmed():
-                return replace(self, searched=True)
             case TrialRechecked():
                 return replace(self, searched=True, rechecked=(*self.rechecked, event.record))
             case ConfirmationEnded():
@@ -198,6 +206,23 @@ class SweepState:
             case DataMeasured():
                 return replace(self, measured=_together(self.measured, event))
         return self
+
+
+_STAGES: dict[type[Event], str] = {
+    TrialEnded: "search",
+    TrialRechecked: "recheck",
+    TrialConfirmed: "confirmation",
+    ConfirmationEnded: "confirmation",
+    FileWritten: "report",
+}
+
+
+def _stage_of(event: Event, session: SessionProgress, *, searched: bool, confirmed: bool) -> str:
+    """What the time before a line went to; "" for the time between two sessions."""
+    if isinstance(event, SessionOpened | SweepExtended | SeedsAdded):
+        return ""
+    stage = "report" if confirmed else "confirmation" if searched else "search" if session.first_proposal else "start"
+    return _STAGES.get(type(event), stage)
 
 
 def _between(first: datetime | None, last: datetime | None) -> float:
@@ -368,14 +393,6 @@ def _word(seen: LeaseState | None, end: SessionEnd | None, *, asked: bool) -> st
     if seen is None or seen.gone:
         return _WORDS[end]
     return "stopping" if asked else "running"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: `40 seconds`, `12.5 minutes`, `3.1 hours`."""
-    minutes, hours = seconds / 60, seconds / 3600
-    if minutes < 1.5:
-        return f"{ceil(seconds)} seconds"
-    return f"{minutes:.1f} minutes" if hours < 1.5 else f"{hours:.1f} hours"
 
 
 CURSOR = "synced.json"

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from gcsearch import files
+from gcsearch.config import search_space
 from gcsearch.config.addresses import has_secrets, without_secrets
 from gcsearch.config.base import plain_name
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.provenance import environment
+from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.errors import InputError
 from gcsearch.results import ranking
-from gcsearch.results.differences import pooled
+from gcsearch.results.differences import joined_curve, pooled
 from gcsearch.results.multi_dataset import as_dataset
 from gcsearch.results.tables.table import record_entry, to_frame
 from gcsearch.sweep.journal import Journal, RecordEvent, TrialProposed, run_key
@@ -192,11 +194,27 @@ class Sweep:
         curves = [event.record.curve for event in events if isinstance(event, RecordEvent)]
         return [one.model_copy(update={"curve": curve}) for one, curve in zip(records, curves, strict=True)]
 
+    def confirmed_with_curves(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """Records of the confirmation, each with its curve: the epochs that were measured with all of its seeds."""
+        events = [self.journal.read(place) for place in self.state.confirmed_places]
+        parts = [event.record for event in events if isinstance(event, RecordEvent)]
+        return [
+            one.model_copy(update={"curve": joined_curve([p for p in parts if _is_part(p, one)])}) for one in records
+        ]
+
     @_by_state
     def finals(self) -> list[TrialRecord]:
         """The confirmed configurations (stage `test`), without curves: references first, the champion last."""
         state = self.state
         return _with_runs(state.final.records if state.final else (), state)
+
+    @cached_property
+    def space(self) -> SearchSpace | None:
+        """The search space that the sweep began with, capped; None where its file is not there or not right."""
+        try:
+            return search_space.load(self.folder / SPACE_FILE).capped(self.pipeline.search.cap)
+        except InputError:
+            return None
 
     @_by_state
     def ranking(self) -> ranking.Ranking:
@@ -348,6 +366,11 @@ def _study_trials(sweep: Sweep, state: SweepState) -> Iterator[EndedTrial | Prop
             yield ProposedTrial(number, one.config, one.time, one.label, trains=driven)
 
 
+def _is_part(part: TrialRecord, whole: TrialRecord) -> bool:
+    """Whether a record of some seeds is of the same configuration, and ended well."""
+    return (part.number, part.config, part.outcome) == (whole.number, whole.config, Outcome.COMPLETE)
+
+
 def _with_runs(records: Sequence[TrialRecord], state: SweepState) -> list[TrialRecord]:
     """The records with the ids of their MLflow runs, as far as there are any."""
     return [one.model_copy(update={"run_id": state.runs.get(run_key(one), "")}) for one in records]
@@ -471,6 +494,9 @@ def report_data(sweep: Sweep) -> ReportData:
         sweep.champion.number if any(row.rank for row in sweep.ranking) else None,
         rechecked=sweep.rechecked,
         with_curves=sweep.with_curves,
+        confirmed_with_curves=sweep.confirmed_with_curves,
+        space=sweep.space,
+        stage_seconds=sweep.state.stage_seconds,
     )
 
 

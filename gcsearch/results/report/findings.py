@@ -289,6 +289,20 @@ def compared(ranking: Sequence[RankedTrial], champion: int, every: int) -> list[
     return list(chosen.values())[: _OTHERS + 1]
 
 
+def landmarks(finals: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Of the confirmed ones the champion, plain CoOp and the literature's configuration, as far as there are such.
+
+    The literature's is left out where it is the champion.
+    """
+    champion = champion_of(finals)
+    if champion is None:
+        return []
+    references = [record for record in finals if record.role is Role.REFERENCE and record.config != champion.config]
+    coop = [record for record in references if record.config.method == "coop"][:1]
+    published = [record for record in references if record.config.method == champion.config.method != "coop"][:1]
+    return [champion, *coop, *published]
+
+
 class Branches(NamedTuple):
     """How a gradient-constrained configuration chose: per cent of steps per branch, and the mean cosine."""
 

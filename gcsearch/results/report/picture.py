@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from gcsearch.config.metrics import Metric, find
 from gcsearch.config.pipeline import Pipeline
+from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import TrialRecord
 from gcsearch.results.ranking import Ranking, ranking
+from gcsearch.results.report.numbers.contributions import literature_of
+from gcsearch.results.report.numbers.surrogate import Configuration, Surrogate, fit, natural
 from gcsearch.results.report.responses import Responses, responses
 from gcsearch.results.tables.table import Table
 
@@ -77,7 +80,8 @@ class ReportData:
 
     `finals` are of the confirmation, labelled, the champion's role is champion; `champion` is its number in the search,
     None where no trial completed.  `rechecked` is the shortlist as measured again, which the champion was chosen by.
-    `records` may come without their curves: `with_curves` reads those of the few that are drawn.
+    `records` may come without their curves: `with_curves` reads those of the few that are drawn, and
+    `confirmed_with_curves` those of `finals`.
     """
 
     pipeline: Pipeline
@@ -86,6 +90,11 @@ class ReportData:
     champion: int | None = None
     rechecked: Sequence[TrialRecord] = ()
     with_curves: WithCurves = lambda records: records
+    confirmed_with_curves: WithCurves = lambda records: records
+    space: SearchSpace | None = None
+    """None where it is not known: then there is no surrogate."""
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+    """On the clock, see `gcsearch.results.report.numbers.course.STAGES`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "records", sorted(self.records, key=lambda record: record.number))
@@ -99,6 +108,26 @@ class ReportData:
     def ranked(self) -> Ranking:
         """The search, best first, as the terminal shows it."""
         return ranking(self.pipeline, self.records)
+
+    @cached_property
+    def literature(self) -> TrialRecord | None:
+        """The search's trial of the literature's configuration."""
+        return literature_of(self.records)
+
+    @cached_property
+    def surrogate(self) -> Surrogate | None:
+        """What the objective is expected to be at other configurations; None where too little is known."""
+        anchors = [self.champion, self.literature.number if self.literature else None]
+        try:
+            keep = [number for number in anchors if number is not None]
+            return fit(self.space, self.records, self.objective.key, keep) if self.space else None
+        except ValueError:  # too few configurations
+            return None
+
+    def natural(self, number: int | None) -> Configuration | None:
+        """The configuration of a trial as the space has it."""
+        record = next((record for record in self.records if record.number == number), None)
+        return natural(self.space, record) if self.space and record else None
 
     @cached_property
     def tried(self) -> Responses:

@@ -6,6 +6,7 @@ import html
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from math import ceil
 from typing import NamedTuple
 
 from gcsearch.config.base import Value
@@ -51,6 +52,14 @@ def value_text(value: Value) -> str:
 def counted(number: int, noun: str) -> str:
     """`1 seed`, `2 seeds`."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `40 seconds`, `12.5 minutes`, `3.1 hours`."""
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 1.5:
+        return f"{ceil(seconds)} seconds"
+    return f"{minutes:.1f} minutes" if hours < 1.5 else f"{hours:.1f} hours"
 
 
 def joined(names: Sequence[str]) -> str:

@@ -130,3 +130,13 @@ def draw_cosine(cosine: DataFrame, bounds: dict[str, float]) -> go.Figure:
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(title_text="cosine of the two gradients", range=[min([-0.05, *cosine["low"]]), 1.04])
     return figure
+
+
+def on_test_images(curves: Sequence[tuple[str, Curve]], metric: Metric, every: str) -> Picture:
+    """A metric of test images over the epochs of the confirmation; the first curve is the champion's."""
+    caption = (
+        f"Shown is {metric.legend}, {every}; the band spans the champion's lowest and highest seed. A curve that falls "
+        "while that of the trained classes rises is overfitting. Nothing was chosen by these numbers."
+    )
+    draw = partial(draw_curves, objective=metric)
+    return Picture(f"test-curves-{metric.column}", metric.title.capitalize(), caption, partial(_curves, curves), draw)

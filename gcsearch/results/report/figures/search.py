@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import plotly.graph_objects as go
 
+from gcsearch.config.base import Value
 from gcsearch.config.metrics import Metric
 from gcsearch.config.trials import Outcome
 from gcsearch.results.report.findings import History
+from gcsearch.results.report.numbers.surrogate import Estimates
 from gcsearch.results.report.picture import Picture
 from gcsearch.results.report.responses import Axis, Responses, Surface, round_steps
 from gcsearch.results.report.theme import (
     ACCENT,
+    BAND,
     BAR,
     BLUE,
     GREY,
@@ -35,6 +38,9 @@ from gcsearch.results.report.theme import (
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+Expected = tuple[Sequence[Value], Estimates]
+"""Values of a hyperparameter and what the surrogate expects there."""
 
 _MEANING = {
     "rho": "rho, radius of the perturbation",
@@ -64,13 +70,20 @@ def course_of_search(course: History, champion: int | None, objective: Metric) -
     return Picture("course-of-the-search", "Course of the search", caption, partial(_course, course), draw)
 
 
-def slice_of(tried: Responses, name: str, champion: int | None, objective: Metric) -> Picture:
-    """The objective over one hyperparameter."""
+def slice_of(
+    tried: Responses, name: str, champion: int | None, objective: Metric, expected: Expected | None = None
+) -> Picture:
+    """The objective over one hyperparameter; `expected` is the surrogate's with all others as the champion has them."""
     one = tried.axes[name]
-    caption = "".join(f"“{text}” stands apart from the numbers." for text in one.special.values())
+    caption = "".join(f"“{text}” stands apart from the numbers. " for text in one.special.values())
+    if expected:
+        caption += (
+            "The line is what the surrogate expects with all else as in the champion; the band is the 95 % interval of "
+            "the difference from the champion."
+        )
     draw = partial(draw_slice, one=one, champion=champion, objective=objective)
-    data = partial(_places, tried, (name,), objective)
-    return Picture(f"slice-{file_name(name)}", _MEANING.get(name, name), caption, data, draw)
+    data = partial(_slice, tried, name, objective, expected)
+    return Picture(f"slice-{file_name(name)}", _MEANING.get(name, name), caption.strip(), data, draw)
 
 
 def map_of(
@@ -103,6 +116,18 @@ def _places(tried: Responses, names: tuple[str, ...], objective: Metric) -> Data
         for i in tried.having(names)
     ]
     return pd.DataFrame(rows, columns=["trial", *names, objective.key], dtype=object)
+
+
+def _slice(tried: Responses, name: str, objective: Metric, expected: Expected | None) -> DataFrame:
+    """The configurations, and below them the line that is expected, which has no trial but an interval."""
+    points = _places(tried, (name,), objective).assign(low=None, high=None)
+    if expected is None:
+        return points
+    import pandas as pd
+
+    values, estimates = expected
+    rows = [(None, value, float(estimates.means[i]), *estimates.interval(i)) for i, value in enumerate(values)]
+    return pd.concat([points, pd.DataFrame(rows, columns=points.columns, dtype=object)], ignore_index=True)
 
 
 def _shares(shares: Mapping[str, float]) -> DataFrame:
@@ -148,9 +173,15 @@ def draw_history(course: DataFrame, champion: int | None, objective: Metric) -> 
 
 def draw_slice(points: DataFrame, one: Axis, champion: int | None, objective: Metric) -> go.Figure:
     """One hyperparameter: its value in every completed configuration that has it, against the objective."""
+    line, points = points[points["trial"].isna()], points[points["trial"].notna()]
     trials, values = list(points["trial"]), list(points[objective.key])
     places = list(map(one.place, points[one.name]))
-    figure = styled(go.Figure([trial_dots(places, values, trials, size=8)]), 300, top=30)
+    figure = styled(
+        go.Figure([*_expected(line, one, objective), trial_dots(places, values, trials, size=8)]), 300, top=30
+    )
+    if len(line):
+        low, high = min(values), max([*values, *line["high"]])
+        figure.update_yaxes(range=[low - 0.06 * (high - low), high + 0.06 * (high - low)])
     if one.words:
         figure.update_xaxes(categoryorder="array", categoryarray=one.words)
     if champion in trials:
@@ -159,6 +190,23 @@ def draw_slice(points: DataFrame, one: Axis, champion: int | None, objective: Me
     _apply(figure.update_xaxes, one)
     figure.update_yaxes(title_text=objective.axis)
     return figure
+
+
+def _expected(line: DataFrame, one: Axis, objective: Metric) -> list[go.Scatter]:
+    """The surrogate's line over the band of its interval."""
+    if not len(line):
+        return []
+    x = [float(one.place(value)) for value in line[one.name]]
+    edge = [*line["high"], *reversed(list(line["low"]))]
+    band = go.Scatter(
+        x=[*x, *reversed(x)], y=short(edge), fill="toself", fillcolor=BAND[BLUE], line={"width": 0}, mode="lines",
+        hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
+    middle = go.Scatter(
+        x=x, y=short(list(line[objective.key])), mode="lines", line={"color": BLUE, "width": 2}, showlegend=False,
+        hovertemplate="expected %{y:.2f} at %{x:.4g}<extra></extra>",
+    )  # fmt: skip
+    return [band, middle]
 
 
 def draw_contour(

@@ -8,15 +8,22 @@ from gcsearch import files
 from gcsearch.results.report.findings import headline
 from gcsearch.results.report.pages.document import Warn, built, document
 from gcsearch.results.report.picture import Picture, ReportData, Section
-from gcsearch.results.report.sections.results import choice_section, results_section, scatter_section
+from gcsearch.results.report.sections.results import choice_section, results_section, scatter_section, worth_section
 from gcsearch.results.report.sections.search import (
     contours_section,
     history_section,
     importance_section,
+    parallel_section,
     slices_section,
+    survival_section,
     trials_section,
 )
-from gcsearch.results.report.sections.training import branches_section, curves_section
+from gcsearch.results.report.sections.training import (
+    branches_section,
+    curves_section,
+    test_curves_section,
+    time_section,
+)
 from gcsearch.results.tables.wording import counted, hovers, outcome_counts, searched
 
 
@@ -63,16 +70,21 @@ def report_sections(data: ReportData, warn: Warn = lambda _: None) -> list[Secti
     records, finals, with_curves = data.records, data.finals, data.with_curves
     parts: dict[str, Callable[[], Section]] = {
         "results": lambda: results_section(pipeline, finals),
+        "worth": lambda: worth_section(pipeline, finals),
         "choice": lambda: choice_section(pipeline, records, data.rechecked, champion, over=bool(finals)),
         "base against new": lambda: scatter_section(records, finals, champion),
         "course of the search": lambda: history_section(records, champion, objective),
-        "slices": lambda: slices_section(data.tried, champion, objective),
+        "survival": lambda: survival_section(records, pipeline.search),
+        "parallel coordinates": lambda: parallel_section(data),
+        "slices": lambda: slices_section(data),
         "maps of two": lambda: contours_section(data.tried, champion, objective),
-        "importances": lambda: importance_section(data.tried),
+        "importances": lambda: importance_section(data),
         "learning curves": lambda: curves_section(
             data.ranked, champion, objective, pipeline.evaluate_every, with_curves
         ),
+        "curves on test images": lambda: test_curves_section(data),
         "gradient rule": lambda: branches_section(records, champion, with_curves),
+        "time": lambda: time_section(data),
         "all trials": lambda: trials_section(pipeline, data.ranked, champion, objective),
     }
     return [built(name, build, warn) for name, build in parts.items()]

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from gcsearch.config.metrics import columns, find
 from gcsearch.config.pipeline import Pipeline
-from gcsearch.config.trials import TrialRecord
+from gcsearch.config.trials import Role, TrialRecord
 from gcsearch.results.comparison import results_table
 from gcsearch.results.report.figures.sides import confirmed_sides, searched_sides
+from gcsearch.results.report.figures.worth import worth_picture
 from gcsearch.results.report.findings import choice, confirmed_rows, deciding, has_both_sides, scatter_points
 from gcsearch.results.report.picture import LEAST_PICTURED, Section
 from gcsearch.results.tables.table import Heading, Table
@@ -42,6 +43,16 @@ def results_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Sectio
     )
     style = "results dense" if len(columns(task)) > _MOST_AT_EASE else "results"
     return Section("Results on test images", lead, table=table, style=style)
+
+
+def worth_section(pipeline: Pipeline, finals: Sequence[TrialRecord]) -> Section:
+    title, rows = "Is it worth it?", confirmed_rows(finals, pipeline.task)
+    leads = [row for row in rows if row.lead and row.record.role is Role.REFERENCE]
+    if not leads:
+        why = "nothing has been confirmed yet" if not finals else "no reference shares a seed and a metric with it"
+        return Section(title, f"The champion has not been compared with a reference: {why}.")
+    picture = worth_picture(leads, find(deciding(finals, pipeline.task)))
+    return Section(title, "The champion against zero-shot CLIP, known methods and the literature's values.", [picture])
 
 
 def choice_section(

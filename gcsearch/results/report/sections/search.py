@@ -5,14 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
+
 from gcsearch.config.metrics import Metric, find
-from gcsearch.config.pipeline import Pipeline
-from gcsearch.config.trials import TrialRecord
+from gcsearch.config.parameters import Range
+from gcsearch.config.pipeline import Pipeline, SearchConfig
+from gcsearch.config.trials import Role, TrialRecord
 from gcsearch.methods.registry import title_and_tags, with_tags
 from gcsearch.results.ranking import RankedTrial
-from gcsearch.results.report.figures.search import course_of_search, importances_picture, map_of, slice_of
+from gcsearch.results.report.figures.course import survival_picture
+from gcsearch.results.report.figures.explain import contributions_picture, in_words
+from gcsearch.results.report.figures.parallel import parallel_coordinates
+from gcsearch.results.report.figures.search import Expected, course_of_search, importances_picture, map_of, slice_of
 from gcsearch.results.report.findings import history
-from gcsearch.results.report.picture import LEAST_PICTURED, Section
+from gcsearch.results.report.numbers.contributions import Contributions, contributions
+from gcsearch.results.report.numbers.course import survival
+from gcsearch.results.report.numbers.surrogate import response
+from gcsearch.results.report.picture import LEAST_PICTURED, ReportData, Section
 from gcsearch.results.report.responses import (
     LEAST_SURFACE,
     REACH,
@@ -26,6 +35,7 @@ from gcsearch.results.tables.wording import counted, describe, outcome_counts, s
 from gcsearch.stats import spread
 
 _LEAST_IMPORTANCE = 10  # completed configurations
+_STEPS = 40  # of a line along an axis
 
 
 def history_section(records: Sequence[TrialRecord], champion: int | None, objective: Metric) -> Section:
@@ -39,13 +49,46 @@ def history_section(records: Sequence[TrialRecord], champion: int | None, object
     return Section(title, f"{counted(len(records), 'trial')}: {outcome_counts(records)}.", [picture])
 
 
-def slices_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
-    title = "One hyperparameter at a time"
+def survival_section(records: Sequence[TrialRecord], settings: SearchConfig) -> Section:
+    title, found = "Survival at rungs", survival(records, settings)
+    if not found:
+        return Section(title, "The search has no pruner: every trial trained to its end.")
+    if not records:
+        return Section(title, "No trial has ended yet.")
+    lead = f"The pruner {settings.pruner} lets the better part of the trials go on from each rung."
+    return Section(title, lead, [survival_picture(found)])
+
+
+def parallel_section(data: ReportData) -> Section:
+    title, tried = "All hyperparameters at once", data.tried
     if len(tried.records) < LEAST_PICTURED or not tried.axes:
         return Section(title, f"Fewer than {LEAST_PICTURED} different configurations have completed.")
-    pictures = [slice_of(tried, name, champion, objective) for name in tried.axes]
+    roles = {one.number: "confirmed" for one in data.finals if one.role is not Role.REFERENCE}
+    roles |= {data.literature.number: "literature"} if data.literature else {}
+    roles |= {data.champion: "champion"} if data.champion is not None else {}
+    lead = f"Every completed configuration, {data.objective.legend}."
+    return Section(title, lead, [parallel_coordinates(tried, roles, data.objective)])
+
+
+def slices_section(data: ReportData) -> Section:
+    title, tried, objective = "One hyperparameter at a time", data.tried, data.objective
+    if len(tried.records) < LEAST_PICTURED or not tried.axes:
+        return Section(title, f"Fewer than {LEAST_PICTURED} different configurations have completed.")
+    pictures = [slice_of(tried, name, data.champion, objective, _expected(data, name)) for name in tried.axes]
     lead = f"Every completed configuration, {objective.legend}. The other hyperparameters vary too, hence the scatter."
     return Section(title, lead, pictures)
+
+
+def _expected(data: ReportData, name: str) -> Expected | None:
+    """The surrogate's response to one hyperparameter around the champion."""
+    own, axis = data.natural(data.champion), data.tried.axes[name]
+    if axis.words or own is None or data.surrogate is None:
+        return None
+    values = [axis.natural(step / _STEPS) for step in range(_STEPS + 1)]
+    parameter = data.surrogate.space.dimensions[name]
+    if isinstance(parameter, Range):  # rounded as they are run
+        values = [parameter.rounded(value) for value in values]
+    return response(data.surrogate, own, name, values)
 
 
 def contours_section(tried: Responses, champion: int | None, objective: Metric) -> Section:
@@ -68,20 +111,51 @@ def contours_section(tried: Responses, champion: int | None, objective: Metric) 
     return Section(title, lead, pictures)
 
 
-def importance_section(tried: Responses) -> Section:
-    title = "Which hyperparameters mattered"
+def importance_section(data: ReportData, generator: np.random.Generator | None = None) -> Section:
+    """Contributions and importances; `generator` draws orders where too many hyperparameters differ for all."""
+    title, tried = "Which hyperparameters mattered", data.tried
     if len(tried.records) < _LEAST_IMPORTANCE:
         return Section(title, f"Fewer than {_LEAST_IMPORTANCE} configurations have completed, too few to tell.")
     shares = importances(tried)
     if not shares:
         return Section(title, "All configurations came to the same number.")
-    lead = "Read it with care: it tells which hyperparameters set the best configurations apart, not what they gain."
+    found = _contributions(data, generator)
+    if isinstance(found, str):
+        lead, pictures = found, [importances_picture(shares)]
+    else:
+        lead = in_words(found, data.objective, _measured_gain(data))
+        pictures = [contributions_picture(found, data.objective), importances_picture(shares)]
     if "rho" in tried.axes and {"beta1", "beta2"} & set(tried.axes):
         lead += (
             " As rho goes to 0 both gradients become the same, and then the bounds beta1 and beta2 mean nothing, so "
             "configurations of small rho make the bounds look less important than they are."
         )
-    return Section(title, lead, [importances_picture(shares)])
+    return Section(title, lead, pictures)
+
+
+def _contributions(data: ReportData, generator: np.random.Generator | None) -> Contributions | str:
+    """What each hyperparameter contributed to the champion's gain, or why that is not known."""
+    if data.champion is None:
+        return "There is no champion, so no gain to divide among the hyperparameters."
+    if data.literature is None:
+        return "The search did not try a configuration of the literature, so there is no gain over it to divide."
+    ours, theirs = data.natural(data.champion), data.natural(data.literature.number)
+    if data.surrogate is None or ours is None or theirs is None:
+        return "The search space is not known, or too few trials are in it, so the gain over it is not divided."
+    found = contributions(data.surrogate, ours, theirs, generator)
+    return found or "The champion is the configuration of the literature, so there is no gain to divide."
+
+
+def _measured_gain(data: ReportData) -> tuple[float, float]:
+    """The champion's objective less the literature's, in the search and as measured again; NaN where it was not."""
+
+    def gain(records: Sequence[TrialRecord]) -> float:
+        means = {record.number: record.mean(data.objective.key) for record in records}
+        ends = [data.champion, data.literature.number if data.literature else None]
+        ours, theirs = (math.nan if number is None else means.get(number, math.nan) for number in ends)
+        return ours - theirs
+
+    return gain(data.records), gain(data.rechecked)
 
 
 def trials_section(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gcsearch.config.metrics import Metric
-from gcsearch.config.trials import TrialRecord
+from gcsearch.config.metrics import METRICS, Metric, columns, find
+from gcsearch.config.trials import Role, TrialRecord
 from gcsearch.results.ranking import RankedTrial
-from gcsearch.results.report.figures.curves import chosen_gradients, cosine_of_gradients, learning_curves
-from gcsearch.results.report.findings import branches, compared, curve
-from gcsearch.results.report.picture import Section, WithCurves
-from gcsearch.results.tables.wording import describe, searched
+from gcsearch.results.report.figures.course import time_picture
+from gcsearch.results.report.figures.curves import (
+    chosen_gradients,
+    cosine_of_gradients,
+    learning_curves,
+    on_test_images,
+)
+from gcsearch.results.report.findings import branches, compared, curve, landmarks
+from gcsearch.results.report.numbers.course import time_spent
+from gcsearch.results.report.picture import ReportData, Section, WithCurves
+from gcsearch.results.tables.wording import describe, duration, named, searched
+
+_ALL = ("rho", "beta1", "beta2", "lr", "epochs")
 
 
 def curves_section(
@@ -26,6 +35,37 @@ def curves_section(
     listed = [(name, describe(record.config, names)) for name, record in chosen]
     lead = "The champion beside those from the literature and others of the search."
     return Section(title, lead, [learning_curves(curves, objective)], legend=listed)
+
+
+def test_curves_section(data: ReportData) -> Section:
+    """The overfitting picture: champion, CoOp and the literature on test images over the epochs."""
+    title = "Over the epochs, on test images"
+    chosen = landmarks(data.finals)
+    if not chosen or chosen[0].role is not Role.CHAMPION:
+        return Section(title, "The champion has not been confirmed yet.")
+    whole = [one for one in data.confirmed_with_curves(chosen) if len(one.curve) > 1]
+    if not whole or whole[0].role is not Role.CHAMPION:
+        return Section(title, "Fewer than two epochs of the champion's confirmation were measured.")
+    every = data.pipeline.evaluate_every
+    when = "measured after every epoch" if every == 1 else f"measured after every {every} epochs and the last"
+    metrics = [find(column.metric) for column in columns(data.pipeline.task)]
+    pictures = []
+    for metric in metrics:
+        curves = [(named(record), curve(record, metric.key)) for record in whole]
+        if metric.side in ("trained", "new") and metric.key in METRICS and curves[0][1].epochs:
+            pictures.append(on_test_images([one for one in curves if one[1].epochs], metric, when))
+    if not pictures:
+        return Section(title, "No accuracy of a single data set was measured.")
+    lead = "What training gains on the classes that it sees, and what it costs on those that it does not."
+    return Section(title, lead, pictures, legend=[(named(one), describe(one.config, _ALL)) for one in whole])
+
+
+def time_section(data: ReportData) -> Section:
+    title, spent = "Where the time went", time_spent(data.stage_seconds)
+    if not spent:
+        return Section(title, "The journal's times are not known.")
+    total = sum(one.seconds for one in spent)
+    return Section(title, f"{duration(total)} in all.", [time_picture(spent)])
 
 
 def branches_section(records: Sequence[TrialRecord], champion: int | None, with_curves: WithCurves) -> Section:

@@ -1,0 +1,1 @@
+"""Records to the numbers behind pictures, without plotly."""
