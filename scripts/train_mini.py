@@ -34,7 +34,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gcsearch.clip.model import declare_torchvision_operators
-from gcsearch.data.synthetic.drawing import COLOURS, PATTERNS, SHAPES, SIDE, Look, render
+from gcsearch.data.synthetic.drawing import COLOURS, PATTERNS, SHAPES, SIDE, Look
+from gcsearch.data.synthetic.styles import render
 from gcsearch.data.synthetic.worlds import WORLDS, World
 
 declare_torchvision_operators()

@@ -59,6 +59,11 @@ class Layout:
     """Classes and train, val and test images as the field reports them."""
 
 
+def _world(world: worlds.World) -> Layout:
+    """Where an embedded world lies once it is written."""
+    return Layout(world.folder, "images", world.split_file)
+
+
 def _kind(kind: str, article: str = "a ") -> tuple[str, str]:
     return f"a photo of {article}{{}}, a type of {kind}.", f"a type of {kind}, a photo of {article}{{}}."
 
@@ -142,8 +147,12 @@ DATASETS: dict[str, Layout] = {
     ),
     "CIFAR10": Layout("cifar-10", "", reader=own.own_folders),
     "CIFAR100": Layout("cifar-100", "", reader=own.own_folders),
-    **{name: Layout(world.folder, "images", world.split_file) for name, world in worlds.WORLDS.items()},
+    **{name: _world(world) for name, world in worlds.WORLDS.items()},
 }
+
+
+KINDS = ("folder:NAME", "table:FILE", worlds.GENERATED)
+"""Data sets that are named by what follows the colon."""
 
 
 @dataclass(frozen=True)
@@ -168,17 +177,19 @@ class Dataset:
 
 
 def find(name: str, key: str = "task.dataset") -> Layout:
-    """The layout of a name of the table, of `folder:NAME` (class folders) or of `table:FILE` (CSV, Parquet).
+    """The layout of a name of the table, of `folder:NAME` (class folders), `table:FILE` (CSV, Parquet), `world:SEED`.
 
     `key` is what errors name.
 
     Raises:
         InputError: no such name, or a path that leaves the root.
     """
+    if worlds.is_embedded(name):
+        return _world(worlds.find(name))
     kind, colon, path = name.partition(":")
     if not colon or kind not in ("folder", "table"):
         if name not in DATASETS:
-            raise unknown_name("data set", name, [*DATASETS, "folder:NAME", "table:FILE"], key=key)
+            raise unknown_name("data set", name, [*DATASETS, *KINDS], key=key)
         return DATASETS[name]
     if not path or not is_inside(path):
         rule = f"the path after `{kind}:` must stay below task.root"

@@ -20,6 +20,7 @@ from gcsearch.data.lists.draws import compare_draw
 from gcsearch.data.lists.folders import SkippedFilesWarning, has_images
 from gcsearch.data.lists.missing import missing_images, why_missing
 from gcsearch.data.lists.splits import FreshSplitWarning, RepeatWarning, folders_in
+from gcsearch.data.synthetic import worlds
 from gcsearch.errors import InputError
 from gcsearch.files import digest_folder
 
@@ -55,7 +56,8 @@ def present(root: Path) -> list[str]:
     """Names of the data sets of the table whose folder lies below `root`. InputError where `root` is no folder."""
     if not root.is_dir():
         raise InputError("the root must be the folder that holds all data sets", file=root)
-    return [name for name in DATASETS if (root / datasets.located(name, root).folder).is_dir()]
+    named = [name for name in DATASETS if (root / datasets.located(name, root).folder).is_dir()]
+    return named + worlds.written(root)
 
 
 def examine(root: Path, name: str, *, verify: bool = False, progress: Progress | None = None) -> Finding:
@@ -125,6 +127,7 @@ def own(root: Path) -> list[str]:
     """Names of data sets below `root` that are not in the table: folders of class folders, and tables."""
     known = {layout.folder for layout in DATASETS.values()}
     known |= {place.folder.partition("/")[0] for place in torchvision.FOLDERS.values()}
+    known |= {worlds.find(name).folder for name in worlds.written(root)}
     inside = [name for name in folders_in(root) if name not in known]
     names = [f"folder:{name}" for place in inside for name in _class_folders(root, place)]
     files = [path for folder in (root, *(root / name for name in inside)) for path in sorted(folder.glob("*.*"))]

@@ -81,7 +81,7 @@ def check_configuration(task: Task, config: TrialConfig, key: str | None = None)
 
 def is_embedded(task: Task) -> bool:
     """Whether every data set of the task is one that comes with gcsearch."""
-    return {task.dataset, *task.also, *task.targets} <= set(worlds.WORLDS)
+    return all(map(worlds.is_embedded, (task.dataset, *task.also, *task.targets)))
 
 
 _REAL_CLIP = '`backbone = "ViT-B-16"` and `pretrained = "openai"`'

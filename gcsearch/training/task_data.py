@@ -250,6 +250,6 @@ def data_root(task: Task, progress: Progress | None = None) -> Path:
         return Path(task.root).expanduser()
     root = cache_folder() / "data"
     for name in (task.dataset, *task.also, *task.targets):
-        if name in worlds.WORLDS:
+        if worlds.is_embedded(name):
             worlds.write_dataset(name, root, on_image=progress)
     return root

@@ -39,13 +39,16 @@ cache_app = typer.Typer(
 def data_list() -> None:
     """The embedded data sets."""
     from gcsearch.data.synthetic import worlds
+    from gcsearch.data.synthetic.generated import FEWEST, MOST
 
-    print_pairs([(name, f"{len(w.class_names)} classes; {w.description}") for name, w in worlds.WORLDS.items()])
+    named = [(name, f"{len(w.class_names)} classes; {w.description}") for name, w in worlds.WORLDS.items()]
+    drawn = f"one for each seed, as world:7: {FEWEST} to {MOST} classes; style, objects, likeness and noise differ"
+    print_pairs([*named, (worlds.GENERATED, drawn)])
 
 
 @data_app.command("write", epilog="Example: gcsearch data write shapes-sketch --root ./data")
 def data_write(
-    name: Annotated[str, typer.Argument(help="Name of an embedded data set, see `gcsearch data list`.")],
+    name: Annotated[str, typer.Argument(help="An embedded data set, see `gcsearch data list`; also world:SEED.")],
     root: Annotated[Path, typer.Option(help="Folder that holds data sets.")],
     seed: Annotated[
         int | None, typer.Option(min=0, help="Another seed gives other images. [default: the set's own]")

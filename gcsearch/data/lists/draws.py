@@ -72,10 +72,10 @@ def other_names(dataset: Dataset, file: str | Path | None = None) -> tuple[str, 
     """Names that are no class of `dataset`, in an order that is always the same.
 
     Those of `file` (one per line), by default a list of everyday things that ships with the package; for an
-    embedded data set the classes of the other embedded ones, since the bundled model knows no other words.
+    embedded data set the classes of the other named ones, since the bundled model knows no other words.
     InputError for a file that cannot be read or names nothing new.
     """
-    if file is None and dataset.name in worlds.WORLDS:
+    if file is None and worlds.is_embedded(dataset.name):
         pool = list(dict.fromkeys(name for world in worlds.WORLDS.values() for name in world.class_names))
         random.Random(0).shuffle(pool)
     else:

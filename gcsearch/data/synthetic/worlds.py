@@ -8,6 +8,8 @@ an ordinary data set, so that everything behind it reads them like Oxford Pets:
     ROOT/<folder>/split_zhou_<Name>.json      {"train": [[path under images/, label, class name], ...], ...}
     ROOT/<folder>/world.json                  what it was drawn from, see `recipe`
 
+`world:SEED` is one more such data set for each seed, see `generated`.
+
 Every image has a generator of its own, seeded by (seed, world, split, class, index): an image does not
 depend on which others are drawn, or in which order.  The same Pillow and NumPy give the same bytes.
 
@@ -17,12 +19,14 @@ The worlds are a test bed.  Nothing measured on them is a result about photograp
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 
@@ -30,7 +34,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gcsearch.data.synthetic.drawing import RECIPE, SIDE, Look, render
+from gcsearch.data.synthetic import generated
+from gcsearch.data.synthetic.drawing import RECIPE, SIDE, Look
+from gcsearch.data.synthetic.styles import PLAIN, Finish, render
 from gcsearch.errors import InputError, unknown_name
 
 SPLITS = ("train", "val", "test")
@@ -53,11 +59,12 @@ class World:
     val: int = 16
     test: int = 40
     clutter: float = 0.5
+    finish: Finish = PLAIN
     seed: int = 1
 
     @property
     def folder(self) -> str:
-        return self.name.replace("-", "_")
+        return re.sub("[-:]", "_", self.name)
 
     @property
     def split_file(self) -> str:
@@ -75,7 +82,7 @@ class World:
 
     def recipe(self, seed: int) -> dict[str, object]:
         """What decides every pixel; written beside the images, compared before they are reused."""
-        return {
+        told: dict[str, object] = {
             "name": self.name,
             "recipe": RECIPE,
             "seed": seed,
@@ -85,6 +92,8 @@ class World:
             "counts": self.counts,
             "class_names": list(self.class_names),
         }
+        finish = asdict(self.finish) | {"cast": list(self.finish.cast)}
+        return told if self.finish == PLAIN else told | {"finish": finish}
 
     def image(self, split: str, label: int, index: int, *, seed: int | None = None) -> NDArray[np.uint8]:
         """Draws image `index` of a class and split from the generator that belongs to it alone."""
@@ -92,7 +101,7 @@ class World:
         sequence = np.random.SeedSequence((self.seed if seed is None else seed, *key))
         look = Look.parse(self.class_names[label])
         rng = np.random.Generator(np.random.PCG64(sequence))
-        return render(look, self.style, rng, clutter=self.clutter)
+        return render(look, self.style, rng, clutter=self.clutter, finish=self.finish)
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -202,6 +211,55 @@ _WORLDS = (
 )
 
 WORLDS: Mapping[str, World] = MappingProxyType({world.name: world for world in _WORLDS})
+"""Those that have a name; `find` knows `world:SEED` too."""
+
+GENERATED = "world:SEED"
+
+_SEED = re.compile(r"world[:-](0|[1-9]\d{0,8})")
+"""Of a generated world, as a user names it and as files and metrics do (`plain_name`)."""
+
+
+def is_embedded(name: str) -> bool:
+    """Whether the data set comes with gcsearch."""
+    return name in WORLDS or _SEED.fullmatch(name) is not None
+
+
+def find(name: str) -> World:
+    """The world of a name in `WORLDS`, or the one that is drawn from the seed of `world:SEED`.
+
+    Raises:
+        InputError: neither.
+    """
+    if name in WORLDS:
+        return WORLDS[name]
+    seed = _SEED.fullmatch(name)
+    if seed is None:
+        raise unknown_name("world", name, [*WORLDS, GENERATED])
+    return _generated(int(seed[1]))
+
+
+def written(root: Path) -> list[str]:
+    """The generated worlds that lie below `root`."""
+    names = (f"world:{path.parent.name.removeprefix('world_')}" for path in sorted(root.glob("world_*/world.json")))
+    return [name for name in names if is_embedded(name)]
+
+
+@cache
+def _generated(seed: int) -> World:
+    draw = generated.Draw(seed)
+    style, finish, names = generated.style(draw), generated.finish(draw), generated.class_names(draw)
+    clutter = draw.between(0, 1.5)
+    return World(
+        name=f"world:{seed}",
+        title=f"World{seed}",
+        style=style,
+        class_names=names,
+        description=f"{len(names)} objects in the style {style}, drawn from the seed {seed}",
+        train=32,
+        test=100,
+        clutter=round(clutter, 2),
+        finish=finish,
+    )
 
 
 # -------------------------------------------------------------------------------------------- writing
@@ -222,7 +280,7 @@ def write_dataset(
     processes may do this at once, and a killed one leaves only a hidden `.<folder>.*` behind.
 
     Args:
-        name: a name in `WORLDS`.
+        name: a name in `WORLDS`, or `world:SEED`.
         root: the folder of all data sets; made where absent.
         seed: other than the world's own, for other draws of the same classes.
         on_image: called with (images done, images in all).
@@ -233,9 +291,7 @@ def write_dataset(
     Raises:
         InputError: the name is unknown, or the folder is there but is incomplete or something else.
     """
-    if name not in WORLDS:
-        raise unknown_name("world", name, WORLDS)
-    world = WORLDS[name]
+    world = find(name)
     seed = world.seed if seed is None else seed
     target = root / world.folder
     if target.exists():

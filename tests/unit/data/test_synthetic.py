@@ -16,8 +16,12 @@ import pytest
 from PIL import Image
 
 from gcsearch import files
+from gcsearch.data import datasets, inspect
+from gcsearch.data.lists import draws
 from gcsearch.data.synthetic import worlds
-from gcsearch.data.synthetic.drawing import COLOURS, SHAPES, SIDE, STYLES, Look, render
+from gcsearch.data.synthetic.drawing import COLOURS, SHAPES, SIDE, Look
+from gcsearch.data.synthetic.generated import FEWEST, MOST
+from gcsearch.data.synthetic.styles import STYLES, Finish, render
 from gcsearch.data.synthetic.worlds import WORLDS, World, write_dataset
 from gcsearch.errors import InputError
 
@@ -98,6 +102,55 @@ def test_a_bare_shape_leaves_the_rest_open() -> None:
 def test_names_outside_the_vocabulary_are_refused(name: str) -> None:
     with pytest.raises(InputError, match="Known:"):
         Look.parse(name)
+
+
+# ------------------------------------------------------------------------------------------ by seed
+def test_a_seed_describes_one_world_for_ever() -> None:
+    """Tables name worlds by their seeds. Pixels are compared loosely: another NumPy may round otherwise."""
+    world = worlds.find("world:1")
+    assert (len(world.class_names), world.style, world.clutter) == (18, "mosaic", 0.65)
+    assert world.class_names[:2] == ("red spotted sailboat", "black spotted triangle")
+    assert world.finish == Finish(photo=0.208, cast=(1.0, 1.0, 1.0), noise=0.019)
+    image = world.image("train", 0, 0)
+    assert image.mean(axis=(0, 1)) == pytest.approx([160.93, 158.55, 137.34], abs=0.5)
+
+
+def test_seeds_differ_in_all_that_is_drawn() -> None:
+    drawn = [worlds.find(f"world:{seed}") for seed in range(200)]
+    assert {world.style for world in drawn} == set(STYLES)
+    sizes = [len(world.class_names) for world in drawn]
+    assert min(sizes) == FEWEST and max(sizes) >= MOST - 4 and all(size % 2 == 0 for size in sizes)
+    for world in drawn:
+        assert len(set(world.class_names)) == len(world.class_names)
+        assert all(Look.parse(name).name == name for name in world.class_names)
+        assert 0 <= world.finish.noise <= 0.09 and 0.1 <= world.finish.photo <= 0.8
+    assert 50 < sum(world.finish.cast != (1, 1, 1) for world in drawn) < 150
+
+
+def test_a_finish_changes_the_image_and_none_leaves_it() -> None:
+    look, finishes = Look("star", "red", "plain"), (Finish(photo=0.5), Finish(cast=(0.5, 1, 1)), Finish(noise=0.1))
+    plain, *others = (render(look, "chalk", np.random.default_rng(0), finish=one) for one in (Finish(), *finishes))
+    assert np.array_equal(plain, render(look, "chalk", np.random.default_rng(0)))
+    assert len({image.tobytes() for image in (plain, *others)}) == 4
+
+
+def test_a_generated_world_is_an_ordinary_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = replace(worlds.find("world:4"), train=1, val=1, test=1)
+    monkeypatch.setattr(worlds, "_generated", lambda seed: small)
+    assert write_dataset("world:4", tmp_path) == tmp_path / "world_4"
+    dataset = datasets.load("world:4", tmp_path)
+    assert (dataset.name, dataset.classes) == ("world-4", small.class_names)
+    assert inspect.present(tmp_path) == ["world:4"] and inspect.own(tmp_path) == []
+    assert set(draws.other_names(dataset)) <= {name for world in WORLDS.values() for name in world.class_names}
+
+
+@pytest.mark.parametrize("name", ["world:", "world:01", "world:-1", "world:x", "world:1234567890"])
+def test_a_world_has_one_name(name: str) -> None:
+    assert not worlds.is_embedded(name)
+    with pytest.raises(InputError, match="world:SEED"):
+        worlds.find(name)
+    with pytest.raises(InputError, match="world:SEED"):
+        datasets.find(name)
 
 
 # ---------------------------------------------------------------------------------------------- writing
