@@ -204,7 +204,7 @@ def columns(task: Task, stage: Stage = "test") -> tuple[Column, ...]:
 
 
 def _measured(task: Task, stage: Stage) -> list[Metric]:
-    return measured(stage, task.classes, held_out=task.folds > 1)
+    return measured(stage, task.classes, held_out=task.class_folds > 1)
 
 
 def deciding(task: Task) -> Column:
@@ -237,8 +237,9 @@ def check_objective(task: Task, objective: str | Sequence[str]) -> None:
         rule = f"where base classes are trained (task.classes), this is called `{name}`"
         other = '`classes = "all"`'
     else:
-        rule = "where nothing is held out (task.folds = 1), there is no H to search by"
-        other = "two folds or more"
+        key = "val_shots = 0" if task.val_shots == 0 else "folds = 1"
+        rule = f"where no class is held out (task.{key}), there is no H to search by"
+        other = "val_shots of 1 or more" if task.val_shots == 0 else "two folds or more"
     remedy = f'Set `objective = "{fitting[0]}"` in [search], or {other} in [task].'
     raise InputError(rule, key="search.objective", received=objective, remedy=remedy)
 
@@ -246,7 +247,7 @@ def check_objective(task: Task, objective: str | Sequence[str]) -> None:
 def _check_several(task: Task, names: Sequence[str]) -> None:
     chosen = [find(name) for name in names]
     rule = remedy = ""
-    if task.classes == "all" or task.folds == 1:
+    if task.classes == "all" or task.class_folds == 1:
         rule = "several objectives need base classes that are trained and others that are held out"
         first = objectives(task)[0].key
         remedy = f'Set `objective = "{first}"`, or `classes = "base"` and two folds or more in [task].'

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationInfo, field_validator
 
-from gcsearch.config.base import Count, Model, Seeds, Text, plain_name
+from gcsearch.config.base import Count, CountOrZero, Model, Seeds, Text, plain_name
 from gcsearch.errors import InputError
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -23,7 +23,13 @@ def _val_shots(known: dict[str, Any]) -> int:
     return min(int(known.get("shots", 4)), 4)
 
 
+FOLDS_OF_SHOTS = 4
+"""So many at most, unless a task says how many, where shots are held out."""
+
+
 def _folds(known: dict[str, Any]) -> int:
+    if known.get("val_shots") == 0:
+        return min(int(known.get("shots", FOLDS_OF_SHOTS)), FOLDS_OF_SHOTS)
     return 1 if known.get("classes") == "all" else 3
 
 
@@ -52,12 +58,13 @@ class Task(Model):
     """Data sets that the prompt is measured on in the stage `test`, with all their classes and test images."""
     shots: Count = 16
     """Training images per class; of a class that has fewer, all."""
-    val_shots: Count | Literal["all"] = Field(default_factory=_val_shots)
+    val_shots: CountOrZero | Literal["all"] = Field(default_factory=_val_shots)
     """Validation images per class that score the search, or "all" that there are. Unset: min(shots, 4), as
-    published."""
+    published. 0: none is read, and shots that a seed does not train on score the search."""
     folds: Count = Field(default_factory=_folds)
     """In the search the seed at index i trains on the base classes without fold i mod `folds`, which plays "new"; 1
-    holds nothing out, and nothing else goes with all classes."""
+    holds nothing out, and nothing else goes with all classes. With `val_shots = 0` a fold is every `folds`-th shot of
+    each class instead, and no class is held out; unset, min(shots, 4)."""
     views: Annotated[int, Field(ge=1, le=10**4)] = 8
     """Augmented views of each training image that are encoded once; epoch e uses view (e-1) mod views."""
     seeds: Seeds = (1, 2, 3)
@@ -74,6 +81,11 @@ class Task(Model):
     also_templates: tuple[str, ...] = ()
     """The templates of the data sets of `also`, in order, where they differ from `template`; "own" there fills them
     in."""
+
+    @property
+    def class_folds(self) -> int:
+        """The folds that base classes are held out in; 1 where shots are held out in place of them."""
+        return 1 if self.val_shots == 0 else self.folds
 
     @property
     def each(self) -> tuple[Task, ...]:
@@ -127,10 +139,23 @@ class Task(Model):
             raise InputError(rule, received=list(templates), remedy=remedy)
         return tuple(map(cls._one_slot, templates))
 
+    @field_validator("val_shots")
+    @classmethod
+    def _shots_to_hold_out(cls, val_shots: int | str, info: ValidationInfo) -> int | str:
+        if val_shots == 0 and info.data.get("shots", 2) < 2:
+            rule = "without validation images some of the shots are held out, so a class needs two or more"
+            raise InputError(rule, received=val_shots, remedy="Set `shots` to 2 or more, or `val_shots` to 1 or more.")
+        return val_shots
+
     @field_validator("folds")
     @classmethod
-    def _nothing_held_out_of_all_classes(cls, folds: int, info: ValidationInfo) -> int:
-        if folds > 1 and info.data.get("classes") == "all":
+    def _folds_fit(cls, folds: int, info: ValidationInfo) -> int:
+        if info.data.get("val_shots") == 0:
+            shots = info.data.get("shots", folds)
+            if not 2 <= folds <= shots:
+                rule = "with `val_shots = 0` the shots are divided into folds"
+                raise InputError(rule, received=folds, remedy=f"Write 2 to {shots}, the number of shots.")
+        elif folds > 1 and info.data.get("classes") == "all":
             raise InputError(
                 "where all classes are trained, none is held out",
                 received=folds,

@@ -240,11 +240,11 @@ def _check_prompts(pipeline: Pipeline, space: SearchSpace) -> None:
         for value in parameters.extremes(space.parameters[name]) if name in space.parameters else []:
             for method in space.methods_with(name):
                 check_configuration(task, TrialConfig(method=method, hyperparameters={name: value}), key="search.space")
-            if value == "transductive" and task.folds == 1:
+            if value == "transductive" and task.class_folds == 1:
                 raise InputError(
                     "where nothing is held out in the search, there are no new names to be seen",
                     key="task.folds",
-                    received=f'{task.folds} with nfl_names = "transductive"',
+                    received=f'{task.class_folds} with nfl_names = "transductive"',
                     remedy='Set two folds or more, or nfl_names = "clean".',
                 )
 

@@ -80,7 +80,7 @@ def choose(search: SearchConfig, rates: Mapping[int, float]) -> int:
 
 def trained_names(lab: Laboratory) -> list[str]:
     """The names of the classes that the first seed of a search trains."""
-    trained, _ = draws.hold_out(lab.halves[0], 0, lab.task.folds)
+    trained, _ = draws.hold_out(lab.halves[0], 0, lab.task.class_folds)
     return [lab.dataset.classes[label] for label in trained]
 
 

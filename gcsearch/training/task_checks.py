@@ -60,7 +60,7 @@ def check_sizes(laboratory: Laboratory) -> None:
             rule = f"no class of {laboratory.task.dataset} has so many images; the largest has {most}"
             raise InputError(rule, key=f"task.{key}", received=wanted, remedy=f"At most {most} are there.")
     most = len(laboratory.halves[0]) // 2
-    if laboratory.task.folds > max(most, 1):
+    if laboratory.task.class_folds > max(most, 1):
         rule = f"every fold needs two of the {len(laboratory.halves[0])} base classes"
         raise InputError(rule, key="task.folds", received=laboratory.task.folds, remedy=f"At most {most} folds fit.")
 

@@ -87,7 +87,8 @@ class Laboratory:
             raise InputError(rule, key="task.dataset", received=f"{len(dataset.classes)} classes", remedy=remedy)
         checks.check_list(dataset, "train", base, "prompts are trained on train")
         if stage == "search":
-            checks.check_list(dataset, "val", base, "the search is scored on validation images")
+            if self.task.val_shots != 0:
+                checks.check_list(dataset, "val", base, "the search is scored on validation images")
             return
         checks.check_list(dataset, "test", (*base, *new), "results are measured on test images")
         for target in self.targets:
@@ -156,26 +157,31 @@ class Laboratory:
     def wanted(self, stage: Stage, seeds: Sequence[int]) -> list[FeatureRequest]:
         """The features that a stage needs: for each seed those it trains on and those that score it; then the targets'.
 
-        What it trains on is all base classes in both stages, so that they share it.
+        What it trains on is all base classes in both stages, so that they share it. With `val_shots = 0` it is
+        scored on the same images under the fixed transform: an episode parts them.
         """
         (base, _), every = self.halves, self._scored_labels(stage)
         tested = FeatureRequest(self.dataset, _of(self.dataset.test, every))
         wanted = []
         for seed in seeds:
             train, val = self.draw(seed)
-            scoring = FeatureRequest(self.dataset, _of(val, every)) if stage == "search" else tested
+            scores = train if self.task.val_shots == 0 else val
+            scoring = FeatureRequest(self.dataset, _of(scores, every)) if stage == "search" else tested
             wanted += [FeatureRequest(self.dataset, _of(train, base), seed, self.task.views), scoring]
         return wanted + [FeatureRequest(target, target.test) for target in (self.targets if stage == "test" else ())]
 
     def _episode(self, shared: _Shared, index: int, seed: int, train: _Made, scoring: _Made) -> Episode:
         every = self._scored_labels(shared.stage)
         if shared.stage == "search":
-            trained, held = draws.hold_out(every, index, self.task.folds)
+            trained, held = draws.hold_out(every, index, self.task.class_folds)
         else:
             trained, held = self.halves
         items, views = train[0].items, train[1]
         positions = draws.of_labels(items, trained)
         scored = _Scored(scoring[0].items, scoring[1][0])
+        if shared.stage == "search" and self.task.val_shots == 0:
+            positions, out = draws.hold_out_shots(items, index, self.task.folds)
+            scored = _Scored([items[p] for p in out], scoring[1][0][out])
         return Episode(
             seed=seed,
             stage=shared.stage,

@@ -65,6 +65,18 @@ def hold_out(labels: Sequence[int], fold: int, folds: int) -> tuple[tuple[int, .
     return tuple(label for label in labels if label not in held), held
 
 
+def hold_out_shots(items: Sequence[Item], fold: int, folds: int) -> tuple[list[int], list[int]]:
+    """Positions of what is trained and of what is held out: of each class every `folds`-th image, from `fold` on.
+
+    A class with a single image has it trained.
+    """
+    places: dict[int, list[int]] = {}
+    for position, item in enumerate(items):
+        places.setdefault(item.label, []).append(position)
+    held = {p for own in places.values() if len(own) > 1 for p in own[fold % folds :: folds]}
+    return [p for p in range(len(items)) if p not in held], sorted(held)
+
+
 OTHER_NAMES = files.ASSETS / "other_names.txt"
 
 

@@ -284,6 +284,10 @@ BY_ACC = {"objective": "val_acc"}
             {"task": {"folds": 1}, "search": {"objective": "val_h"}},
             r'(?s)task\.folds = 1.*got val_h.*Set `objective = "val_base_margin"`.*two folds',
         ),
+        (
+            {"task": {"val_shots": 0}, "search": {"objective": "val_h"}},
+            r"(?s)task\.val_shots = 0.*got val_h.*val_shots of 1 or more",
+        ),
         ({"task": {"folds": 1}, "search": BY_ACC}, r"called `val_base_acc`"),
         ({"task": {**ALL, "folds": 2}, "search": BY_ACC}, r"task\.folds: where all classes are trained, none is held"),
         ({"task": {"targets": ["shapes-noen"]}}, r"(?s)task\.targets\.0: .*Did you mean 'shapes-neon'"),

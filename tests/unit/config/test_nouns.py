@@ -28,7 +28,7 @@ from gcsearch.methods.registry import METHODS, build, complete
         ({"name": "a", "search": {"trials": True}}, r"search.trials: input should be a valid integer, got True"),
         ({"name": "a", "search": {"trials": "3"}}, r"search.trials: input should be a valid integer, got '3'"),
         ({"name": "a", "task": {"seeds": [1, True]}}, r"task.seeds.1: input should be a valid integer, got True"),
-        ({"name": "a", "task": {"val_shots": 0}}, r"task.val_shots: .*greater than or equal to 1, or 'all', got 0"),
+        ({"name": "a", "task": {"val_shots": -1}}, r"task.val_shots: .*greater than or equal to 0, or 'all', got -1"),
         ({"name": "a", "resources": {"workers": "two"}}, r"resources.workers: .*integer, or 'auto', got 'two'"),
         ({}, r"p.toml, name: this key is required.\nAdd `name = ...`."),
         ({"name": "a", "version": 2}, r"version: input should be 1, got 2"),
