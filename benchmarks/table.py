@@ -9,8 +9,8 @@ Up to 128 configurations of `table_spaces/METHOD.toml` (its points, the rest dra
 with ten seeds on worlds that are drawn (`world:SEED`), and measured at several epochs: in all that an objective may
 look at, and in what it is judged by.  A unit of work is one world and sixteen configurations; it is one file below
 `results/table/METHOD`, written whole.  Units come in the order that makes an early table useful: the first sixteen
-configurations on all worlds, then the next.  Stopped at any time, the same command goes on.  `results/table/README.md`
-says what the columns are; `tabulated.py` reads them.
+configurations on all worlds, then the next.  Stopped at any time, the same command goes on; it may run in several
+processes at once.  `results/table/README.md` says what the columns are; `tabulated.py` reads them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,15 +120,21 @@ class Plan:
 
 
 def fill(folder: Path, plan: Plan) -> None:
-    """Measure the units that are missing below `folder`."""
-    missing = [unit for unit in plan.units() if not unit.path(folder).exists()]
-    for left, unit in zip(reversed(range(len(missing))), missing, strict=True):
-        began = time.perf_counter()
-        frame = measure(plan, unit)
-        files.write_whole(unit.path(folder), _parquet(frame))
-        loading.forget()
-        seconds = time.perf_counter() - began
-        print(f"{unit.world} block {unit.block}: {len(frame)} rows in {seconds:.0f} s, {left} units left", flush=True)
+    """Measure the units that are missing below `folder`; those that another process is at are left to it."""
+    for unit in plan.units():
+        path = unit.path(folder)
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(files.locked(folder / ".locks" / path.name, wait=False))
+            except BlockingIOError:
+                continue
+            if path.exists():
+                continue
+            began = time.perf_counter()
+            frame = measure(plan, unit)
+            files.write_whole(path, _parquet(frame))
+            loading.forget()
+            print(f"{path.stem}: {len(frame)} rows in {time.perf_counter() - began:.0f} s", flush=True)
 
 
 def measure(plan: Plan, unit: Unit) -> pd.DataFrame:
