@@ -225,3 +225,17 @@ def round_steps(low: float, high: float, count: int = 5) -> list[float]:
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(step * power for step in (1, 2, 5, 10) if step * power >= raw)
     return [round(index * step, 10) for index in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def thinned(total: int, most: int) -> set[int]:
+    """Places in a ranking: all, or a third of `most` from the front and the others at even distances."""
+    if total <= most:
+        return set(range(total))
+    first = most // 3
+    return set(range(first)) | {round(place) for place in np.linspace(first, total - 1, most - first)}
+
+
+def left_out(total: int, most: int) -> str:
+    """What a caption says of a picture that is `thinned`."""
+    first = most // 3
+    return f"Drawn are {most} of {total} configurations: the best {first}, others at even distances of rank."

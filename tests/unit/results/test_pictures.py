@@ -10,11 +10,12 @@ from gcsearch.config.metrics import find
 from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
+from gcsearch.results.report.figures import search
 from gcsearch.results.report.figures.course import survival_picture, time_picture
-from gcsearch.results.report.figures.parallel import LINES, height, parallel_coordinates, thinned
+from gcsearch.results.report.figures.parallel import LINES, height, parallel_coordinates
 from gcsearch.results.report.numbers.course import survival, time_spent
 from gcsearch.results.report.picture import ReportData
-from gcsearch.results.report.responses import axis, responses
+from gcsearch.results.report.responses import axis, responses, thinned
 from gcsearch.results.report.sections.results import worth_section
 from gcsearch.results.report.sections.search import importance_section, parallel_section, slices_section
 from gcsearch.results.report.sections.training import test_curves_section as curves_on_test_images
@@ -146,6 +147,17 @@ def test_parallel_coordinates_mark_what_was_confirmed_and_say_what_they_leave_ou
     assert len(thinned(10_000, LINES)) == LINES and max(thinned(10_000, LINES)) == 9_999
 
 
+def test_a_slice_of_a_long_search_draws_its_best_and_says_so(monkeypatch):
+    monkeypatch.setattr(search, "DOTS", 12)
+    tried = responses(searched(40), "val_h")
+    one = search.slice_of(tried, "rho", 3, find("val_h"))
+    assert one.caption.endswith("Drawn are 12 of 40 configurations: the best 4, others at even distances of rank.")
+    assert len(one.frame) == 40
+    drawn = one.figure.data[0]
+    best = sorted(range(40), key=lambda i: -tried.values[i])[:4]
+    assert len(drawn.x) in (12, 13) and set(best) | {3} <= set(drawn.customdata)
+
+
 def test_a_section_tells_what_the_champion_gained_by_or_why_it_cannot():
     records = searched()
     best = max(records, key=lambda record: record.mean("val_h")).number
@@ -157,7 +169,9 @@ def test_a_section_tells_what_the_champion_gained_by_or_why_it_cannot():
     assert f"measured: {gain:+.2f} in the search" in section.lead
     line = the_picture(slices_section(data), "slice-rho").frame
     assert len(line[line["trial"].isna()]) > 30 and line[line["trial"].notna()]["low"].isna().all()
+    pruned_first = [records[0].model_copy(update={"outcome": Outcome.PRUNED}), *records[1:]]
     for other, why in (
+        (ReportData(PIPELINE, pruned_first, FINALS, best, space=load("gcscoop")), "to its end in the search (pruned)"),
         (ReportData(PIPELINE, records, FINALS, best), "The search space is not known"),
         (ReportData(PIPELINE, records, FINALS, 0, space=load("gcscoop")), "is the configuration of the literature"),
         (ReportData(PIPELINE, records[1:], FINALS, best, space=load("gcscoop")), "did not try a configuration of the"),

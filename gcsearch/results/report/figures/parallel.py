@@ -8,13 +8,12 @@ from functools import partial
 from statistics import quantiles
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import plotly.graph_objects as go
 
 from gcsearch.config.base import Value
 from gcsearch.config.metrics import Metric
 from gcsearch.results.report.picture import Picture
-from gcsearch.results.report.responses import Axis, Responses, round_steps
+from gcsearch.results.report.responses import Axis, Responses, left_out, round_steps, thinned
 from gcsearch.results.report.theme import (
     ACCENT,
     BAR,
@@ -52,7 +51,7 @@ def parallel_coordinates(tried: Responses, roles: Mapping[int, str], objective: 
     if any(set(tried.axes) - set(record.config.values) for record in tried.records):
         caption += " A line below an axis: the configuration has no such hyperparameter."
     if total > LINES:
-        caption += f" Drawn are {LINES} of {total} configurations: the best {LINES // 3}, others at even distances."
+        caption += " " + left_out(total, LINES)
     draw = partial(draw_parallel, axes=list(tried.axes.values()), objective=objective)
     return Picture(
         "parallel-coordinates", "Parallel coordinates", caption, partial(_lines, tried, roles, objective), draw
@@ -77,14 +76,6 @@ def _lines(tried: Responses, roles: Mapping[int, str], objective: Metric) -> Dat
         for record in [tried.records[i]]
     ]
     return pd.DataFrame(rows, columns=["trial", *tried.axes, objective.key, "role", "drawn"], dtype=object)
-
-
-def thinned(total: int, most: int) -> set[int]:
-    """Places in a ranking: all, or a third of `most` from the front and the others at even distances."""
-    if total <= most:
-        return set(range(total))
-    first = most // 3
-    return set(range(first)) | {round(place) for place in np.linspace(first, total - 1, most - first)}
 
 
 def height(one: Axis, value: Value | None) -> float:

@@ -17,7 +17,7 @@ from gcsearch.config.trials import Outcome
 from gcsearch.results.report.findings import History
 from gcsearch.results.report.numbers.surrogate import Estimates
 from gcsearch.results.report.picture import Picture
-from gcsearch.results.report.responses import Axis, Responses, Surface, round_steps
+from gcsearch.results.report.responses import Axis, Responses, Surface, left_out, round_steps, thinned
 from gcsearch.results.report.theme import (
     ACCENT,
     BAND,
@@ -38,6 +38,9 @@ from gcsearch.results.report.theme import (
 
 if TYPE_CHECKING:
     from pandas import DataFrame
+
+DOTS = 2000
+"""Configurations that a slice or a map draws: more lie upon one another."""
 
 Expected = tuple[Sequence[Value], Estimates]
 """Values of a hyperparameter and what the surrogate expects there."""
@@ -81,6 +84,8 @@ def slice_of(
             "The line is what the surrogate expects with all else as in the champion; the band is the 95 % interval of "
             "the difference from the champion."
         )
+    if len(tried.having((name,))) > DOTS:
+        caption += " " + left_out(len(tried.having((name,))), DOTS)
     draw = partial(draw_slice, one=one, champion=champion, objective=objective)
     data = partial(_slice, tried, name, objective, expected)
     return Picture(f"slice-{file_name(name)}", _MEANING.get(name, name), caption.strip(), data, draw)
@@ -92,7 +97,9 @@ def map_of(
     """The objective over two hyperparameters."""
     draw = partial(draw_contour, tried=tried, pair=pair, ground=ground, champion=champion, objective=objective)
     name = f"map-{'-'.join(map(file_name, pair))}"
-    return Picture(name, " and ".join(pair), "", partial(_places, tried, pair, objective), draw)
+    both = len(tried.having(pair))
+    caption = left_out(both, DOTS) if both > DOTS else ""
+    return Picture(name, " and ".join(pair), caption, partial(_places, tried, pair, objective), draw)
 
 
 def importances_picture(shares: Mapping[str, float]) -> Picture:
@@ -173,14 +180,15 @@ def draw_history(course: DataFrame, champion: int | None, objective: Metric) -> 
 
 def draw_slice(points: DataFrame, one: Axis, champion: int | None, objective: Metric) -> go.Figure:
     """One hyperparameter: its value in every completed configuration that has it, against the objective."""
-    line, points = points[points["trial"].isna()], points[points["trial"].notna()]
+    line, points = points[points["trial"].isna()], _thin(points[points["trial"].notna()], objective, champion)
     trials, values = list(points["trial"]), list(points[objective.key])
     places = list(map(one.place, points[one.name]))
     figure = styled(
         go.Figure([*_expected(line, one, objective), trial_dots(places, values, trials, size=8)]), 300, top=30
     )
     if len(line):
-        low, high = min(values), max([*values, *line["high"]])
+        every = [*values, *line[objective.key]]
+        low, high = min(every), max(every)
         figure.update_yaxes(range=[low - 0.06 * (high - low), high + 0.06 * (high - low)])
     if one.words:
         figure.update_xaxes(categoryorder="array", categoryarray=one.words)
@@ -190,6 +198,15 @@ def draw_slice(points: DataFrame, one: Axis, champion: int | None, objective: Me
     _apply(figure.update_xaxes, one)
     figure.update_yaxes(title_text=objective.axis)
     return figure
+
+
+def _thin(points: DataFrame, objective: Metric, champion: int | None) -> DataFrame:
+    """The rows that are drawn as dots: of many the best and others at even distances of rank, and the champion."""
+    if len(points) <= DOTS:
+        return points
+    order = points[objective.key].astype(float).sort_values(ascending=False).index
+    shown = {order[place] for place in thinned(len(order), DOTS)}
+    return points[[row in shown or trial == champion for row, trial in zip(points.index, points["trial"], strict=True)]]
 
 
 def _expected(line: DataFrame, one: Axis, objective: Metric) -> list[go.Scatter]:
@@ -225,6 +242,7 @@ def draw_contour(
     low, high = quantiles(tried.values, n=10, method="inclusive")[0], max(tried.values)
     if ground:
         figure.add_trace(_contours(ground, low, high))
+    points = _thin(points, objective, champion)
     x, y = (list(map(tried.axes[name].place, points[name])) for name in pair)
     trials = list(points["trial"])
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}

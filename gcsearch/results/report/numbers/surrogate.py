@@ -106,7 +106,8 @@ class Surrogate:
             by_seed = self.seeds @ smoother.T  # [S, k]
             between = by_seed.var(axis=0, ddof=1) / len(self.seeds)
             excess = np.maximum(0.0, between - self.noise * np.einsum("kn,kn->k", smoother, smoother))
-            variance += excess * (stdtrit(len(self.seeds) - 1, _UPPER) / stdtrit(math.inf, _UPPER)) ** 2
+            freedom = max(len(self.seeds) - 1, 2)  # Student's t of two seeds says nothing at all
+            variance += excess * (stdtrit(freedom, _UPPER) / stdtrit(math.inf, _UPPER)) ** 2
         return Estimates(smoother @ self.values, np.sqrt(np.maximum(variance, 0.0)))
 
     def predict(self, configurations: Sequence[Configuration]) -> Estimates:

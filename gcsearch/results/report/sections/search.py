@@ -20,7 +20,7 @@ from gcsearch.results.report.figures.search import Expected, course_of_search, i
 from gcsearch.results.report.findings import history
 from gcsearch.results.report.numbers.contributions import Contributions, contributions
 from gcsearch.results.report.numbers.course import survival
-from gcsearch.results.report.numbers.surrogate import response
+from gcsearch.results.report.numbers.surrogate import measured, response
 from gcsearch.results.report.picture import LEAST_PICTURED, ReportData, Section
 from gcsearch.results.report.responses import (
     LEAST_SURFACE,
@@ -139,6 +139,11 @@ def _contributions(data: ReportData, generator: np.random.Generator | None) -> C
         return "There is no champion, so no gain to divide among the hyperparameters."
     if data.literature is None:
         return "The search did not try a configuration of the literature, so there is no gain over it to divide."
+    if not measured(data.literature, data.objective.key):
+        ended = (
+            f"The configuration of the literature did not train to its end in the search ({data.literature.outcome})"
+        )
+        return f"{ended}, so the gain over it is not known there."
     ours, theirs = data.natural(data.champion), data.natural(data.literature.number)
     if data.surrogate is None or ours is None or theirs is None:
         return "The search space is not known, or too few trials are in it, so the gain over it is not divided."
