@@ -67,6 +67,10 @@ ZERO_SHOT = -1
 """The number of zero-shot CLIP: a row of each world's first part, with seed and epoch 0."""
 
 
+PROMPT = "prompt"
+"""The column of context vectors: what is measured later must not be trained again."""
+
+
 @dataclass(frozen=True)
 class Unit:
     """A part of the table: one world and one block of configurations."""
@@ -175,6 +179,8 @@ class Stop:
     @property
     def facts(self) -> dict[str, Any]:
         known = {key: getattr(self, key) for key in ("epoch", "last", "diverged", "seconds")}
+        if self.last:
+            known[PROMPT] = self.parameters.half().numpy().tobytes()
         return known | {f"train_{key}": value for key, value in self.trained.items()}
 
 
@@ -209,7 +215,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     whole = {"number": "int16", "shots": "int16", "seed": "int16", "epoch": "int16"}
     flags = [key for key in ("last", "diverged") if key in frame]
     frame[flags] = frame[flags].astype("boolean").fillna(False).astype(bool)
-    floats = [key for key in frame if key not in ("world", *whole, *flags)]
+    floats = [key for key in frame if key not in ("world", PROMPT, *whole, *flags)]
     frame = frame.astype(whole | dict.fromkeys(floats, "float32"))
     # Five digits are kept: the rest says nothing and would be half of the file.
     bits = frame[floats].to_numpy().view(np.int32)
@@ -226,7 +232,7 @@ def _parquet(frame: pd.DataFrame) -> bytes:
         index=False,
         compression="zstd",
         compression_level=19,
-        use_dictionary=[key for key in frame if key not in floats],
+        use_dictionary=[key for key in frame if key not in (PROMPT, *floats)],
         use_byte_stream_split=floats,
     )
     return file.getvalue()
@@ -259,8 +265,9 @@ def status(folder: Path, plan: Plan) -> None:
 
 
 def pack(folder: Path, target: Path) -> None:
-    """Merge all parts to one file."""
-    frame = pd.concat([pd.read_parquet(path) for path in parts(folder)], ignore_index=True)
+    """Merge all parts to one file, without the context vectors."""
+    every = [pd.read_parquet(path).drop(columns=PROMPT) for path in parts(folder)]
+    frame = pd.concat(every, ignore_index=True)
     files.write_whole(target, _parquet(frame))
     print(f"{len(frame)} rows, {target.stat().st_size / 2**20:.1f} MiB: {target}")
 

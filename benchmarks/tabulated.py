@@ -21,7 +21,7 @@ import optuna
 import pandas as pd
 from common import print_table
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from table import PARTS, SPACES, ZERO_SHOT, Plan, parts
+from table import PARTS, PROMPT, SPACES, ZERO_SHOT, Plan, parts
 
 from gcsearch.config import search_space
 from gcsearch.config.search_space import SearchSpace
@@ -57,7 +57,7 @@ def ends(frame: pd.DataFrame, world: str, seeds: Sequence[int] = SEARCH) -> pd.D
     """
     rows = frame[(frame["world"] == world) & frame["seed"].isin(seeds) & (frame["number"] != ZERO_SHOT)]
     sound = ~rows["number"].isin(rows.loc[rows["diverged"], "number"])
-    return rows[sound & rows["last"]].drop(columns="world").groupby("number").mean()
+    return rows[sound & rows["last"]].drop(columns=["world", PROMPT]).groupby("number").mean()
 
 
 # --- Optuna ---------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -74,7 +75,7 @@ def test_a_fill_that_was_stopped_goes_on_to_the_same_table(table, plan, tmp_path
     frame = pd.read_parquet(tmp_path / "all.parquet")
     assert len(frame) == sum(map(len, map(pd.read_parquet, whole)))
     assert set(frame["world"]) == set(plan.worlds) and not frame["diverged"].any()
-    assert frame["val_base_acc"].dtype == "float32"
+    assert frame["val_base_acc"].dtype == "float32" and "prompt" not in frame
     assert "| world:3 | 4 |" in capsys.readouterr().out
 
 
@@ -87,6 +88,8 @@ def test_its_numbers_are_those_of_the_product(table, plan):
         (trial,) = run_pack(lab, lab.episodes(stage, plan.seeds), [Proposal(number=1, config=config)])
         for key in keys:
             assert trial.record.metrics[key] == pytest.approx(frame[key].tolist(), rel=1e-4)
+    for kept, trained in zip(frame["prompt"], trial.parameters, strict=True):
+        assert np.frombuffer(kept, "f2").reshape(4, -1) == pytest.approx(trained.numpy(), abs=1e-3)
     zero = table.measure(plan, table.Unit("world:3", 0)).query(f"number == {table.ZERO_SHOT}").iloc[0]
     proposal = Proposal(number=0, config=TrialConfig(method="zeroshot"))
     (trial,) = run_pack(lab, lab.episodes("test", (1,)), [proposal])
