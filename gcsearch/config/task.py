@@ -39,7 +39,8 @@ class Task(Model):
     model_config = ConfigDict(use_attribute_docstrings=True)  # `gcsearch new` writes them beside the keys
 
     dataset: Text = "shapes-sketch"
-    """A data set that gcsearch knows by name, or `folder:NAME` (a folder per class) or `table:FILE` below `root`."""
+    """A data set that gcsearch knows by name, `folder:NAME` (a folder per class) or `table:FILE` below `root`, or a
+    drawn one, `world:SEED`."""
     root: Text | None = None
     """The folder that holds the data sets."""
     backbone: Text = "mini"

@@ -98,8 +98,8 @@ def survey(where: str, dataset: str | None = None) -> Survey:
     Raises:
         InputError: there is none, or several; it cannot be read; a class lacks images in a list.
     """
-    if where in worlds.WORLDS and dataset is None:
-        world = worlds.WORLDS[where]
+    if worlds.is_embedded(where) and dataset is None:
+        world = worlds.find(where)
         counts = {key: (count,) * len(world.class_names) for key, count in world.counts.items()}
         return Survey(where, None, world.class_names, counts)
     name, root = _find(where, dataset)
@@ -131,7 +131,7 @@ def _find(where: str, dataset: str | None) -> tuple[str, Path]:
             received=where,
             remedy=f"Get it with `gcsearch data get {where} --root DIR`, and name DIR."
             if where in datasets.DATASETS
-            else f"Check the path. Embedded: {', '.join(worlds.WORLDS)}.",
+            else f"Check the path. Embedded: {', '.join((*worlds.WORLDS, worlds.GENERATED))}.",
         )
     if dataset is not None:
         datasets.find(dataset, key="dataset")

@@ -79,9 +79,11 @@ def test_every_layout_is_known_by_its_folder(tmp_path, layout):
     assert written.task.template == (template_of(name) if name in DATASETS else Task().template)
 
 
-def test_an_embedded_data_set_needs_neither_folder_nor_model(tmp_path):
-    run(tmp_path / "my.toml", "--data", "shapes-night", "--minutes", 1.5)
+@pytest.mark.parametrize("name", ["shapes-night", "world:4"])
+def test_an_embedded_data_set_needs_neither_folder_nor_model(tmp_path, name):
+    run(tmp_path / "my.toml", "--data", name, "--minutes", 1.5)
     written = load(tmp_path / "my.toml")
+    assert written.task.dataset == name
     assert (written.task.root, written.task.backbone, written.task.shots, written.task.folds) == (None, "mini", 16, 3)
     assert written.search.budget.minutes == 1.5
 
