@@ -6,9 +6,13 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from gcsearch.results.tables.table import Cell, Entry
 from gcsearch.stats import spread
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 def header(entries: Sequence[Entry], first: Iterable[str], last: Sequence[str]) -> list[str]:
@@ -25,6 +29,15 @@ def to_csv(fields: Sequence[str], entries: Iterable[Entry]) -> str:
     writer.writeheader()
     writer.writerows({key: _field(value) for key, value in _values(entry).items()} for entry in entries)
     return target.getvalue()
+
+
+def frame_to_csv(frame: DataFrame) -> str:
+    """A DataFrame with all digits; empty where it has no number."""
+    return str(frame.map(_harmless).to_csv(index=False, lineterminator="\n"))
+
+
+def _harmless(value: Any) -> Any:
+    return _field(value) if isinstance(value, str) else value
 
 
 def _values(entry: Entry) -> dict[str, Cell]:

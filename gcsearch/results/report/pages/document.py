@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from plotly.offline import get_plotlyjs
@@ -11,10 +14,13 @@ from plotly.offline import get_plotlyjs
 from gcsearch.results.report.picture import Picture, Section
 from gcsearch.results.report.theme import DARK
 from gcsearch.results.tables.markup import environment
+from gcsearch.results.tables.spreadsheet import frame_to_csv
 from gcsearch.results.tables.wording import NO_HOVERS, Hovers
 
 Warn = Callable[[str], None]
 """Told in a line of what the page lacks."""
+
+_MOST_ROWS = 2_000  # of a picture's numbers in the page: those of more take megabytes, and a table nobody reads
 
 
 def built(name: str, build: Callable[[], Section], warn: Warn) -> Section:
@@ -61,8 +67,13 @@ def document(
     What has nothing to show is listed below the others, each with the reason. What cannot be drawn is named to `warn`
     and in the page, and costs nothing else.
     """
-    figures: list[str] = []
-    drawn = [(section, _draw(section, figures, warn)) for section in sections if section.shows]
+    pictures: list[str] = []
+    drawn = [(section, _draw(section, pictures, warn)) for section in sections if section.shows]
+    carried = {
+        "hovers": json.dumps(points._asdict(), ensure_ascii=False, separators=(",", ":")),
+        "dark": json.dumps(DARK),
+        "pictures": f"[{','.join(pictures)}]",
+    }
     return (
         environment()
         .get_template("page.html")
@@ -75,27 +86,34 @@ def document(
             left_out=[section for section in sections if not section.shows],
             facts=facts or {},
             toml=toml,
-            plotly=get_plotlyjs() if figures else "",
-            # Within a script nothing is escaped; only what ends it must not be in it.
-            figures=",".join(figures).replace("</", "<\\/"),
-            hovers=json.dumps(points._asdict(), ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/"),
-            dark=json.dumps(DARK),
+            plotly=_packed_plotly(get_plotlyjs()) if pictures else "",
+            carried=packed("{%s}" % ",".join(f'"{key}":{value}' for key, value in carried.items())),
         )
     )
 
 
-def _draw(section: Section, figures: list[str], warn: Warn) -> list[_Slot]:
-    """The places of a section's pictures, which are added to `figures` as JSON."""
+def packed(text: str) -> str:
+    """Compressed, and in letters that end no script: what the page's own script unpacks is a third as long."""
+    return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+
+
+_packed_plotly = lru_cache(maxsize=1)(packed)
+
+
+def _draw(section: Section, pictures: list[str], warn: Warn) -> list[_Slot]:
+    """The places of a section's pictures, which are added to `pictures` as JSON with their numbers."""
     places = []
     for picture in section.pictures:
         try:
-            figure = picture.figure
+            figure, rows = picture.figure, len(picture.frame)
             drawn = str(figure.to_json())
+            csv = frame_to_csv(picture.frame) if rows <= _MOST_ROWS else None
         except (MemoryError, OSError):
             raise
         except Exception as error:  # a picture is no reason to lose the page
             places.append(_Slot(picture, lacking=_lacking(f"picture {picture.name}", error, warn)))
             continue
-        places.append(_Slot(picture, len(figures), figure.layout.height))
-        figures.append(drawn)
+        places.append(_Slot(picture, len(pictures), figure.layout.height))
+        about = {"name": picture.name, "rows": rows, "csv": csv}
+        pictures.append(f'{{"about":{json.dumps(about, ensure_ascii=False)},"figure":{drawn}}}')
     return places
