@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
 from typing import get_args
 
@@ -22,6 +21,7 @@ from gcsearch.results import comparison, multi_dataset
 from gcsearch.results.method_table import Comparison
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, finished_by_dataset
+from tests.support.pages import figures
 from tests.support.records import trial_record
 
 PROTOCOLS = {
@@ -107,8 +107,7 @@ def rows_of(page: str) -> list[list[str]]:
 
 def titles(page: str) -> set[str]:
     """Of all axes of the page's pictures."""
-    figures = json.loads(re.search(r"const figures=(\[.*\]),dark=", page, re.DOTALL)[1].replace("<\\/", "</"))
-    layouts = [figure["layout"] for figure in figures]
+    layouts = [figure["layout"] for figure in figures(page)]
     return {layout[axis].get("title", {}).get("text", "") for layout in layouts for axis in ("xaxis", "yaxis")}
 
 

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 from gcsearch.config.trials import Outcome
 
 INK, MUTED, GRID, SURFACE, ACCENT = "#1f2328", "#59636e", "#e3e6e9", "#fffffe", "#d55e00"
-BLUE, GREEN, PURPLE, AMBER, GREY, ISO = "#0072b2", "#00876a", "#a0448f", "#b98000", "#8b949d", "#c4cbd1"
+BLUE, GREEN, PURPLE, BROWN, GREY, ISO = "#0072b2", "#00876a", "#a0448f", "#6b3d00", "#8b949d", "#c4cbd1"
 BAND = {ACCENT: "rgba(213,94,0,0.17)", BLUE: "rgba(0,114,178,0.10)"}
 _SCALE = ("#46287c", "#31688e", "#1f9e89", "#7cc250", "#f0d61d")
 CLEAR = "rgba(0,0,0,0)"
@@ -30,7 +30,7 @@ DARK = {
     BLUE: "#5cb3ea",
     GREEN: "#3fc79d",
     PURPLE: "#dc8fc9",
-    AMBER: "#e8b339",
+    BROWN: "#f0e442",
     GREY: "#78828c",
     ISO: "#434c55",
     BAND[ACCENT]: "rgba(255,145,66,0.24)",

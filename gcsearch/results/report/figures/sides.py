@@ -18,9 +18,9 @@ from gcsearch.results.report.picture import Picture
 from gcsearch.results.report.responses import Axis, axis, decades, round_steps
 from gcsearch.results.report.theme import (
     ACCENT,
-    AMBER,
     BAR,
     BLUE,
+    BROWN,
     GREEN,
     GREY,
     ISO,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _NAMED = 7  # configurations that a legend can name without taking the picture's place
+_MARKS = ((BLUE, "diamond"), (GREEN, "square"), (PURPLE, "triangle-up"), (BROWN, "hexagon"), (GREY, "cross"))
 _LANDMARKS = ("zeroshot", "coop", "sam", "gcscoop")
 _EQUAL_H = "Grey curves join points of equal H."
 
@@ -156,13 +157,13 @@ def draw_confirmation(seeds: DataFrame, finals: Sequence[TrialRecord]) -> go.Fig
     """
     figure = empty_figure(440)
     _iso_lines(figure, seeds)
-    colours = [BLUE, GREEN, PURPLE, AMBER, GREY]
     many = sum(record.role is not Role.SHORTLISTED for record in finals) > _NAMED
     for index, record in enumerate(finals):
         base, new = (record.metrics[key] for key in SIDES["test"])
         mine, name = record.role is Role.CHAMPION, named(record)
         quiet = record.role is Role.SHORTLISTED or (many and not mine and record.config.method not in _LANDMARKS)
-        colour = ACCENT if mine else GREY if quiet else colours[index % len(colours)]
+        colour, symbol = (GREY, "circle") if quiet else _MARKS[index % len(_MARKS)]
+        colour = ACCENT if mine else colour
         texts = [f"{html.escape(name)}, seed {seed}" for seed in record.seeds]
         figure.add_trace(dots(base, new, texts, size=6, color=colour, opacity=0.55, line={"width": 0}))
         x, y, text = fmean(base), fmean(new), f"{html.escape(name)}, mean of {counted(len(base), 'seed')}"
@@ -170,7 +171,7 @@ def draw_confirmation(seeds: DataFrame, finals: Sequence[TrialRecord]) -> go.Fig
             figure.add_trace(star(x, y, text=text))
         else:
             shown = "" if quiet else entry(name)
-            figure.add_trace(dots([x], [y], [text], shown, size=13, color=colour, symbol="diamond"))
+            figure.add_trace(dots([x], [y], [text], shown, size=13, color=colour, symbol=symbol))
     _name_sides(figure, "test")
     return figure
 

@@ -69,11 +69,8 @@ def document(
     """
     pictures: list[str] = []
     drawn = [(section, _draw(section, pictures, warn)) for section in sections if section.shows]
-    carried = {
-        "hovers": json.dumps(points._asdict(), ensure_ascii=False, separators=(",", ":")),
-        "dark": json.dumps(DARK),
-        "pictures": f"[{','.join(pictures)}]",
-    }
+    hovers = json.dumps(points._asdict(), ensure_ascii=False, separators=(",", ":"))
+    carried = f'{{"hovers":{hovers},"dark":{json.dumps(DARK)},"pictures":[{",".join(pictures)}]}}'
     return (
         environment()
         .get_template("page.html")
@@ -87,7 +84,7 @@ def document(
             facts=facts or {},
             toml=toml,
             plotly=_packed_plotly(get_plotlyjs()) if pictures else "",
-            carried=packed("{%s}" % ",".join(f'"{key}":{value}' for key, value in carried.items())),
+            carried=packed(carried),
         )
     )
 
