@@ -1,4 +1,4 @@
-"""What is done with a finished sweep's export: registered in MLflow, its prompts measured and drawn."""
+"""What is done with a sweep's export: kept for MLflow, registered there, its prompts measured and drawn."""
 
 from __future__ import annotations
 
@@ -8,14 +8,48 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcsearch.config.addresses import is_server
+from gcsearch.config.task import Task
 from gcsearch.errors import InputError
 from gcsearch.files import absolute, write_whole
 from gcsearch.results.documents import Sharpnesses
 from gcsearch.sweep.callbacks import Callback
-from gcsearch.sweep.sweep import Sweep, open_sweep
+from gcsearch.sweep.store import WORDS_FILE
+from gcsearch.sweep.sweep import Sweep, load_parameters, open_sweep, parameters_folder
 
 if TYPE_CHECKING:
     from gcsearch.tracking.registry import Version
+
+EXPORT = "export"
+"""The folder in a sweep's folder."""
+
+
+def keep(sweep: Sweep) -> Path:
+    """Export the confirmed champion into the sweep's folder, where MLflow gets it from, with what goes with it: the
+    nearest words to every confirmed prompt. Returns the folder of the export.
+
+    Raises:
+        InputError: as `Sweep.export`.
+    """
+    folder = sweep.export(sweep.folder / EXPORT, force=True)
+    for task in sweep.pipeline.task.each:
+        _keep_words(sweep, task)
+    return folder
+
+
+def _keep_words(sweep: Sweep, task: Task) -> None:
+    from gcsearch.export import words
+    from gcsearch.methods import registry
+    from gcsearch.training import loading
+
+    lab, place = loading.laboratory(task), parameters_folder(sweep.kept, sweep.pipeline.task, task)
+    trained = [lab.dataset.classes[label] for label in lab.halves[0]]
+    for record in sweep.finals:
+        parameters, prompt = load_parameters(place, record), registry.build(record.config).prompt
+        if parameters:
+            named = (prompt.named(lab.backbone, one)["ctx"] for one in parameters)
+            contexts = dict(zip(record.seeds, named, strict=False))
+            text = words.write_up(lab.backbone, contexts, names=trained, conditional=prompt.per_image)
+            write_whole(place / WORDS_FILE.format(record.number), text)
 
 
 @dataclass(frozen=True)

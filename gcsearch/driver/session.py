@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from gcsearch.config.pipeline import Pipeline, SearchConfig, bytes_of
 from gcsearch.config.provenance import environment
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, TrialRecord
+from gcsearch.driver import exports
 from gcsearch.driver.confirm import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
 from gcsearch.execution.executor import (
@@ -100,6 +101,7 @@ class Session:
                 if not self.sweep.state.confirmed:
                     self.executor.run(self._waves(), self.runner)
                 self._report()
+                self._keep_export(mlflow_sync)
             shutil.rmtree(self.checkpoints, ignore_errors=True)
             self._check_confirmed()
             why = SessionEnd.FINISHED
@@ -124,17 +126,28 @@ class Session:
         judge(self.sweep, self.pipeline.search.max_failed)
 
     def _report(self) -> None:
-        """Write the report. A fault in the drawing is said, and costs nothing that was measured."""
+        """Write the report."""
+        self._spared("the report", lambda: self.sweep.report(warn=self.callback.warn), "report")
+
+    def _keep_export(self, mlflow_sync: MlflowSync) -> None:
+        """Keep an export of the champion, from which MLflow gets it too."""
+        champion = self.sweep.confirmed
+        if champion is None or champion.outcome is not Outcome.COMPLETE:
+            return
+        mlflow_sync.wait(self.sweep.state.lines)  # an export names its run
+        self._spared("the export for MLflow", lambda: exports.keep(self.sweep), "export", "--out", "best")
+
+    def _spared(self, what: str, write: Callable[[], Path], verb: str, *options: str) -> None:
+        """Write a result that is made of what was measured. A fault in that is said, and costs nothing else."""
         try:
-            path = self.sweep.report(warn=self.callback.warn)
+            path = write()
         except (MemoryError, OSError):
             raise
         except Exception as error:  # whatever the drawing dies of
             first = next(iter(str(error).splitlines()), "")
             why = f"{type(error).__name__}: {first}" if first else type(error).__name__
-            self.callback.warn(
-                f"the report could not be written ({why}); `{self.sweep.command('report')}` tries it again"
-            )
+            again = self.sweep.command(verb, *options)
+            self.callback.warn(f"{what} could not be written ({why}); `{again}` tries it again")
         else:
             self.journal.append("artifact", file=path.name)
 

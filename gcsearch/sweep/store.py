@@ -27,6 +27,7 @@ from gcsearch.errors import InputError
 from gcsearch.files import absolute, cache_folder, sqlite_uri
 
 PIPELINE_FILE, SPACE_FILE = "pipeline.toml", "space.toml"
+WORDS_FILE = "{}.words.md"  # nearest words to what a record's configuration trained, beside that, by its number
 """What a sweep was begun from, as it is kept in its folder; the first names the second where the space is no shipped
 one, so that both run wherever they lie beside each other."""
 

@@ -25,7 +25,8 @@ from mlflow.tracking import MlflowClient
 from gcsearch.config.addresses import check_uri, is_server, scrubbed, shown, without_secrets
 from gcsearch.config.trials import TrialRecord
 from gcsearch.errors import InputError, RunError
-from gcsearch.tracking.description import RECORD_FILE, cut
+from gcsearch.tracking.content.limits import cut
+from gcsearch.tracking.content.trials import RECORD_FILE
 
 for _name in ("mlflow", "alembic"):
     logging.getLogger(_name).setLevel(logging.WARNING)
@@ -33,6 +34,14 @@ logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # pages o
 
 # MLflow's own tables use a loader that SQLAlchemy announces to remove; not ours to mend.
 warnings.filterwarnings("ignore", category=DeprecationWarning, module="mlflow")
+
+
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""What MLflow's browser knows an experiment of training by, as opposed to one of traces of language models.
+
+That of MLflow 3.17 does not look at it: it goes by `?workflowType=machine_learning` in its address, or by what its
+reader chose last.
+"""
 
 
 def connect(uri: str) -> MlflowClient:
@@ -91,13 +100,17 @@ def _sentence(error: Exception) -> str:
 
 
 def ensure_experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    """The id of the experiment `name`, made or restored where it is not there, and told to be one of training."""
     found = client.get_experiment_by_name(name)
     if found is None:
         if artifacts is not None:
             artifacts.mkdir(parents=True, exist_ok=True)
-        return str(client.create_experiment(name, artifacts.absolute().as_uri() if artifacts else None))
+        made = client.create_experiment(name, artifacts.absolute().as_uri() if artifacts else None, _KIND)
+        return str(made)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
+    for key in _KIND.keys() - found.tags.keys():  # whoever has chosen another kind keeps it
+        client.set_experiment_tag(found.experiment_id, key, _KIND[key])
     return str(found.experiment_id)
 
 

@@ -19,7 +19,7 @@ from gcsearch.search.proposer import Proposer
 from gcsearch.search.samplers import SAMPLERS
 from gcsearch.stats import harmonic_mean
 from gcsearch.sweep.state import read_status
-from gcsearch.tracking.description import pipeline_params, sweep_tags
+from gcsearch.tracking.content.sweeps import pipeline_params, sweep_tags
 from tests.support import bench as benches
 from tests.support.bench import Bench
 from tests.support.bowl import SETTINGS, SPACE, Bowl, configs, drive, search

@@ -252,7 +252,7 @@ def test_the_report_says_the_worst_regret_of_every_setting():
 
 
 def test_mlflow_hears_that_every_data_set_is_trained_on():
-    from gcsearch.tracking.description import target_inputs
+    from gcsearch.tracking.content.sweeps import target_inputs
 
     task = Task(dataset=SETS[0], also=SETS[1:])
     found = target_inputs(Pipeline(name="both", task=task))

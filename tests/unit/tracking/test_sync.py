@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 from mlflow.store.db import utils as mlflow_utils
@@ -21,13 +22,14 @@ from gcsearch.sweep.journal import Event, RunLogged
 from gcsearch.sweep.state import lag, lines_synced, read_status
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
-from gcsearch.tracking import bulk, sync
+from gcsearch.tracking import sync
 from gcsearch.tracking.client import runs_of
+from gcsearch.tracking.content.trials import key_of_run
 from gcsearch.tracking.sync import MlflowSync
 from gcsearch.tracking.tracker import Tracker
-from tests.support.records import a_record
+from tests.support.records import ZEROSHOT, a_final, a_record, ranked_record
 from tests.support.servers import free_port
-from tests.support.sweeps import mirrored
+from tests.support.sweeps import a_sweep, mirrored
 
 
 @pytest.fixture(scope="module")
@@ -158,37 +160,15 @@ def test_the_parent_ends_as_the_journal_does(sweep, why, status):
     assert parent(sweep).info.status == status
 
 
-def test_a_mirror_killed_in_a_transaction_leaves_nothing_of_it_and_the_next_writes_all(sweep, monkeypatch):
-    for number in range(3):
-        sweep.journal.append("record", record=a_record(number))
-    store, stored = bulk.ExperimentTables._store, []
-
-    def killed(self, place, texts):
-        store(self, place, texts)
-        if stored.append(place) is None and len(stored) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(bulk.ExperimentTables, "_store", killed)
-        Following(sweep).mirror.sync()
-    assert children(sweep) == {}
-    with Following(sweep) as one:
-        one.has(range(3))
-        one.wait(lambda: len(sweep.journal.events(RunLogged)) == 3)
-    assert set(children(sweep).values()) == {"FINISHED"}
-    assert one.repaired == []
-
-
 def test_a_mirror_killed_while_writing_is_completed_by_the_next_without_doubles(sweep, monkeypatch):
-    monkeypatch.setattr(bulk.ExperimentTables, "find", lambda *_: None)  # as with a server
     for number in range(3):
         sweep.journal.append("record", record=a_record(number))
     put, puts = Tracker._put, []
 
-    def killed(self, run_id, name, content):
-        if name == "record.json" and puts.append(name) is None and len(puts) == 2:
+    def killed(self, run_id, contents):
+        if "record.json" in contents and puts.append(run_id) is None and len(puts) == 2:
             raise KeyboardInterrupt
-        put(self, run_id, name, content)
+        put(self, run_id, contents)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Tracker, "_put", killed)
@@ -292,7 +272,7 @@ def test_lines_are_counted_in_words():
 def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
     former = Following(sweep).mirror
     former.sync()
-    former._tracker._create("orphan", former._tracker._tags(a_record(7)), time.time())
+    former._tracker._begin(a_record(7), "", 0)
     assert children(sweep) == {7: "RUNNING"}
     with Following(sweep) as one:
         one.wait(lambda: one.repaired)
@@ -301,15 +281,15 @@ def test_a_run_that_no_record_completes_is_closed_and_told(sweep):
 
 
 def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(sweep, monkeypatch):
-    write, away = Tracker.log_records, threading.Event()
+    write, away = Tracker.log_record, threading.Event()
     away.set()
 
-    def flaky(self, records):
+    def flaky(self, *what):
         if away.is_set():
             raise RunError("connection refused")
-        return write(self, records)
+        return write(self, *what)
 
-    monkeypatch.setattr(Tracker, "log_records", flaky)
+    monkeypatch.setattr(Tracker, "log_record", flaky)
     monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     with Following(sweep) as one:
         began = time.monotonic()
@@ -325,26 +305,6 @@ def test_a_store_that_is_away_is_said_once_and_gets_everything_when_it_is_back(s
         assert one.said[1] == f"MLflow at {sweep.pipeline.tracking.uri} answers again and has all runs."
 
 
-def test_a_transaction_whose_end_was_not_heard_of_is_not_repeated(sweep, monkeypatch):
-    write, lost = bulk.ExperimentTables.write, []
-
-    def unheard(self, runs):
-        lost.append(write(self, runs))
-        if len(lost) == 1:
-            raise OSError("the connection was closed")
-        return lost[-1]
-
-    monkeypatch.setattr(bulk.ExperimentTables, "write", unheard)
-    monkeypatch.setattr(sync, "_PATIENCE", 0.05)
-    for number in range(3):
-        sweep.journal.append("record", record=a_record(number))
-    with Following(sweep) as one:
-        one.has(range(3))
-        one.wait(lambda: len(sweep.journal.events(RunLogged)) == 3)
-    assert {event.run_id for event in sweep.journal.events(RunLogged)} == set(lost[0])
-    assert len(lost) == 1
-
-
 def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
     create, lost = Tracker._create, []
 
@@ -355,7 +315,6 @@ def test_an_answer_that_got_lost_makes_no_second_run(sweep, monkeypatch):
             raise RunError("the server closed the connection")
         return run_id
 
-    monkeypatch.setattr(bulk.ExperimentTables, "find", lambda *_: None)  # as with a server
     monkeypatch.setattr(Tracker, "_create", half)
     monkeypatch.setattr(sync, "_PATIENCE", 0.05)
     sweep.journal.append("record", record=a_record(0))
@@ -386,7 +345,7 @@ def test_a_server_that_never_answers_costs_a_warning_and_a_sync_brings_it_up(tmp
 
 def test_a_store_too_slow_to_wait_for_is_left_to_a_later_sync(sweep, monkeypatch):
     gate = threading.Event()
-    monkeypatch.setattr(Tracker, "log_records", lambda *_: [str(gate.wait(20))])
+    monkeypatch.setattr(Tracker, "log_record", lambda *_: str(gate.wait(20)))
     sweep.journal.append("record", record=a_record(0))
     with Following(sweep) as one:
         assert "it is too slow to wait for\nNothing is lost: `gcsearch sync" in one.mirror.close(timeout=0.5)
@@ -423,6 +382,141 @@ def test_the_cursor_names_the_store_without_its_password(tmp_path):
     sweep = mirrored(tmp_path, "secret", "postgresql://me:secret@db/x")
     assert lines_synced(sweep) == 0
     one = Following(sweep).mirror
-    one._opened = lambda: type("Tracker", (), {"end_orphans": lambda self: 0})()
+    one._opened = Mock(**{"return_value.end_orphans.return_value": 0})
     one._catch_up()
     assert json.loads((sweep.folder / "synced.json").read_text()) == {"uri": "postgresql://me@db/x", "lines": 1}
+
+
+# --- What the sweep came to
+
+
+@pytest.fixture
+def searched(tmp_path, database, request, monkeypatch):
+    """A sweep of three trials, of which the second is the best."""
+    monkeypatch.setattr(sync, "_POLL", 0.02)
+    tracking = {"uri": database, "experiment": "mirrors"}
+    search = {"objective": "val_h", "trials": 3}
+    sweep = a_sweep(tmp_path, request.node.name[:60], space="version = 1\n", tracking=tracking, search=search)
+    for number, value in enumerate((70.0, 80.0, 75.0)):
+        sweep.journal.append("record", record=ranked_record(number, (value - 1, value + 1), rho=0.1 + number))
+    return sweep
+
+
+def final(number, rho, **fields):
+    label = fields.pop("label", "champion")
+    return a_final("gcscoop", number=number, label=label, rho=rho, seeds=(4, 5), **fields)
+
+
+def confirm(sweep, *finals):
+    for one in finals:
+        again = ranked_record(one.number, (50.0, 52.0)).model_copy(update={"config": one.config, "seeds": (4, 5)})
+        sweep.journal.append("recheck", record=again)
+    sweep.journal.append("final", records=[ZEROSHOT, *finals], threads=1)
+
+
+def course(sweep):
+    history = client(sweep).get_metric_history(parent(sweep).info.run_id, "best")
+    return [(point.step, point.value) for point in history]
+
+
+def told(sweep):
+    return parent(sweep).data.tags.get("mlflow.note.content", "")
+
+
+def marked(sweep):
+    """Role and rank of every trial's run, by number and stage."""
+    there = [run.data.tags for run in runs(sweep) if run.data.tags["gcsearch.kind"] == "trial"]
+    return {(int(t["gcsearch.trial"]), t["gcsearch.stage"]): (t["role"], t.get("rank")) for t in there}
+
+
+def test_while_the_search_goes_on_mlflow_shows_how_far_it_is(searched):
+    with Following(searched) as one:
+        one.has(range(3))
+        one.wait(lambda: "3 of 3 trials have ended: 3 complete." in told(searched))
+        assert marked(searched)[1, "search"] == ("searched", "1")
+        assert course(searched) == [(1, 70.0), (2, 80.0), (3, 80.0)]
+        assert parent(searched).data.metrics["trials_complete"] == 3
+        assert parent(searched).data.tags["gcsearch.stage"] == "confirm"
+
+
+def test_a_trial_tried_again_is_one_step_of_the_course(searched):
+    searched.journal.append("record", record=ranked_record(3, None, Outcome.FAILED))
+    searched.journal.append("record", record=ranked_record(3, (90.0, 90.0)))
+    Following(searched).mirror.sync()
+    assert course(searched)[-1] == (4, 90.0)
+    assert {step for step, _ in course(searched)} == {1, 2, 3, 4}
+
+
+def test_the_verdict_is_told_and_a_sync_of_it_all_changes_nothing(searched):
+    confirm(searched, final(2, 2.1, label="shortlisted t0002"), final(1, 1.1))
+    (searched.folder / "report.html").write_text("<html>")
+    searched.journal.append("artifact", file="report.html")
+    searched.journal.append("close", why="FINISHED")
+    assert Following(searched).mirror.sync() == 3 + 3
+    assert marked(searched) == {
+        (0, "search"): ("searched", "3"), (1, "search"): ("champion", "1"), (2, "search"): ("shortlisted", "2"),
+        (-1, "test"): ("reference", None), (1, "test"): ("champion", "1"), (2, "test"): ("shortlisted", "2"),
+    }  # fmt: skip
+    found = parent(searched)
+    assert found.data.metrics["gain_zeroshot"] == pytest.approx(67.0 - 69.0)
+    assert found.data.metrics["h"] == pytest.approx(67.0)
+    assert found.data.params["rho"] == "1.1"
+    rechecked = {key_of_run(run)[:2]: run.data.metrics.get("recheck") for run in runs(searched)}
+    assert [rechecked[str(number), "search"] for number in range(3)] == [None, 51.0, 51.0]
+    assert [rechecked[str(number), "test"] for number in (-1, 1, 2)] == [None, 51.0, 51.0]
+    assert "| **[champion](#/experiments/" in told(searched)
+    assert f"[report](#/experiments/{found.info.experiment_id}/runs/{found.info.run_id}/artifacts/rep" in told(searched)
+    assert "[export" not in told(searched)  # there is none
+
+    everything = [run.data.to_dictionary() for run in runs(searched)], course(searched)
+    (searched.folder / "synced.json").unlink()
+    assert Following(searched).mirror.sync() == 0
+    for run in everything[0]:
+        run["tags"].pop("gcsearch.heartbeat", None)
+    now = [run.data.to_dictionary() for run in runs(searched)]
+    for run in now:
+        run["tags"].pop("gcsearch.heartbeat", None)
+    assert (now, course(searched)) == everything
+
+
+def test_the_export_is_on_the_champions_run_and_the_words_are_on_all(searched):
+    confirm(searched, final(1, 1.1))
+    for name in ("config.toml", "more/card.md"):
+        files.write_whole(searched.folder / "export" / name, name)
+    files.write_whole(searched.kept / "1.seed_4.safetensors", b"four")
+    files.write_whole(searched.kept / "1.words.md", "# Nearest words\n")
+    searched.journal.append("artifact", file="export")
+    searched.journal.append("close", why="FINISHED")
+    Following(searched).mirror.sync()
+    (champion,) = [run for run in runs(searched) if run.data.tags.get("gcsearch.label") == "champion"]
+    there = {file.path for file in client(searched).list_artifacts(champion.info.run_id)}
+    assert {"export", "words.md", "prompts"} <= there
+    assert {f.path for f in client(searched).list_artifacts(champion.info.run_id, "export")} == {
+        "export/config.toml",
+        "export/more",
+    }
+    assert f"/runs/{champion.info.run_id}/artifacts/export)" in told(searched)
+
+
+def test_an_extended_sweep_with_another_champion_says_nothing_of_the_former_one(searched):
+    confirm(searched, final(1, 1.1))
+    searched.journal.append("close", why="FINISHED")
+    Following(searched).mirror.sync()
+    former = parent(searched).info.run_id
+    searched.journal.append("extend", trials=4, there=3)
+    searched.journal.append("record", record=ranked_record(3, (90.0, 92.0), rho=5.0))
+    Following(searched).mirror.sync()
+    assert "4 of 4 trials have ended" in told(searched)
+    confirm(searched, final(3, 5.0))
+    searched.journal.append("close", why="FINISHED")
+    Following(searched).mirror.sync()
+    found = parent(searched)
+    assert found.info.run_id != former
+    assert found.data.params["rho"] == "5.0"
+    assert course(searched) == [(1, 70.0), (2, 80.0), (3, 80.0), (4, 91.0)]
+    assert {run.data.tags["mlflow.parentRunId"] for run in runs(searched) if run.info.run_id != found.info.run_id} == {
+        found.info.run_id
+    }
+    roles = {key: role for key, (role, _) in marked(searched).items()}
+    assert (roles[1, "search"], roles[3, "search"], roles[3, "test"]) == ("searched", "champion", "champion")
+    assert (1, "test") not in roles

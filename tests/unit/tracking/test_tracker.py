@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-import shutil
-import sqlite3
 import subprocess
 import time
 import urllib.request
@@ -22,10 +19,10 @@ from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
 from gcsearch.errors import InputError, RunError
 from gcsearch.tracking.client import read_records, runs_of, ui_command
-from gcsearch.tracking.description import run_name
+from gcsearch.tracking.content.trials import MOST_KEYS, key_of, run_name
 from gcsearch.tracking.tracker import Tracker
 from tests.support.records import GCSCOOP, a_record
-from tests.support.servers import free_port, has_postgres, postgres
+from tests.support.servers import free_port
 
 PIPELINE = Pipeline(name="pets", search=SearchConfig(objective="val_h"))
 
@@ -49,12 +46,12 @@ def tracker(store, request):
 def again(tracker, **arguments) -> Tracker:
     """A second driver that continues the same sweep."""
     second = Tracker(tracker.uri, "pets", **arguments)
-    second.start_sweep(tracker._sweep, PIPELINE)
+    second.start_sweep(tracker._begun.name, PIPELINE)
     return second
 
 
 def children(tracker):
-    runs = runs_of(tracker.client, [tracker.experiment_id], tracker._sweep)
+    runs = runs_of(tracker.client, [tracker.experiment_id], tracker._begun.name)
     return [run for run in runs if run.info.run_id != tracker.parent]
 
 
@@ -64,19 +61,75 @@ def test_a_record_becomes_a_child_run_with_params_metrics_and_tags(tracker):
     run = tracker.client.get_run(run_id)
     assert run.info.run_name == "t0007-gcscoop-rho0.10-b1_0.50-b2_0.80"
     assert run.info.status == "FINISHED"
-    assert run.data.tags["mlflow.parentRunId"] == tracker.parent
-    assert run.data.tags["gcsearch.trial"] == "7"
-    assert run.data.tags["gcsearch.outcome"] == "complete"
-    assert run.data.tags["gcsearch.config"] == GCSCOOP.digest
-    assert run.data.tags["gcsearch.seeds"] == "1,2"
-    assert run.data.tags["gcsearch.label"] == "literature"
-    assert run.data.params == {"method": "gcscoop", "rho": "0.1", "beta1": "0.5", "beta2": "0.8", "epochs": "3"}
-    assert run.data.metrics["val_h"] == 58.0
-    assert run.data.metrics["val_h/seed_1"] == 53.0
-    history = tracker.client.get_metric_history(run_id, "val_h/seed_2")
-    assert [(point.step, point.value) for point in history] == [(1, 61.0), (2, 62.0), (3, 63.0)]
+    tags = run.data.tags
+    assert tags["mlflow.parentRunId"] == tracker.parent
+    assert (tags["gcsearch.trial"], tags["gcsearch.label"], tags["gcsearch.seeds"]) == ("7", "literature", "1,2")
+    assert (tags["outcome"], tags["gcsearch.outcome"], tags["role"]) == ("complete", "complete", "searched")
+    assert tags["gcsearch.config"] == GCSCOOP.digest
+    assert run.data.metrics["val_h"] == run.data.metrics["objective"] == 58.0
+    assert run.data.metrics["val_h_sd"] == run.data.metrics["objective_sd"] == pytest.approx(50**0.5)
+    assert run.data.metrics["seconds"] == 30.0
+    history = tracker.client.get_metric_history(run_id, "val_h")
+    assert [(point.step, point.value) for point in history] == [(1, 56.0), (2, 57.0), (3, 58.0)]
     seconds = (history[-1].timestamp - run.info.start_time) / 1000
     assert seconds == pytest.approx(30.0)
+
+
+def test_a_child_run_has_all_hyperparameters_and_what_tells_its_sweep_from_others(tracker):
+    params = tracker.client.get_run(tracker.log_record(a_record())).data.params
+    assert {"method": "gcscoop", "rho": "0.1", "beta1": "0.5", "beta2": "0.8", "epochs": "3"}.items() <= params.items()
+    assert {"lr", "batch_size", "n_ctx"} <= set(params)  # which nobody searched
+    parent = tracker.client.get_run(tracker.parent).data.params
+    shared = {"task.dataset", "task.backbone", "task.shots", "search.space"}
+    assert {key: params[key] for key in shared} == {key: parent[key] for key in shared}
+
+
+def test_each_seeds_numbers_are_a_table_that_mlflow_shows(tracker, tmp_path):
+    run_id = tracker.log_record(a_record())
+    shown = json.loads(tracker.client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "seeds.json", "type": "table"}]
+    table = json.loads(Path(tracker.client.download_artifacts(run_id, "seeds.json", str(tmp_path))).read_text())
+    assert table["columns"] == ["metric", "mean", "sd", "seed 1", "seed 2"]
+    assert dict(zip(table["columns"], table["data"][0], strict=True)) == {
+        "metric": "val_h", "mean": 58.0, "sd": pytest.approx(50**0.5), "seed 1": 53.0, "seed 2": 63.0,
+    }  # fmt: skip
+
+
+def test_a_long_curve_is_thinned_and_ends_where_the_trial_ended(tracker):
+    run_id = tracker.log_record(a_record(epochs=200))
+    steps = [point.step for point in tracker.client.get_metric_history(run_id, "val_h")]
+    assert (len(steps), steps[0], steps[-1]) == (20, 1, 200)
+    assert tracker.client.get_run(run_id).data.metrics["val_h"] == 255.0
+
+
+def test_a_search_on_many_data_sets_stays_below_forty_metrics(tracker):
+    names = [f"val_{side}_world{number}" for number in range(15) for side in ("base_acc", "new_acc", "h")]
+    metrics = dict.fromkeys((*names, "loss", "val_base_acc", "val_new_acc", "val_h"), (1.0, 2.0))
+    logged = tracker.client.get_run(tracker.log_record(a_record(metrics=metrics, curve=()))).data.metrics
+    assert len(logged) == MOST_KEYS < 40
+    assert {"objective", "val_base_acc", "val_base_acc_sd", "val_h"} <= set(logged)
+    assert read_records(tracker.uri, tracker._begun.name)[0].metrics == metrics
+
+
+def test_a_confirmed_run_has_the_numbers_of_the_tables_and_its_curves_as_a_picture(tracker, tmp_path):
+    curve = tuple(
+        EpochReport(number=0, epoch=e, metrics={"test_base_acc": (80.0 + e,) * 5, "test_h": (70.0, 71, 72, 73, 74)})
+        for e in (1, 2)
+    )
+    final = {"stage": "test", "label": "champion", "seeds": (4, 5, 6, 7, 8), "epochs": 2, "curve": curve}
+    run_id = tracker.log_record(a_record(metrics=curve[-1].metrics, **final), files={"prompts/seed_4.bin": b"four"})
+    run = tracker.client.get_run(run_id)
+    logged = run.data.metrics
+    assert (logged["base"], logged["base_sd"], logged["h"]) == (82.0, 0.0, 72.0) and "new" not in logged
+    assert logged["h_sd"] == pytest.approx(2.5**0.5)
+    assert logged["h_low"] < 72 < logged["h_high"]
+    assert logged["test_h"] == 72.0 and "objective" not in logged
+    assert run.data.tags["role"] == "champion"
+    assert {file.path for file in tracker.client.list_artifacts(run_id)} == {
+        "record.json", "seeds.json", "curves.png", "prompts",
+    }  # fmt: skip
+    picture = Path(tracker.client.download_artifacts(run_id, "curves.png", str(tmp_path))).read_bytes()
+    assert picture.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -98,14 +151,14 @@ def test_what_is_written_is_read_back(tracker):
     ]
     ids = [tracker.log_record(record) for record in written]
 
-    read = read_records(tracker.uri, tracker._sweep)
+    read = read_records(tracker.uri, tracker._begun.name)
 
     assert read == [record.model_copy(update={"run_id": run}) for record, run in zip(written, ids, strict=True)]
 
 
 def test_numbers_that_are_not_finite_survive(tracker):
     tracker.log_record(a_record(epochs=0, metrics={"cosine": (math.nan, 1.0), "loss": (math.inf, 1.0)}))
-    (read,) = read_records(tracker.uri, tracker._sweep)
+    (read,) = read_records(tracker.uri, tracker._begun.name)
     assert math.isnan(read.metrics["cosine"][0])
     assert read.metrics["loss"][0] == math.inf
 
@@ -136,13 +189,13 @@ def test_a_run_cut_off_while_writing_is_completed_without_doubles(tracker, monke
         tracker.log_record(a_record())
     (half,) = children(tracker)
     assert half.info.status == "RUNNING"
-    assert read_records(tracker.uri, tracker._sweep) == []
+    assert read_records(tracker.uri, tracker._begun.name) == []
 
     second = again(tracker)
     assert second.log_record(a_record()) == half.info.run_id
     second.end()
     assert len(tracker.client.get_metric_history(half.info.run_id, "val_h")) == 3
-    assert len(read_records(tracker.uri, tracker._sweep)) == 1
+    assert len(read_records(tracker.uri, tracker._begun.name)) == 1
 
 
 def test_an_orphan_that_nobody_completes_is_closed_as_killed(tracker, monkeypatch):
@@ -196,10 +249,9 @@ def test_targets_are_inputs_that_are_only_tested(store):
     found = tracker.client.get_run(tracker.parent)
     inputs = {one.dataset.name: one.tags[0].value for one in found.inputs.dataset_inputs}
     assert inputs == {"shapes-sketch": "train", "shapes-neon": "test"}
-    assert "16 shots of all classes" in found.data.tags["mlflow.note.content"]
     logged = tracker.client.get_run(run_id).data.metrics
     assert {name: logged[name] for name in metrics} == dict.fromkeys(metrics, 55.0)
-    assert logged["test_acc_shapes-neon/seed_2"] == 60.0
+    assert (logged["targets"], logged["acc"]) == (55.0, 55.0)
 
 
 def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):
@@ -207,7 +259,7 @@ def test_a_continued_sweep_runs_again_and_may_have_grown(tracker):
     assert tracker.client.get_run(tracker.parent).info.status == "KILLED"
     second = Tracker(tracker.uri, "pets")
     grown = PIPELINE.model_copy(update={"search": SearchConfig(objective="val_h", trials=500)})
-    assert second.start_sweep(tracker._sweep, grown) == tracker.parent
+    assert second.start_sweep(tracker._begun.name, grown) == tracker.parent
     assert second.client.get_run(tracker.parent).info.status == "RUNNING"
     second.end()
 
@@ -226,98 +278,77 @@ def test_only_what_is_not_there_counts_as_written(tracker):
     assert second.written == 0
 
 
-# --- Many at once
+# --- What changes later
 
 
-UNEVEN = [
-    a_record(0),
-    a_record(1, config=TrialConfig(method="gcscoop", hyperparameters={"beta1": "off", "n_ctx": 4, "lr": 1.0})),
-    a_record(2, outcome=Outcome.DIVERGED, reason="seed 1: “not finite”\n" + 9000 * "x", epochs=0),
-    a_record(3, outcome=Outcome.PRUNED, epochs=2, curve=()),
-    a_record(4, epochs=0, metrics={"cosine": (math.nan, 1.0), "loss": (math.inf, -math.inf), "val_h": (0.0, -0.0)}),
-    a_record(5, seconds=0.0),  # all points at one time
-    a_record(0, stage="test", label="champion", seeds=(4, 5)),
-]
+def test_marks_are_set_changed_and_taken_away(tracker):
+    first, second = a_record(0), a_record(1)
+    ids = [tracker.log_record(record) for record in (first, second)]
+
+    def tags(one):
+        return {key: text for key, text in one.client.get_run(ids[0]).data.tags.items() if key in ("role", "rank")}
+
+    tracker.mark({key_of(first): {"rank": "1"}, key_of(second): {"rank": "2"}})
+    assert tags(tracker) == {"role": "searched", "rank": "1"}
+    later = again(tracker)
+    later.mark({key_of(first): {"rank": "", "role": "champion"}, key_of(a_record(9)): {"rank": "3"}})
+    assert tags(later) == {"role": "champion"}
+    later.end()
 
 
-def everything(tracker):
-    """All that a store tells of the child runs, by name: without their ids and what follows from these."""
-    found = {}
-    for run in children(tracker):
-        client, run_id = tracker.client, run.info.run_id
-        content = client.get_run(run_id).to_dictionary()
-        assert content["info"].pop("artifact_uri").endswith(f"/{run_id}/artifacts")
-        assert content["info"].pop("run_id") == content["info"].pop("run_uuid", run_id)
-        for tag in ("mlflow.parentRunId", "gcsearch.sweep"):
-            assert content["data"]["tags"].pop(tag)
-        history = {name: client.get_metric_history(run_id, name) for name in content["data"]["metrics"]}
-        points = {name: sorted(str(dict(p) | {"run_id": ""}) for p in some) for name, some in history.items()}
-        files = [(file.path, file.file_size) for file in client.list_artifacts(run_id)]
-        found[run.info.run_name] = json.dumps(content, sort_keys=True), points, files
-    return found
+def test_what_has_not_changed_is_not_written_again(tracker, monkeypatch):
+    tracker.tag({"mlflow.note.content": "as it is"})
+    tracker.log_results({"h": 80.0}, 1_000.0)
+    tracker.name_champion({"rho": 0.1})
+    record = a_record()
+    tracker.log_record(record)
+    tracker.mark({key_of(record): {"rank": "1"}})
+    second = again(tracker)
+    written = []
+    for name in ("log_batch", "set_tag", "delete_tag", "log_metric", "create_run"):
+        monkeypatch.setattr(second.client, name, lambda *_, name=name, **__: written.append(name))
+    second.tag({"mlflow.note.content": "as it is"})
+    second.log_results({"h": 80.0}, 1_000.0)
+    assert not second.name_champion({"rho": 0.1})
+    second.mark({key_of(record): {"rank": "1"}})
+    assert written == []
+    monkeypatch.undo()
+    second.end()
 
 
-def assert_written_at_once_as_by_the_client(uri, artifacts):
-    one, other = Tracker(uri, "pets", artifacts), Tracker(uri, "pets", artifacts)
-    one.start_sweep("one-by-one", PIPELINE)
-    for record in UNEVEN:
-        one.log_record(record, 1_000_000.5)
-    other.start_sweep("at-once", PIPELINE)
-    ids = other.log_records([(record, 1_000_000.5) for record in UNEVEN])
-    assert everything(other) == everything(one)
-    assert len(everything(one)) == len(UNEVEN)
-    read = read_records(uri, "at-once")
-    assert [one.run_id for one in read] == ids
-    assert list(map(str, read)) == [str(r.model_copy(update={"run_id": i})) for r, i in zip(UNEVEN, ids, strict=True)]
-    assert (one.written, other.written) == (len(UNEVEN), len(UNEVEN))
+def test_another_champion_takes_a_new_parent_which_all_trials_follow(tracker):
+    child = tracker.log_record(a_record())
+    assert not tracker.name_champion({"method": "gcscoop", "rho": 0.1})
+    former = tracker.parent
+    assert tracker.name_champion({"method": "coop"})  # which has no rho
+    assert tracker.parent != former
+    run = tracker.client.get_run(tracker.parent)
+    assert run.data.params["method"] == "coop" and "rho" not in run.data.params
+    assert run.data.params["task.shots"] == "16"
+    assert "environment.json" in {file.path for file in tracker.client.list_artifacts(tracker.parent)}
+    assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == tracker.parent
+    assert [run.info.run_id for run in children(tracker)] == [child]
 
 
-def test_runs_written_at_once_are_those_that_the_client_writes(store):
-    assert_written_at_once_as_by_the_client(*store)
+def test_trials_of_a_parent_that_is_gone_find_the_next_one(tracker):
+    """A driver that was killed while it made the parent anew."""
+    child = tracker.log_record(a_record())
+    tracker.client.delete_run(tracker.parent)
+    second = again(tracker)
+    assert tracker.client.get_run(child).data.tags["mlflow.parentRunId"] == second.parent != tracker.parent
+    second.end()
+    tracker.client.restore_run(tracker.parent)  # which the fixture ends
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not has_postgres(), reason="PostgreSQL 15 is not installed here")
-def test_runs_written_at_once_are_those_that_the_client_writes_on_postgresql(tmp_path):
-    with postgres() as uri:
-        assert_written_at_once_as_by_the_client(uri, tmp_path)
-
-
-def test_what_is_there_is_not_written_at_once_again(tracker):
-    first = tracker.log_record(a_record(0))
-    ids = tracker.log_records([(a_record(number), time.time()) for number in (0, 1, 1)])
-    assert ids[0] == first and ids[1] == ids[2]
-    assert tracker.written == 2
-    changed, same = again(tracker).log_records([(a_record(0, epochs=5), time.time()), (a_record(1), time.time())])
-    assert same == ids[1]
-    assert {run.info.run_id for run in children(tracker)} == {changed, same}
-
-
-def test_either_all_are_written_or_none(store, tmp_path):
-    path = Path(shutil.copy(store[0].removeprefix("sqlite:///"), tmp_path / "broken.db"))
-    tracker = Tracker(f"sqlite:///{path}", "broken", tmp_path)
-    tracker.start_sweep("broken", PIPELINE)
-    with contextlib.closing(sqlite3.connect(path)) as database:
-        (before,) = database.execute("SELECT count(*) FROM runs").fetchone()
-        database.execute("DROP TABLE latest_metrics")
-        with pytest.raises(RunError, match="refused: OperationalError"):
-            tracker.log_records([(a_record(number), time.time()) for number in range(2)])
-        for table, there in (("runs", before), ("params", 0)):
-            mine = "" if table == "runs" else " WHERE key = 'rho' AND run_uuid NOT IN (SELECT run_uuid FROM runs)"
-            assert database.execute(f"SELECT count(*) FROM {table}{mine}").fetchone() == (there,)
-    assert tracker.written == 0
-
-
-def test_tables_of_another_mlflow_are_left_to_its_client(store, tmp_path):
-    shutil.copy(store[0].removeprefix("sqlite:///"), tmp_path / "later.db")
-    with contextlib.closing(sqlite3.connect(tmp_path / "later.db")) as database:
-        database.execute("ALTER TABLE metrics ADD COLUMN unit TEXT")
-        database.commit()
-    tracker = Tracker(f"sqlite:///{tmp_path}/later.db", "later", tmp_path)
-    assert tracker._tables is None
-    tracker.start_sweep("later", PIPELINE)
-    run_ids = tracker.log_records([(a_record(number), time.time()) for number in range(2)])
-    assert {run.info.run_id for run in children(tracker)} == set(run_ids)
+def test_the_experiment_is_one_of_training_also_where_an_earlier_version_made_it(store):
+    name = "of an earlier version"
+    made = Tracker(store[0], "any").client.create_experiment(name)
+    tracker = Tracker(store[0], name, store[1])
+    assert tracker.experiment_id == made
+    assert tracker.client.get_experiment(made).tags["mlflow.experimentKind"] == "custom_model_development"
+    tracker.client.set_experiment_tag(made, "mlflow.experimentKind", "genai_development")  # somebody's choice
+    Tracker(store[0], name, store[1])
+    assert tracker.client.get_experiment(made).tags["mlflow.experimentKind"] == "genai_development"
 
 
 def test_git_commit_and_dirty_flag(tmp_path):
@@ -347,9 +378,9 @@ def test_the_limits_of_mlflow_are_kept(tracker):
     run = tracker.client.get_run(tracker.log_record(record))
     assert len(run.data.tags["gcsearch.reason"]) == 8000
     assert len(run.data.params["ctx_init"]) == 6000
-    assert len(run.data.params) == 122
-    assert len(tracker.client.get_metric_history(run.info.run_id, "val_h")) == 400
-    (read,) = read_records(tracker.uri, tracker._sweep)
+    assert len(run.data.params) == 122 + 4
+    assert len(tracker.client.get_metric_history(run.info.run_id, "val_h")) == 20
+    (read,) = read_records(tracker.uri, tracker._begun.name)
     assert read.reason == record.reason
     assert read.config == record.config
 
@@ -420,7 +451,7 @@ def test_a_metric_that_was_not_measured_is_left_out(tracker):
     logged = run.data.metrics
     assert logged["val_base_acc"] == 75.0
     assert not any("val_h" in name or "new" in name for name in logged)
-    assert read_records(tracker.uri, tracker._sweep)[0].metrics == base_only
+    assert read_records(tracker.uri, tracker._begun.name)[0].metrics == base_only
 
 
 def test_a_wrong_place_is_refused_with_words(tracker, tmp_path):
@@ -431,7 +462,7 @@ def test_a_wrong_place_is_refused_with_words(tracker, tmp_path):
     with pytest.raises(RunError, match=r"//\*\*\*@nowhere") as caught:
         Tracker("postgresql+nosuchdriver://user:secret@nowhere/x", "pets")
     assert "secret" not in str(caught.value)
-    with pytest.raises(InputError, match=f"got other.*\n.*{tracker._sweep}"):
+    with pytest.raises(InputError, match=f"got other.*\n.*{tracker._begun.name}"):
         read_records(tracker.uri, "other")
     with pytest.raises(InputError, match="no sweep"):
         read_records(tracker.uri, "other' OR ''='")
@@ -466,10 +497,10 @@ def test_the_browser_serves_and_a_sweep_can_be_written_through_it(tracker, store
         address = f"http://127.0.0.1:{port}"
         assert b"<!doctype html>" in wait_for(address, server).lower()
         remote = Tracker(address, "pets")
-        assert remote.start_sweep(tracker._sweep, PIPELINE) == tracker.parent
+        assert remote.start_sweep(tracker._begun.name, PIPELINE) == tracker.parent
         remote.log_record(a_record(1))
         remote.end()
-        assert [record.number for record in read_records(address, tracker._sweep)] == [0, 1]
+        assert [record.number for record in read_records(address, tracker._begun.name)] == [0, 1]
         with pytest.raises(InputError, match="Open that address"):
             ui_command(address, None, port)
     finally:
