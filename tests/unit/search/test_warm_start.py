@@ -116,7 +116,8 @@ def test_an_oracle_that_only_mlflow_has_teaches_what_it_searched(tmp_path):
         for record in EARLIER[:3]
     ]
     confirmed = searched[0].model_copy(update={"label": "champion", "seeds": (4,), "metrics": {"test_h": (1.0,)}})
-    tracker.log_records([(record, 0.0) for record in (*searched, confirmed)])
+    for record in (*searched, confirmed):
+        tracker.log_record(record)
     chosen = Pipeline.from_dict(
         {"name": "new", "search": {"objective": "test_h", "warm_start": ["oracle-1"]}, "tracking": {"uri": uri}}
     )
