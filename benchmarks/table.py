@@ -38,7 +38,7 @@ from gcsearch.config import search_space
 from gcsearch.config.base import plain_name
 from gcsearch.config.task import Task
 from gcsearch.config.trials import TrialConfig
-from gcsearch.methods.registry import build, find
+from gcsearch.methods.registry import build
 from gcsearch.training import loading, task_data
 from gcsearch.training.population import Member, Population, structure
 
@@ -146,8 +146,9 @@ def measure(plan: Plan, unit: Unit) -> pd.DataFrame:
     task = plan.task(unit.world)
     task_data.data_root(task)
     lab = loading.laboratory(task)
-    measures = Measures(lab, find(plan.method).prompt, plan.seeds, plan.others(unit.world))
     configs = plan.configs()
+    (prompt,) = {build(config).prompt for config in configs.values()}
+    measures = Measures(lab, prompt, plan.seeds, plan.others(unit.world))
     keys = [(number, seed) for number in plan.numbers(unit) for seed in plan.seeds]
     members = [Member(build(configs[number]), measures.test[plan.seeds.index(seed)]) for number, seed in keys]
     stops = list(train(lab.backbone, members))
@@ -156,10 +157,19 @@ def measure(plan: Plan, unit: Unit) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for stop in stops:
         number, seed = keys[stop.member]
-        row = {"number": number, **configs[number].hyperparameters, "seed": seed, **stop.facts}
+        row = {
+            "number": number,
+            "method": configs[number].method,
+            **configs[number].hyperparameters,
+            "seed": seed,
+            **stop.facts,
+        }
         rows.append(row if stop.diverged else row | next(numbers))
     if unit.block == 0:
-        rows.insert(0, {"number": ZERO_SHOT, "seed": 0, "epoch": 0, "last": True} | measures.of_zero_shot())
+        rows.insert(
+            0,
+            {"number": ZERO_SHOT, "method": "zeroshot", "seed": 0, "epoch": 0, "last": True} | measures.of_zero_shot(),
+        )
     return _typed(pd.DataFrame([{"world": unit.world, "shots": task.shots} | row for row in rows]))
 
 
@@ -215,7 +225,7 @@ def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     whole = {"number": "int16", "shots": "int16", "seed": "int16", "epoch": "int16"}
     flags = [key for key in ("last", "diverged") if key in frame]
     frame[flags] = frame[flags].astype("boolean").fillna(False).astype(bool)
-    floats = [key for key in frame if key not in ("world", PROMPT, *whole, *flags)]
+    floats = [key for key in frame if key not in ("world", "method", PROMPT, *whole, *flags)]
     frame = frame.astype(whole | dict.fromkeys(floats, "float32"))
     # Five digits are kept: the rest says nothing and would be half of the file.
     bits = frame[floats].to_numpy().view(np.int32)

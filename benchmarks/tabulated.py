@@ -57,7 +57,7 @@ def ends(frame: pd.DataFrame, world: str, seeds: Sequence[int] = SEARCH) -> pd.D
     """
     rows = frame[(frame["world"] == world) & frame["seed"].isin(seeds) & (frame["number"] != ZERO_SHOT)]
     sound = ~rows["number"].isin(rows.loc[rows["diverged"], "number"])
-    return rows[sound & rows["last"]].drop(columns=["world", PROMPT]).groupby("number").mean()
+    return rows[sound & rows["last"]].drop(columns=["world", "method", PROMPT]).groupby("number").mean()
 
 
 # --- Optuna ---------------------------------------------------------------------------------------------

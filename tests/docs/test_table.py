@@ -10,6 +10,7 @@ import pytest
 
 from gcsearch.config.trials import Proposal, TrialConfig
 from gcsearch.data.synthetic import worlds
+from gcsearch.methods.prompts import Context
 from gcsearch.training import loading, task_data
 from gcsearch.training.trial import run_pack
 
@@ -101,10 +102,28 @@ def test_no_class_of_the_world_is_among_those_that_a_prompt_is_carried_to(table,
 
     task = plan.task("world:3")
     task_data.data_root(task)
-    measures = Measures(loading.laboratory(task), table.find("gcscoop").prompt, plan.seeds, plan.others("world:3"))
+    measures = Measures(loading.laboratory(task), Context(), plan.seeds, plan.others("world:3"))
     names = [list(measures.names)[at] for at in measures.kinds["transfer_1"].names]
     assert names == ["pink key", "green key", "green star"]
     assert len(measures.kinds["transfer_1"].labels) == 3 * 4
+
+
+@pytest.mark.parametrize("method", ["coop", "kgcoop", "prograd", "mixed"])
+def test_other_methods_begin_with_the_literature_at_batches_of_32(table, method):
+    configs = table.Plan(method).configs()
+    assert len(set(map(str, configs.values()))) == 128
+    assert configs[0].hyperparameters["batch_size"] == 32 and configs[0].hyperparameters["lr"] == 0.002
+    assert {config.hyperparameters["batch_size"] for config in configs.values()} == {32, 128, 4096}
+
+
+@pytest.mark.slow
+def test_methods_that_differ_in_their_hyperparameters_stand_in_one_table(table):
+    plan = table.Plan("mixed", ("world:3", "world:6"), 4, 4, (1, 2), most_epochs=2)
+    frame = table.measure(plan, table.Unit("world:6", 0))
+    ends = frame[frame["last"]].set_index("method")
+    assert list(frame["method"].unique()) == ["zeroshot", "gcscoop", "coop", "kgcoop", "prograd"]
+    assert ends.loc["kgcoop", "kg_lambda"].tolist() == [8, 8] and ends.loc["coop", "rho"].isna().all()
+    assert ends["test_h"].notna().all()
 
 
 def test_the_configurations_do_not_depend_on_how_many_there_are(table):
