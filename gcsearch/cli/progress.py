@@ -1,175 +1,176 @@
-"""Progress on stderr: bars on a terminal, a plain line now and then where the output is piped."""
+"""Progress on stderr: a display on a terminal, a plain line now and then where the output is piped."""
 
 from __future__ import annotations
 
-import math
+import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from gcsearch.cli import streams
+from gcsearch.cli.live import view
+from gcsearch.cli.live.observer import Observer
+from gcsearch.cli.live.screen import Screen, can_draw
+from gcsearch.cli.live.snapshot import Bar, Pace, Snapshot
 from gcsearch.cli.render import near
-from gcsearch.config.metrics import is_oracle
-from gcsearch.config.trials import EpochReport, Outcome, Proposal, TrialRecord
+from gcsearch.config.trials import EpochReport, Proposal, TrialRecord
 from gcsearch.methods.registry import build
-from gcsearch.results.ranking import order
-from gcsearch.stats import number
 from gcsearch.sweep.callbacks import Callback
 from gcsearch.sweep.store import LOG_FILE
 from gcsearch.sweep.sweep import Sweep
 
-TITLES = {
-    "download": "downloading, MiB",
-    "unpack": "unpacking",
-    "data": "writing the data set",
-    "check": "opening images",
-    "nodes": "looking at the nodes",
-    "digest": "reading image files",
-    "features": "encoding images",
-    "search": "searching",
-    "recheck": "measuring the best again",
-    "confirm": "confirming on test images",
-    "train": "training",
-    "sharpness": "measuring sharpness",
-    "surface": "computing surfaces",
-}
-PLAIN_SECONDS = 10.0
+logger = logging.getLogger(__name__)
+
+_OF_A_SWEEP = ("search", "recheck", "confirm")
+_AROUND = ("start", "report", "export", "sync")  # what is done before and after, while the sweep is shown
+_LOOK = 1.0  # seconds between two looks at a sweep
+_PATIENCE = 1.0  # seconds before a stage that counts nothing is shown
+_WORTH_A_LINE = 2.0  # seconds after which the end of a stage is said
 
 
 class ProgressCallback(Callback):
-    """Shows stages with their share done, the time left and the best value so far."""
+    """Shows what a command does: stages with their share done and the time left, and a sweep with all that runs.
 
-    def __init__(self, objective: str = "", *, quiet: bool = False) -> None:
-        self.objective = objective
-        self.console = Console(stderr=True)
+    On a terminal that is a display in its last lines; elsewhere a plain line is said as a stage ends, and while it
+    lasts every ten seconds, later every tenth of the time that it has taken. `quiet`: nothing but warnings.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
         self.quiet = quiet
-        self.bars = Progress(
-            TextColumn("{task.description:<28}"),
-            BarColumn(bar_width=30),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-        )
-        self.task: TaskID | None = None
-        self.name, self.total, self.done, self.note = "", 0.0, 0.0, ""
-        self.epochs: dict[int, int] = {}
-        self.running: dict[int, float] = {}
-        self.first: tuple[float, int] | None = None
-        self.best: TrialRecord | None = None
-        self.ended = 0
-        self.began = self.spoke = time.monotonic()
-        self.open = ExitStack()
+        self._open = ExitStack()
+        self._drawn = False
+        self._observer: Observer | None = None
+        self._seen: tuple[float, Snapshot] | None = None  # when the sweep was looked at last, and how it stood
+        self._epochs: dict[int, int] = {}
+        self._shares: dict[int, float] = {}
+        self._begin("", 0)
 
     def __enter__(self) -> Self:
-        self.bars.start()
+        self._drawn = not self.quiet and can_draw()
+        if self._drawn:
+            self._open.enter_context(Screen(self._frame))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._finish_stage()
-        self.bars.stop()
-        self.open.close()
+        try:
+            self._finish(whole=kind is None)
+        finally:
+            self._open.close()
+
+    # --- What is heard ----------------------------------------------------------------------------------
+
+    def stage(self, name: str, total: int | None = None) -> None:
+        self._finish(whole=True)
+        self._begin(name, float(total or 0))
+
+    def _begin(self, name: str, total: float) -> None:
+        self._name, self._done, self._total = name, 0.0, total
+        self._began = self._spoke = time.monotonic()
+        self._pace: Pace | None = None
+        self._shares = {}
+
+    def progress(self, done: int, total: int) -> None:
+        # What an earlier run had done is not of this one's speed.
+        self._pace = self._pace or Pace(done, time.monotonic())
+        self._done, self._total = float(done), float(total)
+        self._speak()
 
     def begun(self, sweep: Sweep) -> None:
-        """From now on what libraries say goes to the sweep's log."""
+        """From now on the sweep is shown, and what libraries say goes to its log."""
+        self.stage("start")
         log = sweep.folder / LOG_FILE
         if not self.quiet:
             streams.say(f"what Ray, Optuna and MLflow say goes to {near(log)}")
-        self.open.enter_context(streams.logged(log))
-        self.console.file = streams.terminal()
-
-    def stage(self, name: str, total: int | None = None) -> None:
-        self._finish_stage()
-        self.name, self.total, self.done, self.note = name, float(total or 0), 0.0, ""
-        self.epochs, self.running, self.ended, self.first = {}, {}, 0, None
-        self.began = self.spoke = time.monotonic()
-        self.task = None
-        if total:
-            self._show(0.0, float(total))
-
-    def progress(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if self.name == "features":
-            # What an earlier run had done is not of this one's speed.
-            self.first = self.first or (now, done)
-            began, before = self.first
-            if done > before and now > began:
-                self.note = f"{(done - before) / (now - began):.0f} images/s"
-        self._show(float(done), float(total))
+            self._observer = Observer(sweep)
+        self._open.enter_context(streams.logged(log))
 
     def proposal(self, proposal: Proposal) -> None:
-        self.epochs[proposal.number] = build(proposal.config).epochs
+        self._epochs[proposal.number] = build(proposal.config).epochs
+        self._shares = {**self._shares, proposal.number: 0.0}
 
     def reports(self, reports: list[EpochReport]) -> None:
-        if self.name == "train":
-            self._show(float(reports[-1].epoch), self.total)
+        if self._name == "train":
+            self.progress(reports[-1].epoch, int(self._total))
             return
-        for report in reports:
-            self.running[report.number] = report.epoch / max(self.epochs.get(report.number, report.epoch), 1)
-        self._show_settings()
+        shares = {one.number: one.epoch / max(self._epochs.get(one.number, one.epoch), 1) for one in reports}
+        self._shares = {**self._shares, **shares}
+        self._speak()
 
     def record(self, record: TrialRecord) -> None:
-        self.running.pop(record.number, None)
-        self.ended += 1
-        if self.name == "search" and self._leads(record):
-            self.best = record.model_copy(update={"curve": ()})
-            oracle = ", oracle" if is_oracle(self.objective) else ""
-            self.note = f"best {self.objective} {number(record.mean(self.objective))} (t{record.number:04d}{oracle})"
-        self._show_settings()
-
-    def _leads(self, record: TrialRecord) -> bool:
-        """Whether the record is the first of the ranking so far."""
-        if record.outcome is not Outcome.COMPLETE or not math.isfinite(record.mean(self.objective)):
-            return False
-        return self.best is None or order(record, self.objective) < order(self.best, self.objective)
+        self._shares = {number: share for number, share in self._shares.items() if number != record.number}
+        self._speak()
 
     def cluster(self, description: str) -> None:
         if not self.quiet:
-            self.console.print(f"gcsearch: on the cluster {description}", highlight=False)
+            streams.say(f"on the cluster {description}")
 
     def warn(self, text: str) -> None:
-        self.console.print(f"gcsearch: {text}", style="yellow", highlight=False, soft_wrap=True, markup=False)
+        streams.say(text, "yellow")
 
     def repaired(self, text: str) -> None:
         if not self.quiet:
-            self.console.print(f"gcsearch: repaired: {text}", highlight=False, soft_wrap=True, markup=False)
+            streams.say(f"repaired: {text}")
 
-    def _show_settings(self) -> None:
-        # A running configuration counts with the share of its epochs, so that the bar moves between two packs.
-        self._show(min(self.ended + 0.99 * sum(self.running.values()), self.total), self.total)
+    # --- What is shown ----------------------------------------------------------------------------------
 
-    def _show(self, done: float, total: float) -> None:
-        self.done, self.total = done, total
-        if self.task is None:
-            self.task = self.bars.add_task(TITLES[self.name], total=total, note="")
-        self.bars.update(self.task, completed=round(done, 1), total=total, note=self.note)
-        if self.bars.disable and time.monotonic() - self.spoke >= PLAIN_SECONDS:
-            self._say()
+    def _frame(self) -> view.Frame | None:
+        """What stands on the terminal now."""
+        if self._observer and self._name in (*_OF_A_SWEEP, *_AROUND):
+            return view.Frame(self._look(self._observer), view.TITLES[self._name] if self._name in _AROUND else "")
+        if self._name and (self._done or time.monotonic() - self._began >= _PATIENCE):
+            return view.Frame(self._bar())
+        return None
 
-    def _say(self) -> None:
-        if self.quiet:
+    def _look(self, observer: Observer, *, anew: bool = False) -> Snapshot:
+        """The sweep as it stood a second ago at most."""
+        now = time.monotonic()
+        if self._seen is None or anew or now - self._seen[0] >= _LOOK:
+            self._seen = now, observer.as_driver(self._shares)
+        return self._seen[1]
+
+    def _bar(self) -> Bar:
+        now = time.monotonic()
+        left = self._pace.left(self._done, self._total, now) if self._pace else None
+        rate = self._pace.per_second(self._done, now) if self._pace and self._name == "features" else 0.0
+        note = f"{rate:.0f} images/s" if rate else ""
+        # The embedded data sets are drawn as they are loaded first.
+        name = "write" if self._name == "data" and self._total else self._name
+        return Bar(view.TITLES[name], self._done, self._total, now - self._began, left, note)
+
+    def _speak(self) -> None:
+        """Say how far it is, where no display does and it is time to."""
+        now = time.monotonic()
+        if self.quiet or self._drawn or not view.is_due(now - self._began, now - self._spoke):
             return
-        self.spoke = time.monotonic()
-        share = f"{100 * self.done / self.total:.0f} %" if self.total else ""
-        streams.say(f"{TITLES[self.name]} {share} after {self.spoke - self.began:.0f} s {self.note}".rstrip())
+        self._spoke = now
+        self._say(self._line)
 
-    def _finish_stage(self) -> None:
-        if self.bars.disable and self.name and self.total:
-            self._say()
-        self.name = ""
+    def _say(self, line: Callable[[], str]) -> None:
+        """Say a line. One that cannot be made, whatever of, is left out: it must not end what it is about."""
+        try:
+            text = line()
+        except Exception:
+            logger.info("a line of progress is missing", exc_info=True)
+        else:
+            streams.say(text)
+
+    def _line(self) -> str:
+        if self._observer and self._name in _OF_A_SWEEP:
+            return view.sweep_line(self._look(self._observer, anew=True))
+        return view.stage_line(self._bar())
+
+    def _finish(self, *, whole: bool) -> None:
+        """Say what the present stage took, or where it was left."""
+        name, took = self._name, time.monotonic() - self._began
+        if self.quiet or not name or (took < _WORTH_A_LINE and name not in _OF_A_SWEEP):
+            return
+        if not whole:
+            self._say(self._line)
+        elif (observer := self._observer) and name in _OF_A_SWEEP:
+            self._say(lambda: view.sweep_done(name, self._look(observer, anew=True), took))
+        else:
+            self._say(lambda: view.stage_done(self._bar()))

@@ -40,7 +40,7 @@ from gcsearch.search.budget import Meter
 from gcsearch.search.proposer import Proposer
 from gcsearch.sweep import interrupts, measured
 from gcsearch.sweep.callbacks import Callback
-from gcsearch.sweep.journal import Journal, SessionEnd
+from gcsearch.sweep.journal import Journal, SessionEnd, Workers
 from gcsearch.sweep.lease import Driver, Request
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -89,7 +89,9 @@ class Session:
         goes_on = f"`{self.sweep.command('resume')}` goes on where it stopped"
         try:
             with interrupts.held():  # whatever has the line `open` gets its line `close`
-                self.journal.append("open", id=self.sweep.id, trials=trials, environment=environment())
+                self.journal.append(
+                    "open", id=self.sweep.id, trials=trials, workers=_workers(self.where), environment=environment()
+                )
                 if self.data:
                     measured.record(self.journal, self.sweep.state.measured, self.sweep.folder, self.data)
                 mlflow_sync = self._start_mlflow_sync()
@@ -127,6 +129,7 @@ class Session:
 
     def _report(self) -> None:
         """Write the report."""
+        self.callback.stage("report")
         self._spared("the report", lambda: self.sweep.report(warn=self.callback.warn), "report")
 
     def _keep_export(self, mlflow_sync: MlflowSync) -> None:
@@ -134,6 +137,7 @@ class Session:
         champion = self.sweep.confirmed
         if champion is None or champion.outcome is not Outcome.COMPLETE:
             return
+        self.callback.stage("export")
         mlflow_sync.wait(self.sweep.state.lines)  # an export names its run
         self._spared("the export for MLflow", lambda: exports.keep(self.sweep), "export", "--out", "best")
 
@@ -189,6 +193,7 @@ class Session:
                 raise
             if not self.driver.lost:  # then this is what ended the session, and is on its way
                 self.callback.warn(str(error))
+        self.callback.stage("sync")
         # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
         if mlflow_sync and (trouble := mlflow_sync.close(60 if why is SessionEnd.FINISHED else 15)):
             self.callback.warn(trouble)
@@ -236,9 +241,6 @@ class Session:
                         label = proposer.label(trial.number)
                         self.journal.append("proposal", number=trial.number, config=trial.config, label=label)
                         self.callback.proposal(trial)
-                case EpochsReported(reports):
-                    self.driver.check()
-                    self.callback.reports(reports)
                 case TrialsReturned(returned):
                     records = [proposer.tell(record) for record in returned]
                     self.journal.append_all("record", [{"record": record} for record in records])
@@ -263,8 +265,9 @@ class Session:
     def _on_event(self, event: ExecutorEvent) -> None:
         """What is the same in every stage."""
         match event:
-            case EpochsReported():
+            case EpochsReported(reports):
                 self.driver.check()
+                self.callback.reports(reports)
             case BatchEnded(batch):
                 self.runner.forget(batch)
             case WorkerGone(worker, text):
@@ -332,11 +335,15 @@ class Session:
 
         def wave(stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], keep: OnRecord) -> Wave:
             def on_event(event: ExecutorEvent) -> None:
-                if isinstance(event, TrialsReturned):
-                    for record in event.records:
-                        keep(record)
-                else:
-                    self._on_event(event)
+                match event:
+                    case BatchStarted(batch):
+                        for trial in batch.trials:
+                            self.callback.proposal(trial)
+                    case TrialsReturned(records):
+                        for record in records:
+                            keep(record)
+                    case _:
+                        self._on_event(event)
 
             batches = [self._batch(stage, seeds, [trial], keep=stage == "test") for trial in trials]
             return Wave(batches, on_event, self.driver.stopping)
@@ -345,6 +352,12 @@ class Session:
             self.sweep, self.journal, self.pipeline, self.space, wave, self.callback.stage, self.callback.record
         ).run()
         self.journal.append("final", records=finals, threads=self.where.placement.threads)
+
+
+def _workers(where: Machines) -> Workers:
+    """The session's workers as its journal says them."""
+    placement = where.placement
+    return Workers(count=placement.workers, threads=placement.threads, gpus=placement.gpus_per_worker)
 
 
 def _limit(pipeline: Pipeline, where: Machines) -> int | None:

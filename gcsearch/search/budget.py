@@ -6,9 +6,18 @@ import math
 import operator
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.trials import Outcome, TrialRecord
+
+
+class Spent(NamedTuple):
+    """What a search has used of one limit of its budget."""
+
+    what: str
+    used: float
+    limit: float
 
 
 class Meter:
@@ -43,17 +52,36 @@ class Meter:
     def why(self) -> str:
         """Why nothing more should begin; empty while there is no reason."""
         budget = self.search.budget
-        minutes = (self.clock() - self.began) / 60
-        if budget.minutes is not None and minutes >= budget.minutes:
+        if budget.minutes is not None and self._minutes >= budget.minutes:
             return f"the budget of {budget.minutes:g} minutes is spent"
         if budget.device_seconds is not None and self.device_seconds >= budget.device_seconds:
             return f"the budget of {budget.device_seconds:g} device-seconds is spent"
-        failed = sum(record.outcome is Outcome.FAILED for record in self._counting)
-        if budget.failed is not None and failed >= budget.failed:
-            return f"{failed} configurations failed, which is as many as the budget allows"
+        if budget.failed is not None and self._failed >= budget.failed:
+            return f"{self._failed} configurations failed, which is as many as the budget allows"
         if budget.no_gain is not None and self.without_gain >= budget.no_gain:
             return f"{self.without_gain} configurations brought no better {' or '.join(self.search.objectives)}"
         return ""
+
+    def spent(self) -> list[Spent]:
+        """What is used of each limit that the budget has."""
+        budget, used = self.search.budget, []
+        if budget.minutes is not None:
+            used.append(Spent("minutes", self._minutes, budget.minutes))
+        if budget.device_seconds is not None:
+            used.append(Spent("device-seconds", self.device_seconds, budget.device_seconds))
+        if budget.failed is not None:
+            used.append(Spent("failed", self._failed, budget.failed))
+        if budget.no_gain is not None:
+            used.append(Spent("without a gain", self.without_gain, budget.no_gain))
+        return used
+
+    @property
+    def _minutes(self) -> float:
+        return (self.clock() - self.began) / 60
+
+    @property
+    def _failed(self) -> int:
+        return sum(record.outcome is Outcome.FAILED for record in self._counting)
 
     @property
     def _counting(self) -> list[TrialRecord]:

@@ -52,15 +52,18 @@ def finishing(search: SearchConfig) -> float:
 def trained(search: SearchConfig) -> float:
     """The share of their epochs that configurations train on average; 1 where none has to leave."""
     packs = search.rungs + 1 if search.pruner == "hyperband" else 1
-    return sum(_trained(rungs(search, pack)) for pack in range(packs)) / packs
+    return sum(trained_by(1.0, rungs(search, pack)) for pack in range(packs)) / packs
 
 
-def _trained(rungs: Sequence[Rung]) -> float:
+def trained_by(share: float, rungs: Sequence[Rung]) -> float:
+    """The share of their epochs that configurations have trained on average when the first have come to `share`."""
     left, at, total = 1.0, 0.0, 0.0
     for rung in rungs:
+        if rung.share >= share:
+            break
         total += left * (rung.share - at)
         left, at = left * rung.keep, rung.share
-    return total + left * (1 - at)
+    return total + left * (share - at)
 
 
 def epoch_of(rung: Rung, epochs: int) -> int:

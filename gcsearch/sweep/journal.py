@@ -44,12 +44,21 @@ class Event(Model):
         return str(get_args(cls.model_fields["kind"].annotation)[0])
 
 
+class Workers(Model):
+    """How many worker processes a session has, and what each of them may use."""
+
+    count: int
+    threads: int
+    gpus: float = 0.0
+
+
 class SessionOpened(Event):
     """A session begins. `id`: of the sweep. `trials`: how many it is to have in all."""
 
     kind: Literal["open"]
     id: str
     trials: int | None = None
+    workers: Workers | None = None
 
 
 class ListDigest(Model):

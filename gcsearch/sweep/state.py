@@ -40,6 +40,7 @@ from gcsearch.sweep.journal import (
     TrialProposed,
     TrialRechecked,
     WorkerLost,
+    Workers,
 )
 from gcsearch.sweep.lease import LeaseState, look, request_path
 
@@ -51,9 +52,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SessionProgress:
-    """What the last session has done so far. `workers`: the processes that sent it records and are not lost."""
+    """What the last session has done so far. `workers`: the processes that sent it records and are not lost.
+
+    `room`: what it has of workers; None in journals of early versions.
+    """
 
     trials: int | None = None
+    room: Workers | None = None
     records: int = 0
     first_proposal: datetime | None = None
     last_record: datetime | None = None
@@ -63,7 +68,7 @@ class SessionProgress:
         """The progress once `event` is there, too."""
         match event:
             case SessionOpened():
-                return SessionProgress(trials=event.trials)
+                return SessionProgress(trials=event.trials, room=event.workers)
             case TrialProposed() if self.first_proposal is None:
                 return replace(self, first_proposal=event.time)
             case TrialEnded():
@@ -110,6 +115,8 @@ class SweepState:
     rechecked: tuple[TrialRecord, ...] = ()
     confirmed_places: tuple[int, ...] = ()
     """The first byte of each line `confirmed`."""
+    tested: tuple[TrialRecord, ...] = ()
+    """What the confirmation has measured on test images, each configuration with each batch of seeds."""
     seeds: tuple[tuple[int, ...], ...] = ()
     """Batches of seeds that were added to the confirmation."""
     budget: str = ""
@@ -167,7 +174,10 @@ class SweepState:
                 case RunLogged():
                     runs[event.key] = event.run_id
                 case TrialConfirmed():
-                    state = replace(state, searched=True, confirmed_places=(*state.confirmed_places, start))
+                    places_ = (*state.confirmed_places, start)
+                    state = replace(
+                        state, searched=True, confirmed_places=places_, tested=(*state.tested, event.record)
+                    )
                 case _:
                     state = state._after(event, last)
             last, count, size = event.time, count + 1, end
@@ -194,6 +204,8 @@ class SweepState:
                 return replace(self, seeds=(*self.seeds, event.seeds), confirmed=False, end=None)
             case BudgetSpent():
                 return replace(self, searched=True, budget=event.why)
+            case TrialConfirmed():
+                return replace(self, searched=True, tested=(*self.tested, event.record))
             case TrialRechecked():
                 return replace(self, searched=True, rechecked=(*self.rechecked, event.record))
             case ConfirmationEnded():
@@ -368,7 +380,7 @@ def read_status(sweep: Sweep) -> SweepStatus:
     best = first.record if first and first.rank else None
     return SweepStatus(
         sweep=sweep.name,
-        state=_word(seen, state.end, asked=request_path(lease).exists()),
+        state=state_word(seen, state.end, asked=request_path(lease).exists()),
         stage="over" if state.confirmed else "confirm" if done and not left else "search",
         done=done,
         total=total,
@@ -388,7 +400,7 @@ def read_status(sweep: Sweep) -> SweepStatus:
     )
 
 
-def _word(seen: LeaseState | None, end: SessionEnd | None, *, asked: bool) -> str:
+def state_word(seen: LeaseState | None, end: SessionEnd | None, *, asked: bool) -> str:
     """The state of the sweep in a word."""
     if seen is None or seen.gone:
         return _WORDS[end]

@@ -56,11 +56,11 @@ def seeds_of(text: str) -> list[int]:
         raise InputError("seeds are whole numbers with commas between", key="--seeds", received=text) from None
 
 
-def show_progress(objective: str = "", *, quiet: bool, goes_on: bool = False) -> ProgressCallback:
-    """The bars of a command. `goes_on`: after an interruption the same command goes on where it stopped."""
+def show_progress(*, quiet: bool, goes_on: bool = False) -> ProgressCallback:
+    """What shows the progress of a command. `goes_on`: after an interruption the same command goes on."""
     from gcsearch.cli.progress import ProgressCallback
     from gcsearch.sweep import interrupts
 
     if goes_on:
         interrupts.advise("the same command goes on where it stopped")
-    return ProgressCallback(objective, quiet=quiet)
+    return ProgressCallback(quiet=quiet)

@@ -44,7 +44,7 @@ def run_matrix(made: Matrix, store: Path | None, *, fresh: bool, quiet: bool, sh
         over = "" if fresh or not is_finished(pipeline, store) else ", which is finished"
         if over or not quiet:
             announce(made, pipeline, over)
-        return show_progress(pipeline.search.ranking_metric, quiet=quiet, goes_on=not fresh)
+        return show_progress(quiet=quiet, goes_on=not fresh)
 
     def on_end(ended: MatrixResult) -> None:
         if ended.sweep and show:

@@ -61,7 +61,7 @@ def run(
     if export:
         check_free(export, chosen.task, force=True, key="--export")  # before the search, and not after it
     finished = not fresh and is_finished(chosen, store)
-    with show_progress(chosen.search.ranking_metric, quiet=quiet, goes_on=not fresh) as callback:
+    with show_progress(quiet=quiet, goes_on=not fresh) as callback:
         sweep = gcsearch.run(chosen, store=store, fresh=fresh, callback=callback)
     if finished:
         say(f"the sweep {chosen.name} is finished; --fresh runs it anew")
@@ -81,7 +81,7 @@ def resume(
         say(f"the sweep {sweep} is finished: there is nothing to go on with")
         gcsearch.resume(sweep, store=store)  # ends as it did before
         return
-    with show_progress(found.pipeline.search.ranking_metric, quiet=quiet, goes_on=True) as callback:
+    with show_progress(quiet=quiet, goes_on=True) as callback:
         done = gcsearch.resume(sweep, store=store, callback=callback)
     print_end(done)
 
@@ -91,9 +91,22 @@ def status(
         str | None, typer.Argument(help="Name of a sweep, or of a matrix. [default: all in the store]")
     ] = None,
     store: StoreFolder = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Show a running sweep until its session ends."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still."""
+    """How sweeps stand: running, finished, stopped or dead; how far, how fast, how long still.
+
+    With --follow the display of a running sweep, without a name of the only one that runs; with --json a document a
+    line at every change.
+    """
+    if follow:
+        from gcsearch.cli.live.follow import follow as shown
+
+        shown(sweep, store, as_json=as_json)
+        return
     from gcsearch.sweep import gathering
     from gcsearch.sweep.state import read_status
     from gcsearch.sweep.store import Store
@@ -137,10 +150,7 @@ def extend(
     quiet: Quiet = False,
 ) -> None:
     """Try more configurations in a finished sweep, then choose and confirm again."""
-    from gcsearch.sweep.sweep import open_sweep
-
-    metric = open_sweep(sweep, store).pipeline.search.ranking_metric
-    with show_progress(metric, quiet=quiet, goes_on=True) as callback:
+    with show_progress(quiet=quiet, goes_on=True) as callback:
         done = gcsearch.extend(sweep, trials, store=store, callback=callback)
     print_end(done)
 

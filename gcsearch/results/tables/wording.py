@@ -58,7 +58,7 @@ def duration(seconds: float) -> str:
     """Seconds for people: `40 seconds`, `12.5 minutes`, `3.1 hours`."""
     minutes, hours = seconds / 60, seconds / 3600
     if minutes < 1.5:
-        return f"{ceil(seconds)} seconds"
+        return counted(ceil(seconds), "second")
     return f"{minutes:.1f} minutes" if hours < 1.5 else f"{hours:.1f} hours"
 
 

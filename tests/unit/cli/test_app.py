@@ -434,7 +434,7 @@ def test_quiet_says_nothing_however_long_it_takes(capsys, monkeypatch):
     clock = iter(range(0, 10_000, 100))
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     for quiet, words in ((True, ""), (False, "encoding")):
-        with progress.ProgressCallback("val_h", quiet=quiet) as callback:
+        with progress.ProgressCallback(quiet=quiet) as callback:
             callback.stage("features", 10)
             callback.progress(5, 10)
             callback.stage("search", 4)

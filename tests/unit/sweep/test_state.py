@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gcsearch import files
-from gcsearch.cli.progress import ProgressCallback
+from gcsearch.cli.live.observer import Observer
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.driver.run import cancel
@@ -115,15 +115,14 @@ def test_counts_best_rate_and_workers_are_those_of_the_journal(sweep):
 
 def test_the_best_is_the_first_of_the_ranking_also_among_equals(sweep):
     """In `status`, in the progress of a run and in `best`: of equal means the one of fewer epochs comes first."""
-    callback = ProgressCallback("val_h", quiet=True)
-    callback.stage("search", 10)
+    observer = Observer(sweep)
     for number, epochs in enumerate((20, 5, 10)):
         config = TrialConfig(method="coop", hyperparameters={"epochs": epochs})
         record = a_record(number, epochs=epochs, config=config, metrics=a_record(0).metrics)
         sweep.journal.append("record", record=record)
-        callback.record(record)
+        observer.as_driver({})
     assert (read_status(sweep).best_number, sweep.ranking[0].record.number) == (1, 1)
-    assert callback.note == "best val_h 58.00 (t0001)"
+    assert observer.as_driver({}).best.number == 1
 
 
 def test_workers_that_are_gone_are_not_counted(sweep):
