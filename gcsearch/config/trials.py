@@ -1,4 +1,4 @@
-"""A trial: its configuration, its reports epoch by epoch, its record. Accuracies are in per cent."""
+"""A trial: its configuration, its reports epoch by epoch, its record; a study of many. Accuracies are in per cent."""
 
 from __future__ import annotations
 
@@ -159,6 +159,35 @@ class TrialRecord(Model):
         """Mean over seeds; NaN where the metric was never measured."""
         values = self.metrics.get(metric, ())
         return fmean(values) if values else float("nan")
+
+
+class GeneratorState(Model):
+    """Where a generator of numpy's (MT19937) stands; `key`: its 624 words, little-endian, in base64."""
+
+    bounded: ClassVar[bool] = False
+
+    key: str
+    position: int
+    has_gauss: int
+    gauss: float
+
+
+class StudyState(Model):
+    """What Optuna's study of a search was once the trials before number `told` had been told, see `search.study_state`.
+
+    `params` (as Optuna has them) and `on_trials` are of the trials from number `first` on: a state of before has the
+    others.
+    """
+
+    bounded: ClassVar[bool] = False
+
+    first: int
+    told: int
+    params: dict[str, tuple[Value, ...]]
+    on_trials: dict[str, tuple[Any, ...]] = {}
+    on_study: dict[str, Any] = {}
+    generators: dict[str, GeneratorState]
+    model: Any = None
 
 
 class TrialFile(Model):

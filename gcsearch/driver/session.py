@@ -40,7 +40,7 @@ from gcsearch.search.budget import Meter
 from gcsearch.search.proposer import Proposer
 from gcsearch.sweep import interrupts, measured
 from gcsearch.sweep.callbacks import Callback
-from gcsearch.sweep.journal import Journal, SessionEnd, Workers
+from gcsearch.sweep.journal import Journal, SessionEnd, StudyKept, Workers
 from gcsearch.sweep.lease import Driver, Request
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -223,7 +223,7 @@ class Session:
         proposer = Proposer(self.space, search, before=self._before())
         self.callback.stage("search", proposer.total)
         known, meter = self.journal.records(), self._meter(search)
-        proposer.replay(known)
+        proposer.replay(known, [event.state for event in self.journal.events(StudyKept)])
         for record in {record.number: record for record in known}.values():
             meter.note(record)
             self.callback.record(record)
@@ -251,7 +251,12 @@ class Session:
                     self._on_event(event)
 
         stage, seeds = search.stage, self.pipeline.task.seeds
-        while not stopping() and (packs := proposer.ask()):
+        while not stopping():
+            packs = proposer.ask()
+            if state := proposer.state():
+                self.journal.append("study", state=state)
+            if not packs:
+                break
             yield Wave([self._batch(stage, seeds, pack) for pack in packs], on_event, stopping)
         self._check_request()
         if spent and not known_spent and len(meter.records) < proposer.total:

@@ -5,36 +5,48 @@ are asked for from the same knowledge, and only when every trial of it has its r
 trial number.  So what is proposed depends on the seed and on the results alone, never on timing or on the number of
 workers.
 
-Nothing is restored from files of Optuna's.  A search goes on by replay: the same questions are asked again, and a trial
-that has a record is not run again.
+A search goes on by replay: the same questions are asked again, and a trial that has a record is not run again.  With
+thousands of trials that takes many minutes: so `Proposer.state` is kept now and then, what had been told by then is
+added to the study as it is, and only what came after is asked again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import optuna
-from optuna.trial import TrialState, create_trial
+from optuna.trial import TrialState
 
 from gcsearch.config.pipeline import SearchConfig
 from gcsearch.config.search_space import SearchSpace
-from gcsearch.config.trials import Outcome, Proposal, Rung, TrialRecord
+from gcsearch.config.trials import Outcome, Proposal, Rung, StudyState, TrialRecord
 from gcsearch.errors import RunError
 from gcsearch.methods import registry
-from gcsearch.search import pruning, warm_start
+from gcsearch.search import pruning, study_state, warm_start
 from gcsearch.search.samplers import grid, make, total
+from gcsearch.search.study_state import KnownStates, Memory, Told
+
+KEEP_EVERY = 16
+"""A state is kept after so many trials: to ask for these again takes seconds, and a state has some kilobytes."""
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """A trial that the study was asked for."""
+class _Past:
+    """What earlier sessions wrote of a generation before any trial of a later one had a record.
 
-    trial: optuna.Trial
-    proposal: Proposal
-    label: str
+    `built_upon`: whether one has. Then these records are history, also a FAILED one.
+    """
+
+    records: Mapping[int, TrialRecord]
+    built_upon: bool
+
+    def settles(self, numbers: range) -> bool:
+        """Whether nothing of the generation must run before the next one is asked for."""
+        known = [self.records.get(number) for number in numbers]
+        return all(one and (self.built_upon or one.outcome is not Outcome.FAILED) for one in known)
 
 
 class Proposer:
@@ -61,13 +73,17 @@ class Proposer:
         self.study = optuna.create_study(directions=["maximize"] * len(search.objectives), sampler=make(search))
         for record in before:
             self._add_earlier(record)
-        for point in space.points[: self.total]:
-            self.study.enqueue_trial(space.internal(point.values))
+        self._fixed = [space.internal(point.values) for point in space.points]
         if search.sampler == "grid":
-            for internal in grid(search, space)[: self.total - len(space.points)]:
-                self.study.enqueue_trial(internal)
-        self._history: tuple[TrialRecord, ...] = ()
-        self._asked: list[_Asked] = []
+            self._fixed += grid(search, space)
+        self._earlier = len(self.study.get_trials(deepcopy=False))
+        self._memory = study_state.memory(search.sampler, self.study) if space.searched else None
+        self._state: StudyState | None = None
+        self._kept = 0  # so many trials are in states that were given out
+        self._past: list[_Past] = []  # by generation
+        self._latest: Mapping[int, TrialRecord] = {}  # of `_past`, also of what was run again
+        self._asked: list[Proposal] = []
+        self._running: list[optuna.Trial] = []  # the last of `_asked`, of which the study was not told yet
         self._answered: list[TrialRecord] = []  # what the study was told of each of `_asked`, in order of number
         self._answers: dict[int, TrialRecord] = {}  # what history says to tell, where a trial was run again later
         self._records: dict[int, TrialRecord] = {}
@@ -79,12 +95,27 @@ class Proposer:
         """The records so far, those that were replayed included, by number."""
         return [self._records[number] for number in sorted(self._records)]
 
-    def replay(self, records: Iterable[TrialRecord]) -> None:
+    def replay(self, records: Iterable[TrialRecord], states: Iterable[StudyState] = ()) -> None:
         """Know what earlier sessions came to, in the order in which it was written. Before the first `ask`.
 
-        A trial that has a record is not run again, unless it FAILED.
+        A trial that has a record is not run again, unless it FAILED. `states` are those that `state` gave, and spare
+        to ask for most trials again; without them nothing else is proposed.
         """
-        self._history = tuple(records)
+        records = tuple(records)
+        self._latest = {record.number: record for record in records}
+        self._past = list(self._by_generation(records))
+        if self._memory:
+            self._restore(self._memory, states)
+
+    def state(self) -> StudyState | None:
+        """What the study knew before the generation that was asked for last; None where hardly more was told since the
+        last one.
+
+        Once the search is over, all that it knows.
+        """
+        state, self._state = self._state, None
+        self._kept = state.told if state else self._kept
+        return state
 
     def ask(self) -> list[list[Proposal]]:
         """The packs that run next; none once the search is over. Every trial asked for before must have been told.
@@ -94,6 +125,7 @@ class Proposer:
         packs: list[list[Proposal]] = []
         while not packs:
             self._tell_generation()
+            self._note_state()
             if len(self._asked) == self.total and not self._again:
                 break
             if len(self._asked) < self.total:
@@ -114,7 +146,64 @@ class Proposer:
 
     def label(self, number: int) -> str:
         """The label of the space's point that the trial is; empty for one that was sampled."""
-        return self._asked[number].label
+        points = self.space.points
+        return points[number].label if number < len(points) else ""
+
+    def _by_generation(self, records: Sequence[TrialRecord]) -> Iterator[_Past]:
+        """What was known of each generation that has a record when it was built upon, or is known now."""
+        then: list[dict[int, TrialRecord]] = []
+        for record in records:
+            generation = record.number // self._together
+            then += [{} for _ in range(len(then), generation + 1)]
+            if generation == len(then) - 1:
+                then[generation][record.number] = record
+        for generation, known in enumerate(then):
+            yield _Past(known, built_upon=generation < len(then) - 1)
+
+    def _past_of(self, numbers: range) -> _Past:
+        """What earlier sessions wrote of this generation."""
+        generation = numbers.start // self._together
+        return self._past[generation] if generation < len(self._past) else _Past({}, built_upon=False)
+
+    @property
+    def _together(self) -> int:
+        """Trials of a generation."""
+        return self.search.size * self.search.generation
+
+    def _generation(self, first: int) -> range:
+        """The numbers of the generation that begins with this one."""
+        return range(first, min(first + self._together, self.total))
+
+    def _restore(self, memory: Memory, states: Iterable[StudyState]) -> None:
+        """Add to the study what needs no asking: the trials up to the last state between two generations of now."""
+        boxes = self.space.distributions()
+        known = KnownStates(state for state in states if memory.fits(state, boxes))
+        settled = {0}
+        for past in self._past:
+            numbers = self._generation(max(settled))
+            if not past.settles(numbers):
+                break
+            settled.add(numbers.stop)
+        state = known.last(settled)
+        if not state:
+            return
+        for number in range(state.told):
+            self._settle(self._proposal(number, known.params[number]), self._past[number // self._together])
+            self._answered.append(self._answer(number))
+        known.restore(self.study, memory, state, list(map(self._told, self._answered)), boxes)
+        self._kept = state.told
+
+    def _note_state(self) -> None:
+        """Take down the study, in which nothing runs now, where enough was told since the last time.
+
+        Not on the way through what is known: then the next generation is told at once, too.
+        """
+        told, following = len(self._answered), self._generation(len(self._answered))
+        if not self._memory or (following and self._past_of(following).settles(following)):
+            return
+        if told - self._kept >= (KEEP_EVERY if following else 1):
+            trials = self.study.get_trials(deepcopy=False)[self._earlier :]
+            self._state = study_state.take(self.study, self._memory, trials, self._kept)
 
     def _ask_generation(self) -> list[list[Proposal]]:
         """Ask for all trials of the next generation; the packs of those that no record answers.
@@ -122,58 +211,50 @@ class Proposer:
         Only what is missing runs: a pack that an earlier session left half recorded, or that ended where
         there were fewer trials to do, is not repeated as a whole.
         """
-        first = len(self._asked)
-        numbers = range(first, min(first + self.search.size * self.search.generation, self.total))
-        self._asked += [self._ask(number) for number in numbers]
-        missing = self._unanswered(numbers)
+        numbers = self._generation(len(self._asked))
+        proposals = list(map(self._ask, numbers))
+        past = self._past_of(numbers)
+        missing = [proposal for proposal in proposals if not self._settle(proposal, past)]
         packs = []
         for start in numbers[:: self.search.size]:
             pack = range(start, start + self.search.size)
             packs += self._packs([proposal for proposal in missing if proposal.number in pack])
         return packs
 
-    def _ask(self, number: int) -> _Asked:
+    def _ask(self, number: int) -> Proposal:
+        if number < len(self._fixed):
+            self.study.enqueue_trial(self._fixed[number])
         # Every distribution is asked for in every trial: TPE's joint model keeps only dimensions that all trials have.
         trial = self.study.ask(fixed_distributions=self.space.distributions())
-        trial.set_user_attr("number", number)
-        points = self.space.points
-        values = points[number].values if number < len(points) else self.space.natural(trial.params)
-        label = points[number].label if number < len(points) else ""
-        return _Asked(trial, Proposal(number=number, config=self.space.config(values)), label)
+        self._running.append(trial)
+        return self._proposal(number, trial.params)
 
-    def _unanswered(self, numbers: range) -> list[Proposal]:
-        """The trials of a generation that must run; what answers the others is noted.
+    def _proposal(self, number: int, params: Mapping[str, Any]) -> Proposal:
+        """The trial as it is run, from its place in the space's boxes."""
+        points = self.space.points
+        values = points[number].values if number < len(points) else self.space.natural(params)
+        return Proposal(number=number, config=self.space.config(values))
+
+    def _settle(self, proposal: Proposal, past: _Past) -> bool:
+        """Whether the trial need not run before the next generation; what answers it is noted.
 
         Once later trials have records, this generation's answers are history: also a FAILED one, for the
         later ones were proposed knowing that. It is run again, but the study is not told the new result, or
         it would now propose other trials than those that have been run since.
         """
-        latest = {record.number: record for record in self._history if record.number in numbers}
-        history = self._history_before(numbers.stop)
-        then = {record.number: record for record in history if record.number in numbers}
-        built_upon = len(history) < len(self._history)
-        missing = []
-        for number in numbers:
-            proposal = self._asked[number].proposal
-            self._check_same(proposal, latest.get(number))
-            answer = then.get(number)
-            if built_upon and not answer:
-                self._refuse(f"configurations after number {number} have records, but it has none")
-            if not answer or (answer.outcome is Outcome.FAILED and not built_upon):
-                missing.append(proposal)
-                continue
-            self._answers[number] = answer
-            self.tell(latest[number])
-            if latest[number].outcome is Outcome.FAILED:
-                self._again.append(proposal)
-        return missing
-
-    def _history_before(self, number: int) -> Sequence[TrialRecord]:
-        """The records written before any trial from `number` on had one."""
-        for position, record in enumerate(self._history):
-            if record.number >= number:
-                return self._history[:position]
-        return self._history
+        number = proposal.number
+        self._asked.append(proposal)
+        latest, answer = self._latest.get(number), past.records.get(number)
+        self._check_same(proposal, latest)
+        if past.built_upon and not answer:
+            self._refuse(f"configurations after number {number} have records, but it has none")
+        if not latest or not answer or (answer.outcome is Outcome.FAILED and not past.built_upon):
+            return False
+        self._answers[number] = answer
+        self.tell(latest)
+        if latest.outcome is Outcome.FAILED:
+            self._again.append(proposal)
+        return True
 
     def _check_same(self, proposal: Proposal, record: TrialRecord | None) -> None:
         if record and record.config.digest != proposal.config.digest:
@@ -212,47 +293,42 @@ class Proposer:
 
     def _tell_generation(self) -> None:
         """Tell the study what has become of every trial asked for, in order of number."""
-        for asked in self._asked[len(self._answered) :]:
-            number = asked.proposal.number
-            record = self._answers.get(number) or self._records[number]
-            self._tell(asked.trial, record)
+        for trial in self._running:
+            record = self._answer(len(self._answered))
+            told = self._told(record)
+            for step, value in told.curve.items():
+                trial.report(value, step)
+            for name, value in told.attributes.items():
+                trial.set_user_attr(name, value)
+            self.study.tell(trial, told.values if told.state is TrialState.COMPLETE else None, told.state)
             self._answered.append(record)
+        self._running.clear()
 
-    def _tell(self, trial: optuna.Trial, record: TrialRecord) -> None:
+    def _answer(self, number: int) -> TrialRecord:
+        """The record that the study is told of a trial."""
+        return self._answers.get(number) or self._records[number]
+
+    def _told(self, record: TrialRecord) -> Told:
         """COMPLETE with the objectives' means over seeds, PRUNED with the last value; all else is FAIL."""
-        values = self._values(record)
+        values = [record.mean(objective) for objective in self.search.objectives]
         finite = all(map(math.isfinite, values))
         if record.outcome is Outcome.COMPLETE and finite:
-            self.study.tell(trial, values)
-        elif record.outcome is Outcome.PRUNED and finite:
+            return Told(TrialState.COMPLETE, values)
+        if record.outcome is Outcome.PRUNED and finite and len(values) == 1:  # by several objectives none leaves early
             # Told as complete, a value of few epochs would pose as a final one.  TPE ranks those that left by how
             # far they came: of their own schedules, or a long one that left early would outrank a short one that
             # left late.
-            (value,) = values  # of several objectives none leaves early
-            trial.report(value, step=pruning.percent_done(self.search, record.epochs, _epochs(record)))
-            trial.set_user_attr("epochs", record.epochs)
-            self.study.tell(trial, state=TrialState.PRUNED)
-        else:
-            values_by_objective = zip(self.search.objectives, values, strict=True)
-            reason = record.reason or ", ".join(f"{objective} is {value}" for objective, value in values_by_objective)
-            trial.set_user_attr("reason", f"{record.outcome}: {reason}")
-            self.study.tell(trial, state=TrialState.FAIL)
+            step = pruning.percent_done(self.search, record.epochs, _epochs(record))
+            return Told(TrialState.PRUNED, values, {step: values[0]}, {"epochs": record.epochs})
+        named = zip(self.search.objectives, values, strict=True)
+        reason = record.reason or ", ".join(f"{objective} is {value}" for objective, value in named)
+        return Told(TrialState.FAIL, attributes={"reason": f"{record.outcome}: {reason}"})
 
     def _add_earlier(self, record: TrialRecord) -> None:
         """Let the study know a record of an earlier sweep, as far as its configuration has a place in the space."""
-        internal, values = warm_start.encode(self.space, record), self._values(record)
-        if internal is None or not all(map(math.isfinite, values)):
-            return
-        distributions = self.space.distributions()
-        if record.outcome is Outcome.COMPLETE:
-            self.study.add_trial(create_trial(params=internal, distributions=distributions, values=values))
-        elif record.outcome is Outcome.PRUNED and len(values) == 1:
-            curve = {pruning.percent_done(self.search, record.epochs, _epochs(record)): values[0]}
-            self.study.add_trial(
-                create_trial(
-                    state=TrialState.PRUNED, params=internal, distributions=distributions, intermediate_values=curve
-                )
-            )
+        internal = warm_start.encode(self.space, record)
+        if internal is not None and (told := self._told(record)).state is not TrialState.FAIL:
+            self.study.add_trial(study_state.added(told, internal, self.space.distributions()))
 
     def _with_peers(self, rung: Rung, records: Iterable[TrialRecord]) -> Rung:
         values = []
@@ -262,9 +338,6 @@ class Proposer:
                 self._epochs[record.number] = _epochs(record)
             values.append(pruning.value_at(rung, record, self._epochs[record.number]))
         return rung.model_copy(update={"peers": tuple(value for value in values if value is not None)})
-
-    def _values(self, record: TrialRecord) -> list[float]:
-        return [record.mean(objective) for objective in self.search.objectives]
 
 
 def _epochs(record: TrialRecord) -> int:

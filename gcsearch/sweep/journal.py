@@ -21,7 +21,7 @@ from pydantic import AwareDatetime, ConfigDict, Field, TypeAdapter, ValidationEr
 
 from gcsearch.config.base import Model
 from gcsearch.config.metrics import Stage
-from gcsearch.config.trials import TrialConfig, TrialRecord
+from gcsearch.config.trials import StudyState, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
 from gcsearch.files import is_full
 from gcsearch.sweep.store import Store
@@ -183,6 +183,13 @@ class EarlierRecords(Event):
     skipped: int = 0
 
 
+class StudyKept(Event):
+    """What the search's study was before a generation was asked for; whoever goes on begins with the last of them."""
+
+    kind: Literal["study"]
+    state: StudyState
+
+
 class WorkerLost(Event):
     """A worker process (host:pid@node) is gone, or a node with all of its (@node)."""
 
@@ -228,7 +235,7 @@ class SessionClosed(Event):
 
 AnyEvent = (
     SessionOpened | DataMeasured | TrialProposed | RunLogged | TrialEnded | TrialRechecked | TrialConfirmed
-    | ConfirmationEnded | SeedsAdded | SweepExtended | PackSized | EarlierRecords | WorkerLost | BudgetSpent
+    | ConfirmationEnded | SeedsAdded | SweepExtended | PackSized | EarlierRecords | StudyKept | WorkerLost | BudgetSpent
     | FileWritten | SessionClosed
 )  # fmt: skip
 _KINDS: dict[str, type[Event]] = {cls.word(): cls for cls in get_args(AnyEvent)}

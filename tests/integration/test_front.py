@@ -117,7 +117,7 @@ def test_the_study_knows_the_same_front_and_a_lost_setting_as_failed():
 
     proposer = Proposer(SPACE, SEVERAL)
     records = drive(proposer, Holed())
-    best = {trial.user_attrs["number"] for trial in proposer.study.best_trials}
+    best = {trial.number for trial in proposer.study.best_trials}
     assert best == front(records, BOTH)
     assert len(best) > 1
     lost = proposer.study.get_trials()[3]

@@ -15,8 +15,9 @@ import gcsearch
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.errors import InputError, Interrupted
 from gcsearch.execution.executor import BatchEnded, BatchStarted, EpochsReported, LocalExecutor, TrialsReturned
+from gcsearch.search import proposer
 from gcsearch.sweep import lease
-from gcsearch.sweep.journal import SessionEnd
+from gcsearch.sweep.journal import SessionEnd, StudyKept
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from gcsearch.training.loop import Training
@@ -57,16 +58,27 @@ def test_a_search_without_ray_comes_to_the_same_records_and_ranking(sweep, tmp_p
 
 
 class Interrupting(gcsearch.Callback):
+    def __init__(self, number: int) -> None:
+        self.number = number
+
     def record(self, record):
-        raise KeyboardInterrupt
+        if record.number == self.number:
+            raise KeyboardInterrupt
 
 
-def test_an_end_within_a_pack_leaves_no_half_of_it_and_the_sweep_comes_to_the_same(sweep, tmp_path):
+def test_an_end_within_a_pack_leaves_no_half_of_it_and_the_sweep_comes_to_the_same(sweep, tmp_path, monkeypatch):
+    monkeypatch.setattr(proposer, "KEEP_EVERY", 1)
     with pytest.raises(KeyboardInterrupt):
-        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", callback=Interrupting())
+        gcsearch.run(sweep.pipeline, store=tmp_path, executor="local", callback=Interrupting(0))
     begun = Sweep("smoke", Store(tmp_path), Store(tmp_path).sweep("smoke"))
     assert len(begun.records) == sweep.pipeline.search.size > 1
+    with pytest.raises(KeyboardInterrupt):
+        gcsearch.resume("smoke", store=tmp_path, executor="local", callback=Interrupting(4))
+    assert [event.state.told for event in begun.journal.events(StudyKept)] == [4]
+    asked, ask = [], proposer.Proposer._ask
+    monkeypatch.setattr(proposer.Proposer, "_ask", lambda self, number: asked.append(number) or ask(self, number))
     assert numbers(gcsearch.resume("smoke", store=tmp_path, executor="local").records) == numbers(sweep.records)
+    assert asked == [4, 5]  # the last generation: all before it was added as it had ended
 
 
 class StopsFirst(gcsearch.Callback):

@@ -145,7 +145,7 @@ def test_outcomes_are_told_as_they_are():
     proposer = Proposer(SPACE, SETTINGS.model_copy(update={"trials": 6, "pruner": "median", "rungs": 3}))
     records = drive(proposer, Mixed())
     told = proposer.study.get_trials()
-    assert [trial.user_attrs["number"] for trial in told] == list(range(6))
+    assert [trial.number for trial in told] == list(range(6))
     state = optuna.trial.TrialState
     assert [trial.state for trial in told] == [
         state.COMPLETE, state.PRUNED, state.FAIL, state.FAIL, state.FAIL, state.COMPLETE,

@@ -33,7 +33,7 @@ def test_a_record_has_its_place_in_the_same_space():
     for record in EARLIER:
         place = warm_start.encode(SPACE, record)
         assert TrialConfig(method="gcscoop", hyperparameters=SPACE.natural(place)) == record.config
-        assert Proposer(SPACE, SETTINGS, before=EARLIER).study.trials[len(EARLIER)].state.name == "WAITING"
+    assert len(Proposer(SPACE, SETTINGS, before=EARLIER).study.trials) == len(EARLIER)
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_a_warm_search_goes_on_by_replay():
 def test_what_failed_or_has_no_finite_number_teaches_nothing():
     failed = EARLIER[0].model_copy(update={"outcome": Outcome.FAILED})
     empty = EARLIER[1].model_copy(update={"metrics": {"val_h": (math.nan,)}})
-    assert Proposer(SPACE, SETTINGS, before=[failed, empty]).study.get_trials()[0].state.name == "WAITING"
+    assert Proposer(SPACE, SETTINGS, before=[failed, empty]).study.get_trials() == []
     assert warm_start.fitting(SPACE, [failed, EARLIER[2]], ("val_h",)) == [EARLIER[2]]
 
 
