@@ -27,7 +27,7 @@ _OF_A_SWEEP = ("search", "recheck", "confirm")
 _AROUND = ("start", "report", "export", "sync")  # what is done before and after, while the sweep is shown
 _LOOK = 1.0  # seconds between two looks at a sweep
 _PATIENCE = 1.0  # seconds before a stage that counts nothing is shown
-_WORTH_A_LINE = 2.0  # seconds after which the end of a stage is said
+_WORTH_A_LINE = 2.0  # seconds after which the end of a stage is said; without a display it is said after ten
 
 
 class ProgressCallback(Callback):
@@ -166,7 +166,8 @@ class ProgressCallback(Callback):
     def _finish(self, *, whole: bool) -> None:
         """Say what the present stage took, or where it was left."""
         name, took = self._name, time.monotonic() - self._began
-        if self.quiet or not name or (took < _WORTH_A_LINE and name not in _OF_A_SWEEP):
+        worth = _WORTH_A_LINE if self._drawn else view.SECONDS
+        if self.quiet or not name or (took < worth and name not in _OF_A_SWEEP):
             return
         if not whole:
             self._say(self._line)

@@ -18,7 +18,7 @@ from gcsearch import files
 from gcsearch.clip.model import Backbone
 from gcsearch.config.trials import TrialFile
 from gcsearch.data import image_files
-from gcsearch.data.datasets import spoken
+from gcsearch.data.datasets import Progress, spoken
 from gcsearch.data.image_files import UnreadableImage
 from gcsearch.data.image_loader import fault, fixed
 from gcsearch.data.image_loader import named as some_of
@@ -109,8 +109,11 @@ class Classifier:
             rows.append(torch.einsum("ne,nce->nc", part, text))
         return torch.cat(rows)
 
-    def encode(self, images: Iterable[str | Path | bytes]) -> Tensor:
-        """Unit features [N, E] of image files, or of their bytes. InputError naming one that cannot be read."""
+    def encode(self, images: Iterable[str | Path | bytes], progress: Progress = lambda done, total: None) -> Tensor:
+        """Unit features [N, E] of image files, or of their bytes. InputError naming one that cannot be read.
+
+        `progress` is told how many are encoded.
+        """
         every, features = list(images), [torch.zeros(0, self.backbone.embedding_size)]
         for start in range(0, len(every), _BATCH):
             try:
@@ -119,6 +122,7 @@ class Classifier:
                 raise self._refusal(every) from None
             # As the feature cache keeps them, so that an image gets the class that it was measured with.
             features.append(self.backbone.encode_images(_pixels(squares, self.backbone)).cpu().half().float())
+            progress(min(start + _BATCH, len(every)), len(every))
         return torch.cat(features)
 
     def _square(self, image: str | Path | bytes) -> np.ndarray:
@@ -259,8 +263,11 @@ def predict(
     names: Sequence[str] | None = None,
     seed: int | None = None,
     top: int = 1,
+    progress: Progress = lambda done, total: None,
 ) -> Predictions:
     """Classify images among `names`, by default all classes of the export; of a folder all images below it, in order.
+
+    `progress` is told how many images are encoded.
 
     Raises:
         InputError: a folder holds no image, an image cannot be read, there is no prompt of `seed`, or the prompts do
@@ -268,7 +275,7 @@ def predict(
     """
     classes = tuple(names or export.names)
     images = images_of(images)
-    found = guesses(export, images, classes, seed, top)
+    found = guesses(export, images, classes, seed, top, progress)
     return Predictions(
         export=str(export.folder),
         method=export.facts.champion.name,
@@ -298,14 +305,19 @@ def images_of(paths: Sequence[Path]) -> list[Path]:
 
 
 def guesses(
-    export: Export, images: Sequence[Path | bytes], names: Sequence[str], seed: int | None = None, top: int = 1
+    export: Export,
+    images: Sequence[Path | bytes],
+    names: Sequence[str],
+    seed: int | None = None,
+    top: int = 1,
+    progress: Progress = lambda done, total: None,
 ) -> list[tuple[Guess, ...]]:
     """Per image file, or its bytes, the `top` likeliest of `names`. Raises as `predict`."""
     classifier = export.classifier
     classifier.check_names(names)
     if seed is not None:
         classifier.index(seed)
-    return [_guesses(row, names, top) for row in classifier.logits(classifier.encode(images), names, seed)]
+    return [_guesses(row, names, top) for row in classifier.logits(classifier.encode(images, progress), names, seed)]
 
 
 def _guesses(logits: Tensor, names: Sequence[str], top: int) -> tuple[Guess, ...]:

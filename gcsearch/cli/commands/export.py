@@ -36,7 +36,9 @@ def export(
     """Write the best configuration, its prompts, text features and numbers to a folder, and register it."""
     from gcsearch.driver import exports
 
-    done = exports.write_export(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
+    with show_progress(quiet=False) as callback:
+        callback.stage("export")
+        done = exports.write_export(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
     if done.folder:
         print(near(done.folder))
     if done.version:
@@ -54,9 +56,11 @@ def predict(
     """Classify images with an export; needs neither the sweep nor the data set."""
     from gcsearch.export import classifier
 
-    opened = classifier.load_export(export)
-    names = classifier.read_names(classes) if classes else opened.names
-    found = classifier.predict(opened, images, names=names, seed=seed, top=top)
+    with show_progress(quiet=False) as callback:
+        callback.stage("predict")
+        opened = classifier.load_export(export)
+        names = classifier.read_names(classes) if classes else opened.names
+        found = classifier.predict(opened, images, names=names, seed=seed, top=top, progress=callback.progress)
     print_json(found.dump()) if as_json else print_table(found.table())
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of
+from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder, overrides_of, show_progress
 from gcsearch.cli.commands.running import exit_code, run_matrix
 from gcsearch.cli.render import Form, near, print_json, print_table
 from gcsearch.cli.streams import say
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from gcsearch.driver.matrix import MatrixResult
+    from gcsearch.sweep.sweep import Sweep
 
 
 def best(
@@ -130,12 +131,19 @@ def report(
         found = open_sweep(sweep, store)
         if out:
             check_report(out)
-        print(near(found.report(out, warn=say)))
+        print(near(_drawn(found, out)))
         return
     if out:
         check_report(out / "report.html")
     for found in gathering.begun(parts, store, say):
-        print(near(found.report(out / f"{found.name}.html" if out else None, warn=say)), flush=True)
+        print(near(_drawn(found, out / f"{found.name}.html" if out else None)), flush=True)
+
+
+def _drawn(sweep: Sweep, out: Path | None) -> Path:
+    """The report of a sweep, drawn to `out`."""
+    with show_progress(quiet=False) as callback:
+        callback.stage("report")
+        return sweep.report(out, warn=callback.warn)
 
 
 def ui(

@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 def print_end(sweep: Sweep, export: Path | None = None) -> None:
     """The numbers, and where there is more; with `export` the champion is exported there first."""
-    folder = sweep.export(export, force=True) if export else None
+    folder = None
+    if export:
+        with show_progress(quiet=False) as callback:
+            callback.stage("export")
+            folder = sweep.export(export, force=True)
     print_finals(sweep)
     print(f"\nreport  {_report_of(sweep)}")
     if folder:

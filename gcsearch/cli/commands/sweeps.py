@@ -139,6 +139,7 @@ def cancel(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store
 def sync(sweep: Annotated[str, typer.Argument(help="Name of a sweep.")], store: StoreFolder = None) -> None:
     """Write to MLflow what it lacks of a sweep, for example after its server was away."""
     with show_progress(quiet=False, goes_on=True) as callback:
+        callback.stage("sync")
         written = gcsearch.sync(sweep, store=store, callback=callback)
     print(f"wrote {written} runs; MLflow has all of {sweep}")
 

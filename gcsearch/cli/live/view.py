@@ -42,6 +42,9 @@ TITLES = {
 }
 """Stages in words."""
 
+SECONDS = 10.0
+"""Between two plain lines, at least."""
+
 _WIDEST = 100  # columns: a longer line is no easier to read
 _WIDE = 60  # columns, below which a line has only what counts most
 _LABEL = 10  # columns of what stands before a line
@@ -298,7 +301,7 @@ def _spent(one: Spent) -> str:
 
 def is_due(elapsed: float, since: float) -> bool:
     """Whether a plain line is due, `since` seconds after the last: after ten, later after a tenth of all `elapsed`."""
-    return since >= min(max(10.0, 0.1 * elapsed), 600.0)
+    return since >= min(max(SECONDS, 0.1 * elapsed), 600.0)
 
 
 def stage_line(bar: Bar) -> str:
