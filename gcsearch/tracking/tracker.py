@@ -25,7 +25,7 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.provenance import environment
 from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.files import write_whole
-from gcsearch.tracking import relocation
+from gcsearch.tracking import models, relocation
 from gcsearch.tracking.client import connect, ensure_experiment, runs_of, speaking_of
 from gcsearch.tracking.content import sweeps, trials
 from gcsearch.tracking.content.limits import (
@@ -44,6 +44,8 @@ Content = Path | str | bytes
 """A file, or what is to stand in one."""
 
 NOTE = "mlflow.note.content"
+_MODELS = (Role.CHAMPION, Role.SHORTLISTED)
+"""What is a model of MLflow's too."""
 
 _STATUS: dict[Outcome, Status] = {
     Outcome.COMPLETE: "FINISHED",
@@ -298,7 +300,7 @@ class Tracker:
         ended = ended or time.time()
         with speaking_of(self.uri):
             if child and child.record != digest:
-                self.client.delete_run(child.run_id)
+                self._delete(child)
                 child = None
             if child is None:
                 child = self._begin(record, digest, int(1000 * (ended - record.seconds)))
@@ -321,6 +323,10 @@ class Tracker:
         self._batches(child.run_id, params, Naming(pipeline).metrics(record, child.began))
         drawn = None if record.role is Role.SEARCHED else curves_picture(record)
         pictures = {CURVES_FILE: drawn} if drawn else {}
+        if record.role in _MODELS and record.outcome is Outcome.COMPLETE:
+            models.log_model(
+                self.client, self.experiment_id, child.run_id, record, pipeline, self._begun.name, child.began
+            )
         self._put(child.run_id, {**files, **pictures, **dict(trials.texts(record))})
 
     def log_recheck(self, records: Sequence[TrialRecord], at: float) -> None:
@@ -353,7 +359,12 @@ class Tracker:
         kept = set(map(key_of, finals))
         for key in [key for key in self._children if key not in kept and key[2].startswith(tuple(labels))]:
             with speaking_of(self.uri):
-                self.client.delete_run(self._children.pop(key).run_id)
+                self._delete(self._children.pop(key))
+
+    def _delete(self, child: _Child) -> None:
+        if child.marks.get("role") in _MODELS:
+            models.delete_model(self.client, self.experiment_id, child.run_id)
+        self.client.delete_run(child.run_id)
 
     def _create(self, name: str, tags: Mapping[str, str], began: float) -> str:
         run = self.client.create_run(self.experiment_id, int(1000 * began), cut_all(tags, TAG_LENGTH), name)

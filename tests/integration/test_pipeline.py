@@ -90,11 +90,11 @@ def test_the_sweeps_run_has_the_result_and_the_way_there(sweep, client):
     assert [point.step for point in course] == [1, 2, 3, 4, 5, 6]
     assert course[-1].value == sweep.ranking[0].record.mean("val_base_margin")
     told = parent.data.tags["mlflow.note.content"]
-    assert told.startswith("The champion, GCSCoOp (")
+    assert told.startswith("Champion, GCSCoOp (") and "reaches H = " in told
     for run_id in (champion.run_id, sweep.champion.run_id):
-        assert f"](#/experiments/{parent.info.experiment_id}/runs/{run_id})" in told
+        assert f"](#/experiments/{parent.info.experiment_id}/runs/{run_id}?workflowType=" in told
     for file in (f"{parent.info.run_id}/artifacts/report.html", f"{champion.run_id}/artifacts/export"):
-        assert f"/runs/{file})" in told
+        assert f"/runs/{file}?workflowType=" in told
     assert parent.data.tags["gcsearch.champion"] == champion.run_id
 
 
@@ -110,6 +110,22 @@ def test_tags_tell_what_a_configuration_is_in_the_sweep(sweep, client):
         for run in runs_of(client, f"tags.`gcsearch.trial` = '{record.number}'"):
             assert run.data.metrics["recheck"] == pytest.approx(record.mean("val_base_margin"))
             assert run.data.tags["role"] in ("shortlisted", "champion")
+
+
+def test_the_shortlist_are_models_whose_metrics_name_the_data_set(sweep, client):
+    (parent,) = runs_of(client, "tags.`gcsearch.kind` = 'sweep'")
+    (dataset,) = parent.inputs.dataset_inputs
+    models = client.search_logged_models([parent.info.experiment_id])
+    confirmed = {record.run_id: record for record in sweep.finals[2:]}
+    assert {model.source_run_id for model in models} == set(confirmed)
+    for model in models:
+        record = confirmed[model.source_run_id]
+        (h,) = [metric for metric in model.metrics if metric.key == "h"]
+        assert h.value == pytest.approx(record.mean("test_h"))
+        assert (h.dataset_name, h.dataset_digest) == (dataset.dataset.name, dataset.dataset.digest)
+        assert float(model.params["rho"]) == record.config.hyperparameters["rho"]
+        assert (model.tags["role"], model.status) == (record.role.value, "READY")
+        assert len(client.get_metric_history(record.run_id, "h")) == 1
 
 
 def test_what_decided_is_a_table_on_the_sweeps_run(sweep, client, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 
 from gcsearch.config.metrics import METRICS
 from gcsearch.config.trials import TrialRecord
@@ -43,7 +44,7 @@ def curves_picture(record: TrialRecord) -> bytes | None:
     axes.legend(frameon=False, fontsize=9)
     seeds = f"{len(record.seeds)} seeds, band from the lowest to the highest"
     axes.set_title(f"{record.label or f't{record.number:04d}'}: {seeds}", fontsize=11, color=_INK, loc="left")
-    figure.text(0.01, -0.04, described(record.config), fontsize=7.5, color=_INK)
+    figure.supxlabel(textwrap.fill(described(record.config), 105), fontsize=7.5, color=_INK, x=0.01, ha="left")
     target = io.BytesIO()
-    figure.savefig(target, format="png", dpi=120, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(target, format="png", dpi=120, metadata={"Software": None})
     return target.getvalue()

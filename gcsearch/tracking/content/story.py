@@ -26,12 +26,10 @@ class Links:
     parent: str
     files: Mapping[str, str] = field(default_factory=dict)
 
-    def run(self, run_id: str) -> str:
-        return f"#/experiments/{self.experiment}/runs/{run_id}"
-
-    def file(self, name: str) -> str:
-        """An artifact, shown by MLflow."""
-        return f"{self.run(self.files[name])}/artifacts/{name}"
+    def run(self, run_id: str, file: str = "") -> str:
+        """A run, or an artifact of it. Without its last part MLflow 3.17 would frame it in pages of language models."""
+        place = f"/artifacts/{file}" if file else ""
+        return f"#/experiments/{self.experiment}/runs/{run_id}{place}?workflowType=machine_learning"
 
 
 def description(sweep: Sweep, links: Links) -> str:
@@ -56,9 +54,9 @@ def _result(sweep: Sweep, links: Links) -> Iterator[str]:
     if not state.records:
         return
     if state.final:
+        yield _where(sweep, links)  # first: MLflow folds away what is longer than a few lines
         yield " ".join(_verdict(sweep))
         yield _table(sweep, links)
-        yield _where(sweep, links)
     elif state.searched or len(state.records) >= sweep.trials:
         yield " ".join(_verdict(sweep))
         yield "The best configurations are being measured again with fresh seeds, and then on test images."
@@ -102,5 +100,7 @@ def _where(sweep: Sweep, links: Links) -> str:
         if run_id := sweep.state.runs.get(run_key(champion)):
             found.append(f"[in the search]({links.run(run_id)})")
     titles = {"report.html": "report", "export": "export (configuration, prompts, card)"}
-    found += [f"[{title}]({links.file(name)})" for name, title in titles.items() if name in links.files]
+    found += [
+        f"[{title}]({links.run(links.files[name], name)})" for name, title in titles.items() if name in links.files
+    ]
     return " · ".join(found)

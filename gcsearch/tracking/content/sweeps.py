@@ -170,13 +170,13 @@ def words_of(sweep: Sweep, record: TrialRecord) -> dict[str, Path]:
 def shortlist_table(sweep: Sweep) -> str:
     """The shortlist by its second measurement, the best first: what the champion was chosen by."""
     rows = choice(sweep.searched, sweep.rechecked, sweep.pipeline.search.ranking_metric)
-    headings = ["trial", "chosen", "searched", "searched_sd", "recheck", "recheck_sd"]
-    headings += ["behind", "behind_low", "behind_high", "configuration"]
+    headings = ["trial", "chosen", "recheck", "recheck sd", "behind", "behind, low", "behind, high"]
+    headings += ["in the search", "in the search, sd", "configuration"]
     return table(headings, [_row(one, sweep.confirmed) for one in rows])
 
 
 def _row(one: Rechecked, champion: TrialRecord | None) -> Sequence[object]:
     behind = [one.behind.mean, one.behind.low, one.behind.high] if one.behind else [0.0, math.nan, math.nan]
-    numbers = map(finite, (*one.before[:2], *one.again[:2], *behind))
+    numbers = map(finite, (*one.again[:2], *behind, *one.before[:2]))
     chosen = champion is not None and champion.number == one.record.number
     return [f"t{one.record.number:04d}", chosen, *numbers, one.record.config.describe()]

@@ -155,12 +155,7 @@ class Naming:
             if key in found and (points := thinned(record.curve, key, _POINTS[record.role is Role.SEARCHED])):
                 found[key] = points
         kept = list(found)[:MOST_KEYS]
-        total = max(record.epochs, 1)
-
-        def at(epoch: int) -> int:
-            return int(began + 1000 * record.seconds * epoch / total)
-
-        return [Metric(key, value, at(epoch), epoch) for key in kept for epoch, value in found[key]]
+        return [Metric(key, value, time_of(record, began, epoch), epoch) for key in kept for epoch, value in found[key]]
 
     def _last(self, record: TrialRecord) -> dict[str, float]:
         """The numbers of the last epoch by key, what matters most first."""
@@ -188,6 +183,11 @@ class Naming:
         values = spread(record.metrics.get(self.pipeline.search.ranking_metric, ()))
         named = {"recheck": values.mean, "recheck_sd": values.deviation}
         return [Metric(key, value, at, record.epochs) for key, value in named.items() if math.isfinite(value)]
+
+
+def time_of(record: TrialRecord, began: int, epoch: int) -> int:
+    """When a trial that began then, in milliseconds of Unix time, had come to an epoch."""
+    return int(began + 1000 * record.seconds * epoch / max(record.epochs, 1))
 
 
 def confirmed_metrics(record: TrialRecord, pipeline: Pipeline) -> dict[str, float]:
@@ -240,8 +240,9 @@ def tables_tag(name: str) -> str:
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A table in the form of MLflow's `log_table`."""
-    return json.dumps({"columns": list(headings), "data": [list(row) for row in rows]})
+    """A table in the form of MLflow's `log_table`, its numbers to be read: they are exact in `record.json`."""
+    cells = [[float(f"{cell:.6g}") if isinstance(cell, float) else cell for cell in row] for row in rows]
+    return json.dumps({"columns": list(headings), "data": cells})
 
 
 def texts(record: TrialRecord) -> Iterator[tuple[str, str]]:

@@ -495,7 +495,7 @@ def test_the_export_is_on_the_champions_run_and_the_words_are_on_all(searched):
         "export/config.toml",
         "export/more",
     }
-    assert f"/runs/{champion.info.run_id}/artifacts/export)" in told(searched)
+    assert f"/runs/{champion.info.run_id}/artifacts/export?" in told(searched)
 
 
 def test_an_extended_sweep_with_another_champion_says_nothing_of_the_former_one(searched):
@@ -520,3 +520,7 @@ def test_an_extended_sweep_with_another_champion_says_nothing_of_the_former_one(
     roles = {key: role for key, (role, _) in marked(searched).items()}
     assert (roles[1, "search"], roles[3, "search"], roles[3, "test"]) == ("searched", "champion", "champion")
     assert (1, "test") not in roles
+    (model,) = client(searched).search_logged_models(
+        [found.info.experiment_id], f"tags.`gcsearch.sweep` = '{searched.id}'"
+    )
+    assert model.params["rho"] == "5.0"  # that of the former champion is gone with its run
