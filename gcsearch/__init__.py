@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from gcsearch.driver.run import cache_features, cancel, confirm, extend, resume, run, stop, sync, train
     from gcsearch.execution.integrations import objective, trainable
     from gcsearch.export.classifier import load_export
+    from gcsearch.methods import rules
+    from gcsearch.methods.registry import register_rule
     from gcsearch.sweep.callbacks import Callback
     from gcsearch.sweep.gathering import compare
     from gcsearch.sweep.sweep import Sweep, open_sweep
@@ -51,7 +53,9 @@ __all__ = [
     "objective",
     "open_sweep",
     "plan",
+    "register_rule",
     "resume",
+    "rules",
     "run",
     "run_matrix",
     "stop",
@@ -78,7 +82,9 @@ _HOME = {
     "objective": "execution.integrations",
     "open_sweep": "sweep.sweep",
     "plan": "driver.plan",
+    "register_rule": "methods.registry",
     "resume": "driver.run",
+    "rules": "methods",
     "run": "driver.run",
     "run_matrix": "driver.matrix",
     "stop": "driver.run",
@@ -94,6 +100,8 @@ def __getattr__(name: str) -> Any:
         return import_module("gcsearch.errors")
     if name not in _HOME:
         raise AttributeError(f"module 'gcsearch' has no attribute {name!r}")
+    if name == "rules":
+        return import_module(f"gcsearch.{_HOME[name]}.rules")
     return getattr(import_module(f"gcsearch.{_HOME[name]}"), name)
 
 

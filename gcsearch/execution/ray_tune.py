@@ -40,6 +40,7 @@ from gcsearch.execution.local_ray import daemons
 from gcsearch.execution.placement import Placement
 from gcsearch.execution.session import session
 from gcsearch.files import cache_place
+from gcsearch.methods.registry import register_rule, registered
 
 NODES_SECONDS = 2.0
 """Between two looks at the nodes of the cluster."""
@@ -76,10 +77,12 @@ class TuneExecutor:
                 raise searcher.error
 
     def _tuner(self, searcher: BatchSearcher, evaluate: Evaluate) -> tune.Tuner:
-        placement, cache = self.placement, cache_place()
+        placement, cache, own_rules = self.placement, cache_place(), registered()
 
         def trainable(config: dict[str, Any]) -> None:
             os.environ["GCSEARCH_CACHE"] = cache
+            for name, (rule, title) in own_rules.items():
+                register_rule(name, rule, title=title)
             take_place(placement.threads)
             _run_batch(evaluate, Batch.from_dict(json.loads(config["batch"])))
 

@@ -172,6 +172,18 @@ class Export:
         """All class names of the data set that the prompts fit."""
         return self.facts.classes.known
 
+    def predict(
+        self,
+        images: str | Path | Sequence[str | Path],
+        *,
+        names: Sequence[str] | None = None,
+        seed: int | None = None,
+        top: int = 1,
+    ) -> Predictions:
+        """The `top` likeliest classes of image files, and of those in folders. See `predict`."""
+        listed = [images] if isinstance(images, str | Path) else images
+        return predict(self, [Path(one) for one in listed], names=names, seed=seed, top=top)
+
 
 def load_export(folder: str | Path) -> Export:
     """Read the export in `folder`, with the frozen model that it was made with.

@@ -9,6 +9,7 @@ used for all but CoCoOp, because the effect of rho and of the bounds depends on 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -198,6 +199,45 @@ def _check_combination(name: str, methods: Sequence[Method]) -> None:
 
 
 METHODS["subpt+nfl"] = find("subpt+nfl")
+
+SHIPPED = frozenset(METHODS)
+"""Their names; what else is in `METHODS` was registered by `register_rule`."""
+
+
+def register_rule(name: str, rule: Rule, *, title: str = "") -> None:
+    """Make a method of a gradient rule of one's own: CoOp's prompt trained with it, to be searched as any other.
+
+    The name is known in this process and in the workers of Ray that its sweeps start. Another process that is to
+    resume or export such a sweep registers the rule first, too. Registered again, a rule takes the place of its former
+    self.
+
+    Args:
+        name: small letters and digits; `kgcoop+NAME` and the like work as with every rule.
+        rule: with the default values of its hyperparameters, which are its fields.
+        title: what tables call the method; by default its name.
+
+    Raises:
+        InputError: no such name is possible, it is one of gcsearch's own, or a hyperparameter is called
+            as one that every method has.
+    """
+    if not re.fullmatch("[a-z][a-z0-9]*", name):
+        raise InputError("a method's name has small letters and digits, and begins with a letter", received=repr(name))
+    if name in SHIPPED:
+        said = "a name of gcsearch's own stays what it is"
+        raise InputError(said, received=repr(name), remedy="Choose another name.")
+    if not isinstance(rule, Rule) or rule.kind != "rule":
+        remedy = 'Make an instance of a subclass of `gcsearch.rules.Rule` with `kind: ClassVar[str | None] = "rule"`.'
+        raise InputError("a gradient rule is wanted", received=repr(rule), remedy=remedy)
+    if taken := sorted(set(dict(rule)) & set(METHODS["coop"].hyperparameters)):
+        remedy = "Call it otherwise."
+        raise InputError("every method has a hyperparameter of this name", received=", ".join(taken), remedy=remedy)
+    METHODS[name] = Method(name, title or name, rule=rule)
+    find.cache_clear()
+
+
+def registered() -> dict[str, tuple[Rule, str]]:
+    """What `register_rule` was told in this process, for others that are to know it."""
+    return {name: (method.rule, method.title) for name, method in METHODS.items() if name not in SHIPPED}
 
 
 def build(config: TrialConfig, *, file: str | Path | None = None) -> Method:

@@ -7,7 +7,7 @@ are made through these classes, so what is printed is what docs/schema.json says
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -17,6 +17,9 @@ from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
 from gcsearch.methods.registry import title_and_tags
 from gcsearch.results.tables.table import Heading, Table
 from gcsearch.stats import finite, spread, t_interval
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 
 class Document(Model):
@@ -272,6 +275,17 @@ class Predictions(Document):
     seeds: tuple[int, ...]
     classes: tuple[str, ...]
     images: tuple[Classified, ...]
+
+    def to_frame(self) -> DataFrame:
+        """A row for each image and class that was guessed, the likeliest first."""
+        from pandas import DataFrame
+
+        rows = [
+            {"image": one.image, "place": place, **guess.dump()}
+            for one in self.images
+            for place, guess in enumerate(one.top, start=1)
+        ]
+        return DataFrame(rows)
 
     def table(self) -> Table:
         """The likeliest classes of every image, a row each."""

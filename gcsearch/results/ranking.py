@@ -69,7 +69,7 @@ class RankedTrial:
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ranking(Sequence[RankedTrial]):
     """The trials of a search, best first. A notebook shows the first of them as a table."""
 
@@ -107,6 +107,9 @@ class Ranking(Sequence[RankedTrial]):
     def to_frame(self) -> DataFrame:
         """A DataFrame in long form: rank, trial, outcome, `params_NAME`..., `metric`, `seed` and `value`."""
         return to_frame(row.entry() for row in self.rows)
+
+    def __repr__(self) -> str:
+        return f"Ranking({self.pipeline.name!r}: {len(self)} configurations by {self.pipeline.search.chosen_by})"
 
     def _repr_html_(self) -> str:
         from gcsearch.results.tables.markup import notebook  # late: it brings Jinja2, which a terminal does not need

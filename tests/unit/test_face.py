@@ -13,7 +13,7 @@ import gcsearch
 
 NAMES = {
     "run", "resume", "extend", "confirm", "stop", "cancel", "sync", "plan", "train", "cache_features", "run_matrix",
-    "open_sweep", "compare", "load_export", "trainable", "objective",
+    "open_sweep", "compare", "load_export", "trainable", "objective", "register_rule", "rules",
     "Sweep", "Pipeline", "Task", "SearchConfig", "SearchSpace", "TrialConfig", "TrialRecord", "Callback", "errors",
 }  # fmt: skip
 

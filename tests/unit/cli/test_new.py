@@ -194,6 +194,6 @@ def test_plan_accepts_what_was_written(tmp_path, layout):
 @pytest.mark.slow
 def test_what_was_written_runs(fruit):
     run("my.toml", "--data", "fruit", "--model", "mini", "--trials", 4)
-    overrides = {"search.cap": "{ epochs = 12 }", "task.views": "1", "confirm.top": "2"}
+    overrides = {"search.cap": "{ epochs = 12 }", "task.views": "1", "confirm.references": '["zeroshot"]'}
     sweep = gcsearch.run("./my.toml", overrides=overrides, store=fruit / "store", executor="local")
     assert (sweep.name, len(sweep.searched), sweep.state.finished) == ("my", 4, True)

@@ -133,6 +133,15 @@ def test_prediction_shows_the_likeliest_classes_of_every_image_with_shares_of_on
     }
 
 
+def test_an_export_predicts_into_a_data_frame(exported, data_root):
+    opened = prediction.load_export(exported("gcscoop"))
+    folder = data_root / "tiny" / "images" / "owl"
+    frame = opened.predict(folder, top=3).to_frame()
+    assert list(frame) == ["image", "place", "name", "probability", "logit"]
+    assert len(frame) == 3 * len(list(folder.iterdir())) and set(frame["place"]) == {1, 2, 3}
+    assert opened.predict([next(folder.iterdir())]).to_frame()["image"].nunique() == 1
+
+
 def test_what_cannot_be_predicted_is_named(exported, data_root, tmp_path, at_home, monkeypatch):
     folder = exported("gcscoop")
     opened = prediction.load_export(folder)
