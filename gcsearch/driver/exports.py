@@ -124,10 +124,15 @@ def check_report(out: Path) -> None:
     if out.is_dir():
         remedy = f"Name a file in it: --out {out / 'report.html'}"
         raise InputError("a report is one file, and this is a folder", key="--out", received=str(out), remedy=remedy)
-    blocking = [parent for parent in out.parents if parent.exists() and not parent.is_dir()]
+    check_folder(out.parent, key="--out", received=out)
+
+
+def check_folder(folder: Path, *, key: str, received: Path | None = None) -> None:
+    """InputError where `folder` can be none: it, or one above it, is a file. `received` is what was given as `key`."""
+    blocking = [one for one in (folder, *folder.parents) if one.exists() and not one.is_dir()]
     if blocking:
-        rule = f"the folder of the report must be one, and {blocking[0]} is a file"
-        raise InputError(rule, key="--out", received=str(out), remedy="Name another folder.")
+        rule = f"the folder must be one, and {blocking[0]} is a file"
+        raise InputError(rule, key=key, received=str(received or folder), remedy="Name another folder.")
 
 
 def explore(

@@ -1,4 +1,4 @@
-"""What a name of the user's stands for: a sweep, or all sweeps of a matrix; which have begun, which are finished."""
+"""What a name of the user's stands for: a sweep, or all sweeps of a matrix; their tables and pages."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcsearch import files
+from gcsearch.config.provenance import environment
+from gcsearch.config.trials import Role
 from gcsearch.errors import InputError
 from gcsearch.sweep.store import Store
-from gcsearch.sweep.sweep import Sweep, finished_by_dataset, open_sweep
+from gcsearch.sweep.sweep import Sweep, open_sweep, report_data, view_of
 
 if TYPE_CHECKING:
     from gcsearch.results.comparison import Finished
@@ -67,6 +70,18 @@ def finished(name: str, store: str | Path | None, say: Say) -> list[Finished]:
     return found
 
 
+def finished_by_dataset(sweep: Sweep) -> list[Finished]:
+    """What a finished sweep brings to a comparison on each of its data sets; nothing before its confirmation."""
+    from gcsearch.results.comparison import Finished
+
+    champion, whole, oracle = sweep.confirmed, sweep.pipeline.task, sweep.pipeline.search.oracle
+    if champion is None:
+        return []
+    references = [record for record in sweep.finals if record.role is Role.REFERENCE]
+    views = [(task, view_of(whole, task)) for task in whole.each]
+    return [Finished(sweep.name, task, seen(champion), list(map(seen, references)), oracle) for task, seen in views]
+
+
 def compare(*sweeps: str, store: str | Path | None = None, against: str = "", published: bool = False) -> Comparison:
     """All methods of finished sweeps, or of matrices, in one table, which a notebook shows and `to_frame` gives.
 
@@ -112,3 +127,16 @@ def _finished(name: str, store: str | Path | None) -> list[Finished]:
             remedy=f"It goes on where it stopped: {sweep.command('resume')}",
         )
     return found
+
+
+def write_report(sweep: Sweep, path: Path, figures: Path | None, say: Say) -> Path:
+    """Draw the sweep's report to `path`, and its pictures into the folder `figures`."""
+    from gcsearch.results.report.pages.saved import save_pictures
+    from gcsearch.results.report.pages.sweep import build_report, report_sections
+
+    data = report_data(sweep)
+    sections = report_sections(data, say)
+    files.write_whole(path, build_report(data, environment(), warn=say, sections=sections))
+    if figures is not None:
+        save_pictures(sweep.name, [picture for one in sections for picture in one.pictures], figures, say)
+    return path

@@ -14,7 +14,6 @@ from gcsearch.config import search_space
 from gcsearch.config.addresses import has_secrets, without_secrets
 from gcsearch.config.base import plain_name
 from gcsearch.config.pipeline import Pipeline
-from gcsearch.config.provenance import environment
 from gcsearch.config.search_space import SearchSpace
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Outcome, Role, TrialRecord
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from pandas import DataFrame
     from torch import Tensor
 
-    from gcsearch.results.comparison import Finished
     from gcsearch.results.report.picture import Picture, ReportData
     from gcsearch.results.report.study import EndedTrial, ProposedTrial, Storage, Study, StudySource
 
@@ -318,12 +316,21 @@ class Sweep:
 
         return report_pictures(report_data(self))
 
-    def report(self, path: str | Path | None = None, *, warn: Callable[[str], None] = lambda _: None) -> Path:
+    def report(
+        self,
+        path: str | Path | None = None,
+        *,
+        figures: str | Path | None = None,
+        warn: Callable[[str], None] = lambda _: None,
+    ) -> Path:
         """Write the report (one HTML file) to `path`, by default into the sweep's folder.
 
-        `warn` is told of pictures that could not be drawn, a line each.
+        `figures` is a folder for its pictures as CSV, PNG and SVG; `warn` is told of what could not be drawn.
         """
-        return write_report(self, Path(path) if path else self.folder / "report.html", warn)
+        from gcsearch.sweep.gathering import write_report
+
+        path = Path(path) if path else self.folder / "report.html"
+        return write_report(self, path, Path(figures) if figures else None, warn)
 
     def to_study(self, storage: Storage | None = None, name: str | None = None, *, replace: bool = False) -> Study:
         """The search as an Optuna study, for Optuna's own tools; in memory, or written to a storage of Optuna's.
@@ -422,7 +429,7 @@ def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force
     known = sweep.state.measured
 
     def champion(task: Task) -> bundle.Champion:
-        seen = _view(whole, task)
+        seen = view_of(whole, task)
         return bundle.Champion(
             sweep=sweep.name,
             pipeline=sweep.pipeline.model_copy(update={"task": task}),
@@ -463,19 +470,7 @@ def _findings(sweep: Sweep, task: Task, seen: Callable[[TrialRecord], TrialRecor
     }
 
 
-def finished_by_dataset(sweep: Sweep) -> list[Finished]:
-    """What a finished sweep brings to a comparison on each of its data sets; nothing before its confirmation."""
-    from gcsearch.results.comparison import Finished
-
-    champion, whole, oracle = sweep.confirmed, sweep.pipeline.task, sweep.pipeline.search.oracle
-    if champion is None:
-        return []
-    references = [record for record in sweep.finals if record.role is Role.REFERENCE]
-    views = [(task, _view(whole, task)) for task in whole.each]
-    return [Finished(sweep.name, task, seen(champion), list(map(seen, references)), oracle) for task, seen in views]
-
-
-def _view(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
+def view_of(whole: Task, task: Task) -> Callable[[TrialRecord], TrialRecord]:
     """What a record of the task `whole` is on the data set of `task`."""
     if not whole.also:
         return lambda record: record
@@ -498,11 +493,3 @@ def report_data(sweep: Sweep) -> ReportData:
         space=sweep.space,
         stage_seconds=sweep.state.stage_seconds,
     )
-
-
-def write_report(sweep: Sweep, path: Path, warn: Callable[[str], None]) -> Path:
-    """Draw the sweep's report to `path`."""
-    from gcsearch.results.report.pages.sweep import build_report
-
-    files.write_whole(path, build_report(report_data(sweep), environment(), warn=warn))
-    return path

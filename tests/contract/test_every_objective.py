@@ -19,8 +19,9 @@ from gcsearch.driver import checks
 from gcsearch.methods.registry import complete
 from gcsearch.results import comparison, multi_dataset
 from gcsearch.results.method_table import Comparison
+from gcsearch.sweep.gathering import finished_by_dataset
 from gcsearch.sweep.store import Store
-from gcsearch.sweep.sweep import Sweep, finished_by_dataset
+from gcsearch.sweep.sweep import Sweep
 from tests.support.pages import figures
 from tests.support.records import trial_record
 

@@ -24,7 +24,8 @@ from gcsearch.results.multi_dataset import as_dataset, gathered, worst_regrets
 from gcsearch.results.report.pages.sweep import build_report
 from gcsearch.results.report.picture import ReportData
 from gcsearch.stats import harmonic_mean
-from gcsearch.sweep.sweep import finished_by_dataset, load_parameters
+from gcsearch.sweep.gathering import finished_by_dataset
+from gcsearch.sweep.sweep import load_parameters
 from gcsearch.training.loop import Checkpoint
 from tests.support.calls import call
 from tests.support.records import trial_record

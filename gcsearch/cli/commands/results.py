@@ -119,31 +119,37 @@ def report(
         Path | None,
         typer.Option(help="File to write, for a matrix a folder. [default: report.html in the sweep's folder]"),
     ] = None,
+    figures: Annotated[
+        Path | None, typer.Option(help="Also write each picture to this folder: its numbers as CSV, PNG and SVG.")
+    ] = None,
     store: StoreFolder = None,
 ) -> None:
     """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun."""
-    from gcsearch.driver.exports import check_report
+    from gcsearch.driver.exports import check_folder, check_report
     from gcsearch.sweep import gathering
     from gcsearch.sweep.sweep import open_sweep
 
     parts = gathering.parts(sweep, store)
+    if figures:
+        check_folder(figures, key="--figures")
     if parts == [sweep]:
         found = open_sweep(sweep, store)
         if out:
             check_report(out)
-        print(near(_drawn(found, out)))
+        print(near(_drawn(found, out, figures)))
         return
     if out:
         check_report(out / "report.html")
     for found in gathering.begun(parts, store, say):
-        print(near(_drawn(found, out / f"{found.name}.html" if out else None)), flush=True)
+        page, folder = out and out / f"{found.name}.html", figures and figures / found.name
+        print(near(_drawn(found, page, folder)), flush=True)
 
 
-def _drawn(sweep: Sweep, out: Path | None) -> Path:
-    """The report of a sweep, drawn to `out`."""
+def _drawn(sweep: Sweep, out: Path | None, figures: Path | None) -> Path:
+    """The report of a sweep, drawn to `out`, and its pictures into the folder `figures`."""
     with show_progress(quiet=False) as callback:
         callback.stage("report")
-        return sweep.report(out, warn=callback.warn)
+        return sweep.report(out, figures=figures, warn=callback.warn)
 
 
 def ui(

@@ -370,6 +370,13 @@ def test_a_report_needs_a_place_for_a_file(store, out, message):
     assert message in done.stderr
 
 
+def test_figures_need_a_place_for_a_folder(store):
+    (store / "file").write_text("")
+    done = call("report", "half", "--figures", store / "file", "--store", store)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--figures" in done.stderr and "the folder must be one" in done.stderr
+
+
 def test_data_check_says_what_is_there_and_what_is_missing(tmp_path):
     tree = TREES["OxfordPets by its split"](tmp_path)
     done = call("data", "check", tmp_path, "--verify")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from gcsearch import files
 from gcsearch.results.report.findings import headline
@@ -33,12 +33,14 @@ def build_report(
     *,
     link: str = "",
     warn: Warn = lambda _: None,
+    sections: Sequence[Section] | None = None,
 ) -> str:
     """The report of a sweep, see `document`.
 
     Args:
         provenance: versions, git commit, and what else the numbers depend on.
         link: where the runs can be browsed: an address, or words.
+        sections: those of `report_sections`, where they are made already.
     """
     pipeline, records, finals = data.pipeline, data.records, data.finals
     task = pipeline.task
@@ -55,7 +57,7 @@ def build_report(
         pipeline.name,
         f"{task.title} · {task.backbone} · {task.shots} shots per class · {counted(len(records), 'configuration')} × "
         f"{counted(len(task.seeds), 'seed')} ({outcome_counts(records)}) · chosen by {pipeline.search.chosen_by}",
-        report_sections(data, warn),
+        report_sections(data, warn) if sections is None else sections,
         sentences=headline(pipeline, records, finals, data.champion),
         facts={key: text for key, text in facts.items() if text},
         toml=files.to_toml(pipeline.to_dict()),
