@@ -65,11 +65,11 @@ def _parts(now: Snapshot) -> list[_Part]:
     outcomes, running = now.outcomes, now.trials_running
     waiting = max(now.total - now.done - running, 0)
     every = [
-        _Part("done", "█", "#", "green", outcomes.get(Outcome.COMPLETE, 0)),
-        _Part("pruned", "▪", "-", "yellow", outcomes.get(Outcome.PRUNED, 0)),
+        _Part("done", "▆", "#", "green", outcomes.get(Outcome.COMPLETE, 0)),
+        _Part("pruned", "=", "=", "yellow", outcomes.get(Outcome.PRUNED, 0)),
         _Part("diverged", "~", "~", "magenta", outcomes.get(Outcome.DIVERGED, 0)),
-        _Part("failed", "✗", "x", "red", outcomes.get(Outcome.FAILED, 0)),
-        _Part("running", "▒", "=", "cyan", running),
+        _Part("failed", "×", "x", "red", outcomes.get(Outcome.FAILED, 0)),
+        _Part("running", "▂", "-", "cyan", running),
         _Part("to come", "·", ".", "dim", waiting),
     ]
     return [part for part in every if part.amount or part.name != "diverged"]
@@ -114,7 +114,7 @@ class _Pen:
             yield self.bar(self.width, bar.done, bar.total)
 
     def bar(self, width: int, done: float, total: float) -> Text:
-        marks = ("#", ".") if self.plain else ("█", "·")
+        marks = ("#", ".") if self.plain else ("▆", "·")
         cells = int(width * min(done / total, 1.0)) if total else 0
         return Text.assemble((marks[0] * cells, "cyan"), (marks[1] * (width - cells), "dim"))
 

@@ -83,8 +83,8 @@ def test_a_search_is_readable_at_80_columns_and_without_colour(sweep):
     *lines, log = timeless(drawn(Observer(sweep).as_driver(RUNNING)))
     assert lines == [
         "demo  shapes-sketch, mini, 16 shots; gcscoop                           searching",
-        "█" * 12 + "▪" * 16 + "✗" * 4 + "▒" * 33 + "  8 of 16  0:01",
-        "█ 3 done  ▪ 4 pruned  ✗ 1 failed  ▒ 8 running  · 0 to come",
+        "▆" * 12 + "=" * 16 + "×" * 4 + "▂" * 33 + "  8 of 16  0:01",
+        "▆ 3 done  = 4 pruned  × 1 failed  ▂ 8 running  · 0 to come",
         "best      t0000  -2.00 ± 1.00 val_base_margin",
         "          gcscoop rho=0.05 beta1=0.5 beta2=0.75 lr=0.0055 epochs=80",
         "rungs     4 of 7 went on at 25 %, 3 of 4 went on at 50 %",
@@ -120,7 +120,7 @@ def test_an_encoding_without_blocks_is_drawn_in_ascii(sweep):
     file.flush()
     bar, legend = file.buffer.getvalue().decode().splitlines()[1:3]
     assert set(bar.split()[0]) == set("#-x=")
-    assert legend.startswith("# 3 done  - 4 pruned  x 1 failed  = 8 running  . 0 to come")
+    assert legend.startswith("# 3 done  = 4 pruned  x 1 failed  - 8 running  . 0 to come")
 
 
 def test_who_follows_sees_what_the_driver_sees_but_the_epochs_of_what_runs(sweep):
@@ -190,7 +190,7 @@ def test_the_confirmation_says_what_it_compares(sweep):
 def test_a_stage_has_a_bar_that_fits():
     bar = Bar("encoding images", 120, 560, 12.0, 33.0, "10 images/s")
     (line,) = drawn(bar)
-    assert line.startswith("encoding images  ███") and line.endswith("120 of 560  0:12  about 0:33 left  10 images/s")
+    assert line.startswith("encoding images  ▆▆▆") and line.endswith("120 of 560  0:12  about 0:33 left  10 images/s")
     assert len(line) <= 80
     assert [len(line) <= 40 for line in drawn(bar, 40)] == [True, True]
     assert drawn(Bar("drawing the report", 0, 0, 4.0)) == ["drawing the report  0:04"]
@@ -301,7 +301,7 @@ def test_a_run_is_shown_on_a_terminal_from_its_first_stage_to_its_end(sweep, mon
         callback.progress(120, 560)
         time.sleep(0.2)
         terminal.feed(tty.taken())
-        assert terminal.shown[0].startswith("encoding images  ███")
+        assert terminal.shown[0].startswith("encoding images  ▆▆▆")
         callback.begun(sweep)
         callback.stage("search", 16)
         for number in RUNNING:
