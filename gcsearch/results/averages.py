@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from gcsearch.config.metrics import H_OF_MEANS, METRICS, Column
 from gcsearch.config.trials import Outcome, TrialRecord
+from gcsearch.errors import InputError
 from gcsearch.methods.registry import with_tags
 from gcsearch.results import documents
 from gcsearch.results.comparison import (
@@ -146,11 +147,39 @@ def averages(groups: Sequence[TaskGroup]) -> list[AverageTable]:
     one configuration per data set, as the published tables have them. A champion that is a reference counts as both.
     Either is in the table if each group has one row of it with the same seeds.
     """
-    alike: dict[str, list[TaskGroup]] = {}
+    return [_table(some) for some in alike(groups) if len({group.task["dataset"] for group in some}) > 1]
+
+
+def alike(groups: Sequence[TaskGroup]) -> list[list[TaskGroup]]:
+    """The groups whose tasks differ in the data set alone, together."""
+    found: dict[str, list[TaskGroup]] = {}
     for group in groups:
         shared = {key: value for key, value in group.task.items() if key not in _DATA_SET}
-        alike.setdefault(repr((sorted(shared.items()), group.columns)), []).append(group)
-    return [_table(some) for some in alike.values() if len({group.task["dataset"] for group in some}) > 1]
+        found.setdefault(repr((sorted(shared.items()), group.columns)), []).append(group)
+    return list(found.values())
+
+
+def check_comparable(groups: Sequence[TaskGroup]) -> None:
+    """InputError where a sweep has neither a task nor the protocol of an average in common with another."""
+    parts = alike(groups)
+    names = [
+        tuple(dict.fromkeys(name for group in some for row in group.rows for name in row.sweeps)) for some in parts
+    ]
+    for index, alone in enumerate(names):
+        if len(alone) > 1 or any(set(alone) <= set(other) for place, other in enumerate(names) if place != index):
+            continue
+        other = parts[0 if index else 1][0].task if len(parts) > 1 else {}
+        mine = parts[index][0].task
+        keys = [
+            key for key in dict.fromkeys((*mine, *other)) if key not in _DATA_SET and mine.get(key) != other.get(key)
+        ]
+        apart = ", ".join(f"task.{key} {mine.get(key, 'unset')} and {other.get(key, 'unset')}" for key in keys)
+        raise InputError(
+            "sweeps are compared that have the same task, or the same one on several data sets",
+            key="sweeps",
+            received=f"{alone[0]}, which has nobody to be compared with" + (f": {apart}" if apart else ""),
+            remedy=f"Name it alone: `gcsearch report {alone[0]}` draws it by itself.",
+        )
 
 
 class _Averaged(NamedTuple):

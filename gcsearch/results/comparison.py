@@ -297,7 +297,7 @@ def against(groups: Sequence[TaskGroup], name: str) -> list[TaskGroup]:
 
 def _compared(group: TaskGroup, name: str) -> TaskGroup:
     plain = name.casefold()
-    chosen = [row for row in group.rows if plain in (row.name.casefold(), *row.sweeps)]
+    chosen = [row for row in group.rows if plain in map(str.casefold, (row.name, *row.sweeps))]
     chosen = chosen or [row for row in group.rows if plain == row.title.casefold()]
     chosen = chosen or [row for row in group.rows if plain == row.record.config.method]
     if len(chosen) > 1:

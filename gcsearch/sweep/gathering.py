@@ -140,3 +140,30 @@ def write_report(sweep: Sweep, path: Path, figures: Path | None, say: Say) -> Pa
     if figures is not None:
         save_pictures(sweep.name, [picture for one in sections for picture in one.pictures], figures, say)
     return path
+
+
+def write_comparison(
+    names: Iterable[str], store: str | Path | None, path: Path, figures: Path | None, say: Say, *, against: str = ""
+) -> Path:
+    """Draw finished sweeps and those of matrices on one page at `path`, each compared with the row `against`.
+
+    By default that is the champion of the first.
+
+    Raises:
+        InputError: one is not finished, or has nothing in common with the others.
+    """
+    from gcsearch.results.averages import check_comparable
+    from gcsearch.results.method_table import Comparison
+    from gcsearch.results.report.pages.saved import save_pictures
+    from gcsearch.results.report.pages.several import comparison_page, comparison_sections
+
+    brought = [one for name in dict.fromkeys(names) for one in finished(name, store, say)]
+    shown = list(dict.fromkeys(one.name for one in brought))
+    comparison = Comparison.of(brought, against_row=against or shown[0])
+    check_comparable(comparison.groups)
+    data = {name: report_data(open_sweep(name, store)) for name in shown}
+    sections = comparison_sections(data, comparison, say)
+    files.write_whole(path, comparison_page(data, comparison, sections, environment(), warn=say))
+    if figures is not None:
+        save_pictures(", ".join(shown), [picture for one in sections for picture in one.pictures], figures, say)
+    return path

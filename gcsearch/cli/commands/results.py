@@ -114,26 +114,55 @@ def print_comparison(
 
 
 def report(
-    sweep: Annotated[str, typer.Argument(help="Name of a sweep, or of a matrix.")],
+    sweeps: Annotated[
+        list[str], typer.Argument(help="Name of a sweep, or of a matrix; of several, which are compared on one page.")
+    ],
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write, for a matrix a folder. [default: report.html in the sweep's folder]"),
+        typer.Option(
+            help="File to write, for a matrix a folder. [default: report.html in the sweep's folder; of several "
+            "comparison.html in the store]"
+        ),
     ] = None,
     figures: Annotated[
         Path | None, typer.Option(help="Also write each picture to this folder: its numbers as CSV, PNG and SVG.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(help="Of several: compare every row with this one, by default with the champion of the first."),
+    ] = None,
     store: StoreFolder = None,
 ) -> None:
-    """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun."""
+    """Draw a sweep: one self-contained HTML file; of a matrix one per sweep that has begun.
+
+    Of several finished sweeps one file: what differs between them, their champions and all rows of their tables with
+    paired differences, and how their searches went.
+    """
     from gcsearch.driver.exports import check_folder, check_report
+    from gcsearch.errors import InputError
     from gcsearch.sweep import gathering
+    from gcsearch.sweep.store import Store
     from gcsearch.sweep.sweep import open_sweep
 
-    parts = gathering.parts(sweep, store)
     if figures:
         check_folder(figures, key="--figures")
-    if parts == [sweep]:
-        found = open_sweep(sweep, store)
+    if len(sweeps) > 1:
+        page = out or Store.locate(store).root / "comparison.html"
+        check_report(page)
+        with show_progress(quiet=False) as callback:
+            callback.stage("report")
+            drawn = gathering.write_comparison(sweeps, store, page, figures, callback.warn, against=against or "")
+        print(near(drawn))
+        return
+    if against:
+        remedy = "Name several; the report of one compares its champion with each reference."
+        raise InputError(
+            "rows of several sweeps are compared with one", key="--against", received=against, remedy=remedy
+        )
+    (name,) = sweeps
+    parts = gathering.parts(name, store)
+    if parts == [name]:
+        found = open_sweep(name, store)
         if out:
             check_report(out)
         print(near(_drawn(found, out, figures)))
@@ -141,8 +170,8 @@ def report(
     if out:
         check_report(out / "report.html")
     for found in gathering.begun(parts, store, say):
-        page, folder = out and out / f"{found.name}.html", figures and figures / found.name
-        print(near(_drawn(found, page, folder)), flush=True)
+        path, folder = out and out / f"{found.name}.html", figures and figures / found.name
+        print(near(_drawn(found, path, folder)), flush=True)
 
 
 def _drawn(sweep: Sweep, out: Path | None, figures: Path | None) -> Path:
