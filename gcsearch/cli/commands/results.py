@@ -25,16 +25,28 @@ def best(
     sweep: Annotated[str, typer.Argument(help="Name of a sweep in the store.")],
     store: StoreFolder = None,
     top: Annotated[int, typer.Option(min=1, help="How many rows of the table.")] = 10,
+    importances: Annotated[
+        bool, typer.Option("--importances", help="Also print which hyperparameters set the best tenth apart.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """The ranking of a sweep: configuration, objective with its spread over seeds, outcome."""
-    from gcsearch.sweep.sweep import open_sweep
+    from gcsearch.errors import InputError
+    from gcsearch.sweep.sweep import open_sweep, report_data
 
+    if importances and as_json:
+        remedy = "Leave one out; `gcsearch report --figures DIR` writes the shares to importances.csv."
+        raise InputError("the ranking alone is a JSON document", key="--importances", received="--json", remedy=remedy)
     found = open_sweep(sweep, store)
     if as_json:
         print_json([row.to_dict() for row in found.ranking])
         return
     print_table(found.ranking.table(top, name=found.name))
+    if importances:
+        from gcsearch.results.report.responses import importance_table  # late: Optuna and numpy take a second
+
+        print()
+        print_table(importance_table(report_data(found).tried))
 
 
 def compare(

@@ -17,6 +17,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from gcsearch.config.base import Value
 from gcsearch.config.trials import Outcome, TrialRecord
+from gcsearch.results.tables.table import Heading, Table
 from gcsearch.results.tables.wording import OWN_FIRST, searched, value_text
 
 logging.getLogger("optuna.storages").setLevel(logging.WARNING)
@@ -26,6 +27,7 @@ _LINEAR = frozenset({"beta1", "beta2", "momentum"})
 _WIDE = 10.0  # least ratio of the largest to the smallest number on an axis that is logarithmic by its numbers
 _OFF = "off"
 
+LEAST_IMPORTANCE = 10  # completed configurations
 LEAST_SURFACE = 20  # configurations with numbers on both axes; fewer are shown as points alone
 REACH = 1 / 8  # of an axis' length: farther than this from every configuration, a surface says nothing
 _WIDTH = REACH / 2  # standard deviation of the weights of the average
@@ -162,6 +164,15 @@ def importances(tried: Responses) -> dict[str, float]:
         return {}
     found = optuna.importance.get_param_importances(tried.study, params=common)
     return {name: share for name, share in found.items() if math.isfinite(share)}
+
+
+def importance_table(tried: Responses) -> Table:
+    """The shares of `importances` as the terminal shows them; a note where there are too few to tell."""
+    shares = importances(tried) if len(tried.records) >= LEAST_IMPORTANCE else {}
+    notes = [] if shares else ["Too few different configurations have completed to tell which hyperparameters matter."]
+    headings = [Heading("hyperparameter", words=True), Heading("importance (PED-ANOVA)")]
+    rows = [[name, f"{100 * share:.0f} %"] for name, share in shares.items()]
+    return Table("", headings, rows, notes=notes)
 
 
 def contour_pairs(tried: Responses) -> list[tuple[str, str]]:

@@ -23,6 +23,7 @@ from gcsearch.results.report.numbers.course import survival
 from gcsearch.results.report.numbers.surrogate import measured, response
 from gcsearch.results.report.picture import LEAST_PICTURED, ReportData, Section
 from gcsearch.results.report.responses import (
+    LEAST_IMPORTANCE,
     LEAST_SURFACE,
     REACH,
     Responses,
@@ -34,7 +35,6 @@ from gcsearch.results.tables.table import Cell, Heading, Remark, Table
 from gcsearch.results.tables.wording import counted, describe, outcome_counts, searched, value_text
 from gcsearch.stats import spread
 
-_LEAST_IMPORTANCE = 10  # completed configurations
 _STEPS = 40  # of a line along an axis
 
 
@@ -114,8 +114,8 @@ def contours_section(tried: Responses, champion: int | None, objective: Metric) 
 def importance_section(data: ReportData, generator: np.random.Generator | None = None) -> Section:
     """Contributions and importances; `generator` draws orders where too many hyperparameters differ for all."""
     title, tried = "Which hyperparameters mattered", data.tried
-    if len(tried.records) < _LEAST_IMPORTANCE:
-        return Section(title, f"Fewer than {_LEAST_IMPORTANCE} configurations have completed, too few to tell.")
+    if len(tried.records) < LEAST_IMPORTANCE:
+        return Section(title, f"Fewer than {LEAST_IMPORTANCE} configurations have completed, too few to tell.")
     shares = importances(tried)
     if not shares:
         return Section(title, "All configurations came to the same number.")
