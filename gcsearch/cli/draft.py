@@ -77,10 +77,10 @@ class Draft:
         content = {"version": 1, "name": self.name, "evaluate_every": 5}
         return content | {name: _given(table) for name, table in tables.items()}
 
-    def check(self) -> None:
-        """InputError for whatever `plan` would refuse without loading the model."""
+    def check(self) -> Pipeline:
+        """The pipeline. InputError for whatever `plan` would refuse without loading the model."""
         self.survey.check(self.classes, self.shots, self.folds)
-        complete(with_absolute_paths(self.content(), self.file.parent), self.file)
+        return complete(with_absolute_paths(self.content(), self.file.parent), self.file)
 
     def text(self) -> str:
         """The file: its keys, and what is said of each."""

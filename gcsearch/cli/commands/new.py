@@ -264,9 +264,12 @@ def _budget(ask: _Questions, trials: int | None, minutes: float | None) -> tuple
 
 def _write(made: Draft, file: Path) -> None:
     from gcsearch import files
+    from gcsearch.driver.checks import test_bed_remarks
 
-    _by_keys(lambda draft: draft.check())(made)
+    pipeline = _by_keys(lambda draft: draft.check())(made)
     files.write_whole(made.file, made.text())
+    for remark in test_bed_remarks(pipeline.task):
+        say(remark)
     print(f"wrote    {file}")
     print(f"next     {shlex.join(['gcsearch', 'plan', str(file)])}")
     print(f"         {shlex.join(['gcsearch', 'run', str(file)])}")

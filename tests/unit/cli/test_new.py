@@ -47,6 +47,7 @@ def test_a_folder_of_class_folders_becomes_a_pipeline(fruit):
     done = run("my.toml", "--data", "fruit", "--model", "mini", "--trials", 4)
     assert "6: apple, fig, grape, kiwi, lime, pear" in done.output
     assert "train 36, val 12, test 24" in done.output
+    assert "`mini` is a test bed that knows the embedded drawings alone" in done.output
     assert "next     gcsearch plan my.toml" in done.output and "gcsearch run my.toml" in done.output
     written = load(fruit / "my.toml")
     task = written.task
