@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from pathlib import Path
 
 import pytest
 
@@ -11,7 +12,7 @@ from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
 from gcsearch.methods.registry import complete
 from gcsearch.results.report import theme
-from gcsearch.results.report.pages.sweep import build_report
+from gcsearch.results.report.pages.sweep import build_report, report_pictures
 from gcsearch.results.report.picture import ReportData
 from tests.support.records import a_final, trial_record
 
@@ -37,9 +38,7 @@ def searched(number, outcome=Outcome.COMPLETE):
     return trial_record(number, config=config, label=label, **known)
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """The report of a finished sweep, everything in it drawn."""
+def a_finished_sweep():
     records = [searched(number) for number in range(_COUNT)]
     records += [searched(_COUNT, Outcome.PRUNED), searched(_COUNT + 1, Outcome.DIVERGED)]
     finals = [
@@ -49,11 +48,18 @@ def report(tmp_path_factory):
         a_final("gcscoop", 88.0, 72.0, label="shortlisted t0009", number=9, rho=0.1),
         a_final("gcscoop", 89.0, 73.0, number=27, rho=0.1),
     ]
-    rechecked = [records[9], records[27]]
-    lacking: list[str] = []
     pipeline = Pipeline(name="pets", search=SearchConfig(objective="val_h"))
-    data = ReportData(pipeline, records, finals, 27, rechecked)
-    page = build_report(data, {"torch": "2.13"}, link="http://127.0.0.1:5000", warn=lacking.append)
+    return ReportData(pipeline, records, finals, 27, rechecked=[records[9], records[27]])
+
+
+DATA = a_finished_sweep()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """The report of a finished sweep, everything in it drawn."""
+    lacking: list[str] = []
+    page = build_report(DATA, {"torch": "2.13"}, link="http://127.0.0.1:5000", warn=lacking.append)
     assert not lacking
     path = tmp_path_factory.mktemp("report") / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -175,6 +181,16 @@ def test_every_picture_has_words_and_its_numbers_in_a_table_and_a_file(report, v
         assert got.value.suggested_filename == f"course-of-the-search.{kind.lower()}"
         assert got.value.path().read_bytes().startswith(begins)
     assert seen.errors == [] and seen.abroad == []
+
+
+def test_names_of_pictures_are_those_of_the_docs():
+    """Files of `--figures` keep their names."""
+    named = re.findall(r"`([a-zA-Z-]+)`[,| ]", (Path(__file__).parents[3] / "docs" / "report.md").read_text())
+    wanted = [re.compile(re.sub(r"[A-Z]+", r"[a-z0-9-]+", name)) for name in named]
+    pictures = report_pictures(DATA)
+    assert len(pictures) > 12
+    for picture in pictures:
+        assert any(name.fullmatch(picture.name) for name in wanted), picture.name
 
 
 # --- Colours
