@@ -193,7 +193,8 @@ class Session:
                 raise
             if not self.driver.lost:  # then this is what ended the session, and is on its way
                 self.callback.warn(str(error))
-        self.callback.stage("sync")
+        if why is SessionEnd.FINISHED:
+            self.callback.stage("sync")
         # Who has interrupted a sweep waits, and whoever sent a signal may kill next.
         if mlflow_sync and (trouble := mlflow_sync.close(60 if why is SessionEnd.FINISHED else 15)):
             self.callback.warn(trouble)

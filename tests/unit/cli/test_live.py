@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from gcsearch.cli import progress, streams
-from gcsearch.cli.live import follow, screen, view
+from gcsearch.cli.live import devices, follow, screen, view
 from gcsearch.cli.live import observer as observing
 from gcsearch.cli.live.observer import Observer
 from gcsearch.cli.live.snapshot import Bar, Pace
@@ -145,6 +145,24 @@ def test_a_record_that_is_replaced_and_an_extension_are_counted_anew(sweep):
     now = observer.as_driver({})
     assert (now.total, now.done, now.workers) == (20, 8, None)
     assert "the journal does not say" in "\n".join(drawn(now))
+
+
+def test_the_use_of_gpus_stands_beside_the_workers_where_it_can_be_asked_for(sweep, monkeypatch):
+    import torch
+
+    sweep.journal.append("open", id="demo-0", trials=16, workers={"count": 4, "threads": 2, "gpus": 0.5})
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "utilization", lambda index: 80 + index)
+    monkeypatch.setattr(devices, "_last", (-devices._SECONDS, ()))
+    observer = Observer(sweep)
+    assert view.workers(observer.as_driver(RUNNING)) == "2 of 4 busy, 0.5 GPU each; GPU 0 80 %, GPU 1 81 %"
+
+    def missing(index):
+        raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+    monkeypatch.setattr(torch.cuda, "utilization", missing)
+    monkeypatch.setattr(devices, "_last", (-devices._SECONDS, ()))
+    assert view.workers(observer.as_driver(RUNNING)) == "2 of 4 busy, 0.5 GPU each"
 
 
 def test_the_time_left_follows_from_what_has_ended_and_what_pruned_trials_train(sweep, monkeypatch):
