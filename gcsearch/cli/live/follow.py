@@ -75,7 +75,11 @@ def _wait_for_journal(name: str, store: Store) -> None:
         return
     say(f"{name} is being prepared: its driver reads the data and encodes the images")
     while name not in store.sweeps() and _is_driven(name, store):
-        time.sleep(_LOOK)
+        _pause()
+
+
+def _pause() -> None:
+    time.sleep(_LOOK)
 
 
 def _looks(sweep: Sweep) -> Iterator[Snapshot]:
@@ -83,7 +87,7 @@ def _looks(sweep: Sweep) -> Iterator[Snapshot]:
     observer = Observer(sweep)
     while (now := observer.as_follower()).state in ("running", "stopping"):
         yield now
-        time.sleep(_LOOK)
+        _pause()
 
 
 def _draw(sweep: Sweep) -> None:

@@ -27,6 +27,7 @@ from gcsearch.config import search_space
 from gcsearch.config.trials import EpochReport, Proposal, TrialConfig
 from gcsearch.methods.registry import complete
 from gcsearch.sweep.lease import driving
+from gcsearch.sweep.sweep import open_sweep
 from tests.support.calls import call
 from tests.support.records import trial_record
 from tests.support.schema import check
@@ -227,17 +228,35 @@ def test_a_bar_is_full_and_leaves_out_nothing_that_is_there(counts):
 
 
 class Tty(io.StringIO):
+    """A terminal that keeps what is written to it, from any thread, until it is taken."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock, self.texts = threading.Lock(), []
+
     def isatty(self):
         return True
 
     def fileno(self):
         raise OSError
 
+    def write(self, text):
+        with self.lock:
+            self.texts.append(text)
+        return len(text)
+
     def taken(self):
-        text = self.getvalue()
-        self.seek(0)
-        self.truncate()
+        with self.lock:
+            text, self.texts = "".join(self.texts), []
         return text
+
+    def shows(self, wanted, terminal):
+        """Wait until `wanted` stands on the terminal."""
+        deadline = time.monotonic() + 30
+        while wanted not in "\n".join(terminal.shown):
+            assert time.monotonic() < deadline, f"{wanted} is not shown"
+            time.sleep(0.01)
+            terminal.feed(self.taken())
 
 
 def a_terminal(monkeypatch) -> Tty:
@@ -317,21 +336,17 @@ def test_a_run_is_shown_on_a_terminal_from_its_first_stage_to_its_end(sweep, mon
     with ProgressCallback() as callback:
         callback.stage("features", 560)
         callback.progress(120, 560)
-        time.sleep(0.2)
-        terminal.feed(tty.taken())
-        assert terminal.shown[0].startswith("encoding images  ▆▆▆")
+        tty.shows("encoding images  ▆▆▆", terminal)
         callback.begun(sweep)
         callback.stage("search", 16)
         for number in RUNNING:
             callback.proposal(Proposal(number=number, config=config(number)))
         callback.reports([EpochReport(number=8, epoch=40, metrics={})])
         streams.say("a worker ended")
-        time.sleep(0.3)
-        terminal.feed(tty.taken())
+        tty.shows("t0008 to t0011 at 12 %", terminal)
         said = f"gcsearch: what Ray, Optuna and MLflow say goes to {sweep.folder}/log.txt"
         above, _, frame = "".join(terminal.shown).partition("gcsearch: a worker ended")
         assert (above, frame.startswith("demo  shapes-sketch")) == (said, True)
-        assert any("t0008 to t0011 at 12 %" in line for line in terminal.shown)
     terminal.feed(tty.taken())
     everything = "".join(terminal.shown)
     assert re.search(r"a worker endedgcsearch: searched 8 configurations in \d seconds?: 3 complete, 4 pr", everything)
@@ -420,37 +435,32 @@ def test_a_line_that_cannot_be_made_ends_no_sweep(sweep, capsys):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Who follows looks twenty times a second."""
-    monkeypatch.setattr(follow, "_LOOK", 0.05)
+def between_looks(monkeypatch):
+    """Takes a list: what happens, one after another, between two looks of who follows."""
+
+    def happens(*steps):
+        left = iter(steps)
+        monkeypatch.setattr(follow, "_pause", lambda: next(left)())
+
+    return happens
 
 
-def followed(sweep, *words, until=lambda: None):
-    """What `status --follow` prints and ends with while a driver goes on for a while and ends the sweep."""
-
-    def drive():
-        with driving(sweep.store.lease("demo"), "the sweep demo"):
-            there.set()
-            time.sleep(0.2)
-            until()
-            time.sleep(0.3)
-
-    there = threading.Event()
-    driver = threading.Thread(target=drive)
-    driver.start()
-    there.wait()
-    done = call("status", *words, "--follow", "--store", sweep.store.root)
-    driver.join()
-    return done
+@pytest.fixture
+def driver(sweep):
+    """The sweep has a driver until this is closed."""
+    with contextlib.ExitStack() as driver:
+        driver.enter_context(driving(sweep.store.lease("demo"), "the sweep demo"))
+        yield driver
 
 
-def test_following_ends_by_itself_and_says_how_the_session_ended(sweep, impatient):
+def test_following_ends_by_itself_and_says_how_the_session_ended(sweep, driver, between_looks):
     def go_on():
         for number in range(8, 16):
             sweep.journal.append("record", record=record(number))
         sweep.journal.append("close", why="STOPPED")
 
-    done = followed(sweep, "demo", until=go_on)
+    between_looks(go_on, driver.close)
+    done = call("status", "demo", "--follow", "--store", sweep.store.root)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("searching: 8 of 16 ended, 4 pruned, 1 failed, 8 running after ")
@@ -463,8 +473,9 @@ def test_following_ends_by_itself_and_says_how_the_session_ended(sweep, impatien
     assert not any(character < " " for line in lines for character in line)
 
 
-def test_following_in_json_gives_a_document_a_line_at_every_change(sweep, impatient):
-    done = followed(sweep, "--json", until=lambda: sweep.journal.append("record", record=record(8)))
+def test_following_in_json_gives_a_document_a_line_at_every_change(sweep, driver, between_looks):
+    between_looks(lambda: None, lambda: sweep.journal.append("record", record=record(8)), driver.close)
+    done = call("status", "--follow", "--json", "--store", sweep.store.root)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     check(found, "gcsearch status --json")
     assert [(one["state"], one["done"]) for one in found] == [("running", 8), ("running", 9), ("dead", 9)]
@@ -480,33 +491,26 @@ def test_what_does_not_run_is_said_and_ends_at_once(sweep):
     assert (missing.returncode, "Sweeps in it: demo." in missing.stderr) == (2, True)
 
 
-def test_ctrl_c_ends_the_follower_and_not_the_sweep(sweep, monkeypatch):
-    def interrupted(seconds):
+def test_ctrl_c_ends_the_follower_and_not_the_sweep(sweep, driver, monkeypatch):
+    def interrupted():
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(follow.time, "sleep", interrupted)
-    lease = sweep.store.lease("demo")
-    with driving(lease, "the sweep demo"):
-        done = call("status", "demo", "--follow", "--store", sweep.store.root)
-        assert (lease.exists(), sweep.state.end) == (True, None)
+    monkeypatch.setattr(follow, "_pause", interrupted)
+    done = call("status", "demo", "--follow", "--store", sweep.store.root)
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     assert done.stderr == "gcsearch: demo is not followed any more; whoever drives it goes on\n"
+    assert (sweep.store.lease("demo").exists(), sweep.state.end) == (True, None)
 
 
-def test_a_sweep_that_is_still_prepared_is_waited_for(tmp_path, impatient):
-    def prepare():
-        with driving(tmp_path / "sweeps" / ".demo.lease", "the sweep demo"):
-            there.set()
-            time.sleep(0.2)
-            made = a_sweep(tmp_path, "demo")
-            time.sleep(0.3)
-            made.journal.append("close", why="FINISHED")
+def test_a_sweep_that_is_still_prepared_is_waited_for(tmp_path, between_looks):
+    with contextlib.ExitStack() as driver:
+        driver.enter_context(driving(tmp_path / "sweeps" / ".demo.lease", "the sweep demo"))
 
-    there = threading.Event()
-    driver = threading.Thread(target=prepare)
-    driver.start()
-    there.wait()
-    done = call("status", "demo", "--follow", "--store", tmp_path)
-    driver.join()
+        def end():
+            open_sweep("demo", tmp_path).journal.append("close", why="FINISHED")
+            driver.close()
+
+        between_looks(lambda: a_sweep(tmp_path, "demo"), end)
+        done = call("status", "demo", "--follow", "--store", tmp_path)
     assert "demo is being prepared" in done.stderr
     assert "sweep   demo: finished" in done.stdout.splitlines()
