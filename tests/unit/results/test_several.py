@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 
@@ -33,7 +34,8 @@ def write(store, name, method, new, task=(), seeds=(4, 5), **hyperparameters):
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "kaleido", None)  # images take a Chromium, and no test here looks at one
     write(tmp_path, "first", "gcscoop", 80.0, rho=0.1)
     write(tmp_path, "second", "sam", 82.0, rho=0.2)
     write(tmp_path, "third", "coop", 77.0)
@@ -107,6 +109,14 @@ def test_a_sweep_of_another_protocol_is_refused_with_what_differs(store, task, w
     assert f"apart, which has nobody to be compared with: {words}" in done.stderr
     assert "`gcsearch report apart` draws it by itself" in done.stderr
     assert not (store / "page.html").exists()
+
+
+def test_it_lies_in_the_store_where_no_place_is_named_and_its_pictures_where_one_is(store):
+    done = call("report", "first", "second", "first", "--store", store, "--figures", store / "figures")
+    assert done.stdout.strip().endswith("comparison.html") and (store / "comparison.html").exists()
+    numbers = (store / "figures" / "best-so-far-val-h.csv").read_text().splitlines()
+    assert numbers[:2] == ["sweep,trials,trial,best,complete,champion", "first,1,0,70.5,True,False"]
+    assert len(numbers) == 1 + 2 * 3
 
 
 def test_a_sweep_that_is_not_finished_is_refused(store):
