@@ -122,7 +122,7 @@ function made(tag, text = '', properties = {}) {
 
 // Digits that a person reads; the file has all.
 function readable(text) {
-  return /^-?\d+\.\d{5,}(e-?\d+)?$/.test(text) ? String(Number(Number(text).toPrecision(6))) : text;
+  return /^-?\d+\.(0|\d{5,})(e-?\d+)?$/.test(text) ? String(Number(Number(text).toPrecision(6))) : text;
 }
 
 function save(name, address) {
