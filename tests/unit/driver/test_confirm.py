@@ -105,7 +105,7 @@ def test_a_shortlist_of_which_nothing_ends_well_has_no_champion(tmp_path):
 def a_session(bench, said):
     """A driver's session on the bench's sweep, which nobody else drives."""
     driver = SimpleNamespace(lease=SimpleNamespace(check=lambda: None))
-    callback = SimpleNamespace(warn=said.append)
+    callback = SimpleNamespace(warn=said.append, stage=lambda *_: None)
     return Session(bench.sweep, bench.pipeline, search_space.load("sam"), None, callback, driver, None)
 
 
