@@ -33,22 +33,86 @@ def lost_margin(image_features: Tensor, text_features: Tensor, labels: Tensor) -
     return Score.of(image_features, text_features, labels).margin
 
 
+BINS = 15
+"""Of confidence, of equal width from 0 to 1."""
+
+Bins = tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+"""For each bin of confidence: how many images, how many of them right, and the sum of their confidences."""
+
+
+class Calibration(NamedTuple):
+    """How probabilities, the softmax of logits, agree with what is right.
+
+    `likelihood` is the sum of the negative log-likelihoods, in nats.
+    """
+
+    likelihood: float
+    bins: Bins
+
+    @classmethod
+    def of(cls, logits: Tensor, labels: Tensor) -> Calibration:
+        """Of logits [N, C]."""
+        logarithms = logits.double().log_softmax(dim=1)
+        confidence, told = logarithms.exp().max(dim=1)
+        place = (confidence * BINS).ceil().long().sub(1).clamp(0, BINS - 1)
+        rows = (confidence.new_ones(len(labels)), (told == labels).double(), confidence)
+        sums = [place.bincount(row, minlength=BINS).tolist() for row in rows]
+        count, right, sure = (tuple(round(value, 6) for value in row) for row in sums)
+        lost = -float(logarithms.gather(1, labels[:, None]).sum())
+        return cls(lost, (count, right, sure))
+
+    @classmethod
+    def pooled(cls, parts: Sequence[Calibration]) -> Calibration:
+        """That of the images of all parts."""
+        return cls(fsum(one.likelihood for one in parts), summed([one.bins for one in parts]))
+
+    @property
+    def nll(self) -> float:
+        """The mean negative log-likelihood."""
+        count = sum(self.bins[0])
+        return self.likelihood / count if count else nan
+
+    @property
+    def ece(self) -> float:
+        """The expected calibration error in per cent, see `calibration_error`."""
+        return calibration_error(self.bins)
+
+
+def calibration_error(bins: Bins) -> float:
+    """Sum over bins of |right - confidence| / N, in per cent: how far confidence is from accuracy (Guo et al. 2017).
+
+    Of `BINS` bins of equal width, an image on a boundary counts in the lower one. NaN where there is no image.
+    """
+    count = fsum(bins[0])
+    return 100.0 * fsum(abs(right - sure) for _, right, sure in zip(*bins, strict=True)) / count if count else nan
+
+
+def summed(several: Sequence[Bins]) -> Bins:
+    """The bins of all images together."""
+    count, right, sure = (
+        tuple(round(fsum(column), 6) for column in zip(*rows, strict=True)) for rows in zip(*several, strict=True)
+    )
+    return count, right, sure
+
+
 class Score(NamedTuple):
-    """How images are told: `accuracy`, and `margin`, see `lost_margin`."""
+    """How images are told: `accuracy`, and `margin`, see `lost_margin`; `calibration` where a logit scale was given."""
 
     accuracy: float
     margin: float
+    calibration: Calibration | None = None
 
     @classmethod
-    def of(cls, images: Tensor, text: Tensor, labels: Tensor) -> Score:
-        """Both from the same cosines; arguments as for `accuracy`. NaN where there is no image."""
+    def of(cls, images: Tensor, text: Tensor, labels: Tensor, scale: float | None = None) -> Score:
+        """All from the same cosines; arguments as for `accuracy`. NaN where there is no image."""
         if not len(labels):
             return cls(nan, nan)
         similarity = (text @ images[:, :, None]).squeeze(2) if text.ndim == 3 else images @ text.T
         count, own = len(labels), labels[:, None]
         right = int((similarity.argmax(dim=1) == labels).sum())
         margin = similarity.gather(1, own).squeeze(1) - similarity.scatter(1, own, float("-inf")).amax(dim=1)
-        return cls(100.0 * right / count, 1000.0 * float(margin.clamp(max=0).double().sum()) / count)
+        calibration = None if scale is None else Calibration.of(scale * similarity, labels)
+        return cls(100.0 * right / count, 1000.0 * float(margin.clamp(max=0).double().sum()) / count, calibration)
 
     @classmethod
     def pooled(cls, parts: Sequence[tuple[int, Score]]) -> Score:
@@ -56,8 +120,13 @@ class Score(NamedTuple):
         count = sum(images for images, _ in parts)
         if not count:
             return cls(nan, nan)
-        right, lost = (sum(images * one[of] for images, one in parts) for of in (0, 1))
-        return cls(right / count, lost / count)
+        right = sum(images * one.accuracy for images, one in parts)
+        lost = sum(images * one.margin for images, one in parts)
+        known = [one.calibration for _, one in parts if one.calibration]
+        whole = (
+            Calibration(fsum(one.likelihood for one in known), summed([one.bins for one in known])) if known else None
+        )
+        return cls(right / count, lost / count, whole)
 
 
 def harmonic_mean(base: float, new: float) -> float:

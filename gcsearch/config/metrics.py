@@ -11,7 +11,9 @@ and whether a search may maximise it.
 | with targets     | nothing more                           | `test_acc_TARGET`..., `test_acc_targets`  |
 
 The search also measures `val_base_margin`, with all classes `val_margin`: how far wrong images of the trained classes
-are from right, see `gcsearch.stats.lost_margin`.
+are from right, see `gcsearch.stats.lost_margin`.  The test stage also measures calibration, `test_base_ece` and
+`test_new_ece` (`gcsearch.stats.calibration_error`), and `test_base_nll` and `test_new_nll`; with all classes `test_ece`
+and `test_nll`.
 """
 
 from __future__ import annotations
@@ -56,6 +58,7 @@ class Unit(NamedTuple):
 
 
 PERCENT = Unit("%", "in per cent", 0.0, 100.0)
+NATS = Unit("nats", "in nats", 0.0, inf)
 COSINE = Unit("cosine × 1000", "in thousandths of a cosine", -inf, inf)
 
 
@@ -115,10 +118,22 @@ _TABLE = (
            "accuracy on new classes, test images", "new", "new"),
     Metric("test_h", "test", "both", "base", "H",
            "H of base and new classes, test images", "h", "H"),
+    Metric("test_base_ece", "test", "trained", "base", "calibration error on base classes",
+           "expected calibration error on base classes, test images"),
+    Metric("test_new_ece", "test", "new", "base", "calibration error on new classes",
+           "expected calibration error on new classes, test images"),
+    Metric("test_base_nll", "test", "trained", "base", "negative log-likelihood on base classes",
+           "mean negative log-likelihood on base classes, test images", unit=NATS),
+    Metric("test_new_nll", "test", "new", "base", "negative log-likelihood on new classes",
+           "mean negative log-likelihood on new classes, test images", unit=NATS),
     Metric("test_h_of_means", "test", "both", None, "H of means",
            "H of the mean accuracies over the data sets, test images", "h_of_means", "H of means"),
     Metric("test_acc", "test", "trained", "all", "accuracy",
            "accuracy on all classes, test images", "acc", "Acc"),
+    Metric("test_ece", "test", "trained", "all", "calibration error",
+           "expected calibration error on all classes, test images"),
+    Metric("test_nll", "test", "trained", "all", "negative log-likelihood",
+           "mean negative log-likelihood on all classes, test images", unit=NATS),
     Metric(f"test_acc_{TARGETS}", "test", "targets", None, "mean accuracy on the targets",
            "mean accuracy on the targets without the source, test images", TARGETS, "mean of targets"),
 )  # fmt: skip

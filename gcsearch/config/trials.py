@@ -15,6 +15,7 @@ from gcsearch.config.base import Count, Model, Seeds, Threads, Value
 from gcsearch.config.metrics import Stage
 from gcsearch.config.task import Task
 from gcsearch.errors import InputError
+from gcsearch.stats import Bins
 
 
 def written(value: Value) -> str:
@@ -149,6 +150,9 @@ class TrialRecord(Model):
     epochs: int
     metrics: dict[str, tuple[float, ...]] = {}
     curve: tuple[EpochReport, ...] = ()
+    reliability: dict[str, Bins] = {}
+    """On test images, by side (`base` and `new`, or `all`): the bins of its calibration after the last epoch, of all
+    seeds together."""
     seconds: float = 0.0
     worker: str = ""
     label: str = ""

@@ -68,9 +68,12 @@ def write_export(
     classes: Path | None = None,
     register: bool = False,
     model: str | None = None,
+    calibrate: bool = False,
     force: bool = False,
 ) -> WrittenExport:
     """Export the sweep `name` to `out`, and with `register` to the registry as `model` (by default its own name).
+
+    With `calibrate` its probabilities have a temperature that is fitted on validation images.
 
     Raises:
         InputError: nowhere to export to; and whatever `open_sweep`, `Sweep.export` and `registry.register` raise.
@@ -93,10 +96,11 @@ def write_export(
         )
     given = read_names(classes) if classes else []
     if out is not None:
-        folder = sweep.export(out, classes=given, force=force)
+        folder = sweep.export(out, classes=given, calibrate=calibrate, force=force)
         return WrittenExport(folder, _register(sweep, folder, model) if register else None)
     with tempfile.TemporaryDirectory() as aside:
-        return WrittenExport(None, _register(sweep, sweep.export(Path(aside, "export"), classes=given), model))
+        folder = sweep.export(Path(aside, "export"), classes=given, calibrate=calibrate)
+        return WrittenExport(None, _register(sweep, folder, model))
 
 
 def _register(sweep: Sweep, folder: Path, model: str | None) -> Version:

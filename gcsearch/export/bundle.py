@@ -34,11 +34,23 @@ from gcsearch.config.trials import TrialFile, TrialRecord
 from gcsearch.errors import InputError
 from gcsearch.export import authors, card, words
 from gcsearch.export.classifier import Classifier, named_parameters
+from gcsearch.export.temperature import fitted
 from gcsearch.files import to_toml, write_tensors, write_whole
 from gcsearch.methods import registry
 from gcsearch.methods.registry import Method
 from gcsearch.results import documents
-from gcsearch.results.documents import Against, Chosen, Classes, Data, Exported, Frozen, Measured, Origin, facts
+from gcsearch.results.documents import (
+    Against,
+    Chosen,
+    Classes,
+    Data,
+    Exported,
+    Frozen,
+    Measured,
+    Origin,
+    Temperature,
+    facts,
+)
 from gcsearch.training.task_data import Laboratory
 
 FILES = (
@@ -103,12 +115,19 @@ class Champion:
 
 
 def write(
-    folder: Path, champion: Champion, laboratory: Laboratory, *, given: Sequence[str] = (), force: bool = False
+    folder: Path,
+    champion: Champion,
+    laboratory: Laboratory,
+    *,
+    given: Sequence[str] = (),
+    calibrate: bool = False,
+    force: bool = False,
 ) -> Path:
     """Write the export to `folder` and return it.
 
     Args:
         given: further class names to make text features of.
+        calibrate: fit a temperature on validation images, see `gcsearch.export.temperature`.
         force: replace an earlier export; a folder that holds anything else is never touched.
 
     Raises:
@@ -124,7 +143,8 @@ def write(
     classifier = Classifier(
         laboratory.backbone, method, task.template, seeds, classes.trained, parameters, exif=task.exif
     )
-    content = _facts(champion, laboratory, classes)
+    temperature = fitted(classifier, laboratory) if calibrate else None
+    content = _facts(champion, laboratory, classes, temperature)
     with _in_place_of(folder) as aside:
         left_out = _write_parts(aside, champion, classifier, classes)
         write_whole(aside / "metrics.json", json.dumps(content.dump(), indent=2, allow_nan=False) + "\n")
@@ -198,13 +218,13 @@ def _write_features(path: Path, classifier: Classifier, classes: Classes) -> Non
     write_tensors(path, tensors | {"mean": torch.stack(text).mean(0)}, metadata)
 
 
-def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Exported:
+def _facts(champion: Champion, laboratory: Laboratory, classes: Classes, temperature: Temperature | None) -> Exported:
     """What `metrics.json` says."""
     task, backbone, record = champion.pipeline.task, laboratory.backbone, champion.record
     search, digests = champion.pipeline.search, dict(champion.draws or laboratory.digests(record.seeds))
     return Exported(
         version=1,
-        digest=_digest(champion, backbone.fingerprint, classes),
+        digest=_digest(champion, backbone.fingerprint, classes, temperature),
         champion=Measured(**facts(record)),
         references=tuple(Measured(**facts(reference)) for reference in champion.references),
         chosen=Chosen(
@@ -233,12 +253,13 @@ def _facts(champion: Champion, laboratory: Laboratory, classes: Classes) -> Expo
             logit_scale=backbone.tower.logit_scale,
         ),
         origin=Origin(tracking=champion.tracking, run_id=record.run_id, environment=environment()),
+        temperature=temperature,
     )
 
 
-def _digest(champion: Champion, weights: str, classes: Classes) -> str:
-    """Sixteen digits that stay the same for the same configuration, prompts, names and weights."""
-    stated = [champion.trial.to_dict(), weights, classes.dump()]
+def _digest(champion: Champion, weights: str, classes: Classes, temperature: Temperature | None) -> str:
+    """Sixteen digits that stay the same for the same configuration, prompts, names, weights and temperature."""
+    stated = [champion.trial.to_dict(), weights, classes.dump(), *([temperature.value] if temperature else [])]
     found = hashlib.sha256(json.dumps(stated, sort_keys=True).encode())
     for tensor in champion.parameters:
         found.update(tensor.detach().cpu().contiguous().numpy().tobytes())

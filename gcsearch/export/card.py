@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import nan
 
-from gcsearch.config.metrics import PERCENT, Unit, columns, find
+from gcsearch.config.metrics import NATS, PERCENT, Unit, columns, find
 from gcsearch.config.trials import TrialFile
 from gcsearch.methods.registry import with_tags
 from gcsearch.results.documents import Exported, Measured, Numbers, Objective
@@ -48,6 +48,12 @@ _PAIRED = (
 )
 
 
+_CALIBRATION = (
+    "Calibration of the prompts of single seeds on test images, expected calibration error (15 equal-width bins of "
+    "confidence) and negative log-likelihood"
+)
+
+
 def _summary(facts: Exported, trial: TrialFile) -> str:
     kind = "Trained prompts" if facts.champion.epochs else "Text features of a written prompt"
     sizes = [f"{len(names)} {'' if side == 'all' else f'{side} '}classes" for side, names in facts.classes if names]
@@ -87,6 +93,28 @@ def _numbers(facts: Exported, trial: TrialFile) -> list[str]:
     for row in (*facts.references, facts.champion):
         name = row.label if row.label != facts.champion.label else "**this export**"
         lines.append(f"| {with_tags(name, row.tags)} | {' | '.join(_cell(row, column.metric) for column in shown)} |")
+    return [*lines, *_calibration(facts)]
+
+
+def _calibration(facts: Exported) -> list[str]:
+    """How sure the export is beside how right, and its temperature; nothing where neither was measured."""
+    sides = {"test_base": "base classes", "test_new": "new classes", "test": "all classes"}
+    metrics = facts.champion.metrics
+    parts = [
+        f"{words} {described(metrics[f'{key}_ece'])} % and {described(metrics[f'{key}_nll'], NATS)} nats"
+        for key, words in sides.items()
+        if f"{key}_ece" in metrics
+    ]
+    lines = ["", f"{_CALIBRATION}: {'; '.join(parts)}."] if parts else []
+    fit = facts.temperature
+    if fit:
+        lines += [
+            "",
+            f"Probabilities are those of the logits divided by the temperature {fit.value:.4g}, fitted on {fit.images} "
+            f"validation images of trained classes. There the error of the mean over seeds goes from "
+            f"{number(fit.ece_before)} to {number(fit.ece)} %, its negative log-likelihood from "
+            f"{number(fit.nll_before)} to {number(fit.nll)} nats.",
+        ]
     return lines
 
 

@@ -329,11 +329,14 @@ def guesses(
     classifier.check_names(names)
     if seed is not None:
         classifier.index(seed)
-    return [_guesses(row, names, top) for row in classifier.logits(classifier.encode(images, progress), names, seed)]
+    known = export.facts.temperature
+    temperature = known.value if known else 1.0
+    logits = classifier.logits(classifier.encode(images, progress), names, seed)
+    return [_guesses(row, names, top, temperature) for row in logits]
 
 
-def _guesses(logits: Tensor, names: Sequence[str], top: int) -> tuple[Guess, ...]:
+def _guesses(logits: Tensor, names: Sequence[str], top: int, temperature: float = 1.0) -> tuple[Guess, ...]:
     """The `top` likeliest of the classes for logits [C], best first; of equal ones the first class."""
-    shares = logits.double().softmax(0)
+    shares = (logits.double() / temperature).softmax(0)
     order = torch.argsort(logits, descending=True, stable=True)[:top].tolist()
     return tuple(Guess(name=names[i], probability=float(shares[i]), logit=float(logits[i])) for i in order)

@@ -16,7 +16,7 @@ from typing import Any
 
 from gcsearch import stats
 from gcsearch.config.trials import EpochReport, TrialRecord
-from gcsearch.stats import finite, spread
+from gcsearch.stats import Bins, finite, spread, summed
 
 CONFIDENCE = 0.95
 RESAMPLES = 9999
@@ -180,6 +180,7 @@ def pooled(records: Iterable[TrialRecord]) -> TrialRecord:
             "seeds": tuple(columns),
             "metrics": {name: tuple(row[i] for row in columns.values()) for i, name in enumerate(metrics)},
             "curve": first.curve if len(every) == 1 else (),
+            "reliability": together(one.reliability for one in every),
             "seconds": math.fsum(one.seconds for one in every),
         }
     )
@@ -199,3 +200,10 @@ def joined_curve(records: Sequence[TrialRecord]) -> tuple[EpochReport, ...]:
         metrics = {name: tuple(value for one in reports for value in one.metrics[name]) for name in names}
         found.append(reports[0].model_copy(update={"metrics": metrics}))
     return tuple(found)
+
+
+def together(parts: Iterable[Mapping[str, Bins]]) -> dict[str, Bins]:
+    """The bins of several records as one, of the sides that all have."""
+    every = list(parts)
+    shared = [side for side in every[0] if all(side in one for one in every)]
+    return {side: summed([one[side] for one in every]) for side in shared}

@@ -233,6 +233,21 @@ class Origin(Document):
     environment: dict[str, str]
 
 
+class Temperature(Document):
+    """What the logits of an export are divided by for its probabilities, and what that changed.
+
+    `images` are the validation images of trained classes that it was fitted on; `nll` is their mean negative
+    log-likelihood in nats and `ece` their expected calibration error in per cent, `..._before` at temperature 1.
+    """
+
+    value: float
+    images: int
+    nll_before: float
+    nll: float
+    ece_before: float
+    ece: float
+
+
 class Exported(Document):
     """The `metrics.json` of an export."""
 
@@ -250,10 +265,15 @@ class Exported(Document):
     data: Data
     model: Frozen
     origin: Origin
+    temperature: Temperature | None = None
+    """None where none was fitted: probabilities are those of the logits as they are."""
 
 
 class Guess(Document):
-    """A class with its probability, the softmax of the mean logits over the classes in question."""
+    """A class with its probability, the softmax of the mean logits over the classes in question.
+
+    The logits are divided by the export's temperature first where it has one; `logit` is not.
+    """
 
     name: str
     probability: float
@@ -466,7 +486,8 @@ class TrainedRecord(Document):
     @classmethod
     def of(cls, record: TrialRecord) -> Self:
         metrics = {name: tuple(map(finite, values)) for name, values in record.metrics.items()}
-        return cls(**record.to_dict() | {"curve": (), "metrics": metrics})
+        stated = {key: value for key, value in record.to_dict().items() if key in cls.model_fields}
+        return cls(**stated | {"curve": (), "metrics": metrics})
 
 
 DOCUMENTS: dict[str, Any] = {

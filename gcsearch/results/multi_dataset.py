@@ -8,6 +8,7 @@ from statistics import fmean
 
 from gcsearch.config.metrics import H_OF_MEANS, SIDES, STAGES, metric_on
 from gcsearch.config.trials import EpochReport, Outcome, TrialRecord
+from gcsearch.results.differences import together
 from gcsearch.stats import harmonic_mean
 
 _Metrics = Mapping[str, tuple[float, ...]]
@@ -37,6 +38,7 @@ def gathered(parts: Mapping[str, TrialRecord]) -> TrialRecord:
             "reason": "; ".join(reasons),
             "metrics": _together({name: one.metrics for name, one in parts.items()}),
             "curve": tuple(curve),
+            "reliability": together(one.reliability for one in records),
             "seconds": math.fsum(one.seconds for one in records),
         }
     )
@@ -63,7 +65,7 @@ def as_dataset(record: TrialRecord, dataset: str, datasets: Sequence[str]) -> Tr
         return {name: metrics[metric_on(name, dataset)] for name in shared}
 
     curve = tuple(report.model_copy(update={"metrics": own(report.metrics)}) for report in record.curve)
-    return record.model_copy(update={"metrics": own(record.metrics), "curve": curve})
+    return record.model_copy(update={"metrics": own(record.metrics), "curve": curve, "reliability": {}})
 
 
 def worst_regrets(records: Iterable[TrialRecord], metric: str, datasets: Sequence[str]) -> dict[int, float]:

@@ -302,12 +302,14 @@ class Sweep:
             content["tracking"]["uri"] = self.pipeline.tracking.uri
             files.write_whole(self.folder / PIPELINE_FILE, files.to_toml(content))
 
-    def export(self, folder: str | Path, *, classes: Sequence[str] = (), force: bool = False) -> Path:
+    def export(
+        self, folder: str | Path, *, classes: Sequence[str] = (), calibrate: bool = False, force: bool = False
+    ) -> Path:
         """Write the champion to `folder`, see `gcsearch.export.bundle`, and return the folder.
 
-        `classes`: further names to make text features of.
+        `classes`: further names to make text features of. `calibrate`: fit a temperature on validation images.
         """
-        return export_sweep(self, files.absolute(folder, key="--out"), given=classes, force=force)
+        return export_sweep(self, files.absolute(folder, key="--out"), given=classes, calibrate=calibrate, force=force)
 
     @property
     def pictures(self) -> list[Picture]:
@@ -398,7 +400,9 @@ def check_free(folder: Path, whole: Task, *, force: bool, key: str = "--out") ->
         bundle.check_free(parameters_folder(folder, whole, task), force=force, key=key)
 
 
-def export_sweep(sweep: Sweep, folder: Path, *, given: Sequence[str] = (), force: bool = False) -> Path:
+def export_sweep(
+    sweep: Sweep, folder: Path, *, given: Sequence[str] = (), calibrate: bool = False, force: bool = False
+) -> Path:
     """Write the confirmed champion of `sweep` to `folder`, with text features of the `given` names too."""
     from gcsearch.config.addresses import shown
     from gcsearch.export import bundle

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
 from gcsearch.config.metrics import TARGETS, Stage
-from gcsearch.stats import Score, harmonic_mean
+from gcsearch.stats import Bins, Score, harmonic_mean
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,35 @@ class Episode:
         """All that is measured: the trained classes, the new ones, each target."""
         return (self.base, *([self.new] if self.new else []), *(target.half for target in self.targets))
 
+    def calibrated(self, scale: float) -> float | None:
+        """The logit scale where calibration is measured, which is on test images alone."""
+        return scale if self.stage == "test" else None
+
     def named(self, half: Half) -> list[str]:
         """The class names of one side."""
         return [self.names[index] for index in half.classes.tolist()]
 
 
-def score(episode: Episode, text: Tensor) -> dict[str, float]:
-    """The metrics of text features [all names, E] on an episode, see `metrics_of`."""
-    return metrics_of(episode, *(Score.of(side.features, text[side.classes], side.labels) for side in episode.sides))
+class Evaluation(NamedTuple):
+    """What is measured of a member at an epoch: its metrics, and on test images the bins of its calibration by side."""
+
+    metrics: dict[str, float]
+    bins: dict[str, Bins]
+
+    @classmethod
+    def of(cls, episode: Episode, trained: Score, *others: Score) -> Evaluation:
+        """Scores of an episode's sides, in their order; the first alone where no other was measured."""
+        sides = {"all" if episode.classes == "all" else "base": trained}
+        sides |= {"new": others[0]} if episode.new and others else {}
+        bins = {side: one.calibration.bins for side, one in sides.items() if one.calibration}
+        return cls(metrics_of(episode, trained, *others), bins)
+
+
+def score(episode: Episode, text: Tensor, scale: float) -> Evaluation:
+    """Text features [all names, E] on an episode; `scale` makes logits of their cosines."""
+    known = episode.calibrated(scale)
+    scores = (Score.of(side.features, text[side.classes], side.labels, known) for side in episode.sides)
+    return Evaluation.of(episode, *scores)
 
 
 def metrics_of(episode: Episode, trained: Score, *others: Score) -> dict[str, float]:
@@ -75,6 +96,10 @@ def metrics_of(episode: Episode, trained: Score, *others: Score) -> dict[str, fl
     found = {f"{own}_acc": trained.accuracy}
     if episode.stage == "search":
         found[f"{own}_margin"] = trained.margin
+    if trained.calibration:
+        found |= {f"{own}_ece": trained.calibration.ece, f"{own}_nll": trained.calibration.nll}
+    if episode.new and others and (calibration := others[0].calibration):
+        found |= {f"{prefix}_new_ece": calibration.ece, f"{prefix}_new_nll": calibration.nll}
     rest = [other.accuracy for other in others]
     if episode.new and rest:
         new, *rest = rest

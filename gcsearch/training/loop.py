@@ -16,6 +16,7 @@ from torch import Tensor
 from gcsearch import files
 from gcsearch.clip.model import Backbone
 from gcsearch.config.trials import Proposal
+from gcsearch.stats import Bins
 from gcsearch.training.population import Member, Population, structure
 
 State = dict[str, Tensor]
@@ -24,11 +25,15 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Measurement:
-    """The numbers of one member after one epoch; `diverged` once a number of it was not finite."""
+    """The numbers of one member after one epoch; `diverged` once a number of it was not finite.
+
+    `bins` are those of its calibration on test images, by side.
+    """
 
     epoch: int
     metrics: dict[str, float]
     diverged: bool
+    bins: dict[str, Bins] = field(default_factory=dict)
 
 
 OnMeasured = Callable[[Mapping[int, Measurement]], None]
@@ -158,7 +163,9 @@ class Training:
             scores = population.evaluate()
             self.on_measured(
                 {
-                    p: Measurement(population.epochs[i], {**scores[i], **trained[i]}, diverged=not alive[i])
+                    p: Measurement(
+                        population.epochs[i], {**scores[i].metrics, **trained[i]}, not alive[i], scores[i].bins
+                    )
                     for i, p in enumerate(going)
                     if due[i]
                 }

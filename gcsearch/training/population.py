@@ -25,7 +25,7 @@ from gcsearch.methods.prompts import Pieces, Prompts, prompts, suffix_tokens
 from gcsearch.methods.registry import Method
 from gcsearch.stats import Score
 from gcsearch.training import memory
-from gcsearch.training.episodes import Episode, metrics_of, score
+from gcsearch.training.episodes import Episode, Evaluation, score
 
 IMAGE_TOKENS = 20_000
 """Token positions that go through the text tower at once when image-conditioned prompts are measured."""
@@ -208,31 +208,32 @@ class Population:
         return losses.total.detach(), gradient
 
     @torch.inference_mode()
-    def evaluate(self) -> list[dict[str, float]]:
+    def evaluate(self) -> list[Evaluation]:
         """Accuracy of each member on the sides of its episode; on its own classes alone with class-specific vectors."""
         if self.scored is None:
             return [self._score_by_image(m, p) for m, p in zip(self.members, self.parameters, strict=True)]
         parts = [self.scored.part(part.members).features(self.parameters[part.members]) for part in self.parts]
         return [self._score(member, text) for member, text in zip(self.members, torch.cat(parts).cpu(), strict=True)]
 
-    def _score(self, member: Member, text: Tensor) -> dict[str, float]:
+    def _score(self, member: Member, text: Tensor) -> Evaluation:
+        episode, scale = member.episode, self.backbone.tower.logit_scale
         if not self.method.prompt.class_specific:
-            return score(member.episode, text)
-        base = member.episode.base
-        return metrics_of(member.episode, Score.of(base.features, text, base.labels))
+            return score(episode, text, scale)
+        base = episode.base
+        return Evaluation.of(episode, Score.of(base.features, text, base.labels, episode.calibrated(scale)))
 
-    def _score_by_image(self, member: Member, parameters: Tensor) -> dict[str, float]:
+    def _score_by_image(self, member: Member, parameters: Tensor) -> Evaluation:
         """The same where every image has text features of its own: some hundred images at a time."""
-        scores = []
+        scores, scale = [], member.episode.calibrated(self.backbone.tower.logit_scale)
         for half in member.episode.sides:
             table = prompts(self.backbone, self.method.prompt, [member.episode.named(half)])
             size = max(1, IMAGE_TOKENS // table.suffixes[0].tokens)
             parts = []
             for images, labels in zip(half.features.split(size), half.labels.split(size), strict=True):
                 text = table.features(parameters[None], images[None].to(parameters.device))[0].cpu()
-                parts.append((len(labels), Score.of(images, text, labels)))
+                parts.append((len(labels), Score.of(images, text, labels, scale)))
             scores.append(Score.pooled(parts))
-        return metrics_of(member.episode, *scores)
+        return Evaluation.of(member.episode, *scores)
 
     def keep(self, positions: Sequence[int]) -> None:
         """Shrink to the members at `positions`."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from gcsearch.config.trials import EpochReport, OnReports, Outcome, Proposal, Rung, TrialRecord
 from gcsearch.methods.registry import Method, build
 from gcsearch.search import pruning
+from gcsearch.stats import Bins, summed
 from gcsearch.training.episodes import Episode, score
 from gcsearch.training.loop import Checkpoint, Measurement, Rungs, Training, TrainingState
 from gcsearch.training.population import Member
@@ -104,7 +105,8 @@ def _untrained(
         if method.template:
             text = method.template.features(backbone, template, episodes[0].names)
             for seed, episode in enumerate(episodes):
-                measured[index, seed] = Measurement(0, score(episode, text), diverged=False)
+                scored = score(episode, text, backbone.tower.logit_scale)
+                measured[index, seed] = Measurement(0, scored.metrics, diverged=False, bins=scored.bins)
     return measured
 
 
@@ -117,6 +119,7 @@ class _Ledger:
         self.on_reports = on_reports
         self.open: dict[tuple[int, int], dict[int, Measurement]] = {}
         self.curves: list[list[EpochReport]] = [[] for _ in proposals]
+        self.bins: list[dict[str, Bins]] = [{} for _ in proposals]  # of the last report, over all seeds
         self.broken: list[dict[int, int]] = [{} for _ in proposals]
         self.left: dict[int, str] = {}
         self.began = time.monotonic()
@@ -145,6 +148,7 @@ class _Ledger:
         metrics = {name: tuple(seeds[seed].metrics[name] for seed in range(self.seeds)) for name in seeds[0].metrics}
         report = EpochReport(number=self.proposals[index].number, epoch=epoch, metrics=metrics)
         self.curves[index].append(report)
+        self.bins[index] = {side: summed([seeds[seed].bins[side] for seed in seeds]) for side in seeds[0].bins}
         return report
 
     def leave(self, rung: Rung, epochs: Mapping[int, int]) -> set[int]:
@@ -171,6 +175,7 @@ class _Ledger:
         waiting = [[index, seed, asdict(one)] for (index, _), seeds in self.open.items() for seed, one in seeds.items()]
         return {
             "curves": [[report.to_dict() for report in curve] for curve in self.curves],
+            "bins": self.bins,
             "open": waiting,
             "broken": [list(broken.items()) for broken in self.broken],
             "seconds": self.seconds,
@@ -179,6 +184,7 @@ class _Ledger:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state`."""
         self.curves = [[EpochReport.from_dict(report) for report in curve] for curve in state["curves"]]
+        self.bins = state.get("bins", self.bins)
         self.broken = [dict(broken) for broken in state["broken"]]
         for index, seed, one in state["open"]:
             self.open.setdefault((index, one["epoch"]), {})[seed] = Measurement(**one)
@@ -207,6 +213,7 @@ class _Ledger:
             epochs=epochs,
             metrics=curve[-1].metrics if curve else {},
             curve=curve,
+            reliability=self.bins[index],
             seconds=seconds,
             worker=worker,
         )

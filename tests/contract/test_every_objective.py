@@ -172,7 +172,8 @@ def test_the_table_has_what_a_search_may_maximise_and_nothing_twice():
     assert {one.key for one in METRICS.values() if one.alone} == set(get_args(Objective))
     several = {name for part in get_args(ObjectiveOfSeveral) for name in get_args(part)}
     assert several <= set(METRICS)
-    assert {one.key for one in METRICS.values() if one.column == ""} == {"val_base_margin", "val_margin"}
+    calibration = {f"test_{side}{what}" for side in ("base_", "new_", "") for what in ("ece", "nll")}
+    assert {one.key for one in METRICS.values() if one.column == ""} == {"val_base_margin", "val_margin"} | calibration
     assert all(one.key.startswith("test_") == (one.stage == "test") for one in METRICS.values())
 
 

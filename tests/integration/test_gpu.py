@@ -28,7 +28,9 @@ def test_a_curve_on_a_gpu_is_the_processors(laboratory, on_gpu, name):
     for _ in range(3):
         far, near = there.train_epoch(), here.train_epoch()
     assert [n["loss"] for n in far] == pytest.approx([n["loss"] for n in near], rel=0.02)
-    assert all(set(one) == set(other) for one, other in zip(there.evaluate(), here.evaluate(), strict=True))
+    assert all(
+        set(one.metrics) == set(other.metrics) for one, other in zip(there.evaluate(), here.evaluate(), strict=True)
+    )
 
 
 @pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])

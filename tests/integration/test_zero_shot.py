@@ -107,6 +107,6 @@ def test_every_image_is_classified_as_open_clip_does(name, tmp_path):
         assert ours.argmax(dim=1).tolist() == predicted.tolist()
         assert len(set(predicted.tolist())) == len(half.classes)  # a proof on one class would be none
         accuracies.append(100 * (half.classes[predicted] == labels[mine]).sum().item() / int(mine.sum()))
-    measured = score(episode, features)
+    measured = score(episode, features, frozen.tower.logit_scale).metrics
     assert [measured["test_base_acc"], measured["test_new_acc"]] == accuracies
     assert min(accuracies) > 50  # the lesson was learnt

@@ -6,7 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from gcsearch.stats import Score, accuracy, harmonic_mean, lost_margin, number, p_value, plus_minus, spread, t_interval
+from gcsearch.stats import (
+    BINS,
+    Calibration,
+    Score,
+    accuracy,
+    calibration_error,
+    harmonic_mean,
+    lost_margin,
+    number,
+    p_value,
+    plus_minus,
+    spread,
+    t_interval,
+)
 
 
 def test_harmonic_mean_is_the_published_one():
@@ -91,3 +104,39 @@ def test_a_mean_has_its_deviation_where_there_is_one():
 
 def test_a_p_that_rounds_to_nothing_is_said_to_be_small():
     assert [p_value(p) for p in (0.0625, 0.25, 1.0, 0.0001, math.nan)] == ["0.062", "0.250", "1.000", "<0.001", ""]
+
+
+# --- Calibration
+
+
+def test_calibration_of_planted_probabilities():
+    """Of 100 images told with confidence 0.85 sixty are right: 25 points too sure, and the likelihood of just that."""
+    logits = torch.tensor([math.log(0.85), math.log(0.15)]).repeat(100, 1)
+    labels = torch.tensor([0] * 60 + [1] * 40)
+    found = Calibration.of(logits, labels)
+    assert found.ece == pytest.approx(25.0, abs=1e-4)
+    assert found.nll == pytest.approx(-(0.6 * math.log(0.85) + 0.4 * math.log(0.15)), abs=1e-6)
+    count, right, sure = found.bins
+    assert (count[12], right[12], sure[12]) == (100, 60, pytest.approx(85.0, abs=1e-4))
+    assert sum(count) == 100 and len(count) == BINS == 15
+
+
+def test_what_is_as_sure_as_it_is_right_has_no_error():
+    draw = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(20_000, 4, generator=draw, dtype=torch.float64)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=draw).squeeze(1)
+    assert Calibration.of(logits, labels).ece < 1.5
+    assert Calibration.of(4 * logits, labels).ece > 10.0
+
+
+def test_calibration_is_pooled_over_parts_and_left_out_without_a_scale():
+    draw = torch.Generator().manual_seed(1)
+    images, text = (torch.randn(n, 8, generator=draw) for n in (10, 3))
+    labels = torch.randint(3, (10,), generator=draw)
+    whole = Score.of(images, text, labels, 2.0)
+    parts = [(len(n), Score.of(i, text, n, 2.0)) for i, n in zip(images.split(4), labels.split(4), strict=True)]
+    pooled = Score.pooled(parts)
+    assert pooled.calibration.ece == pytest.approx(whole.calibration.ece, abs=1e-3)
+    assert pooled.calibration.nll == pytest.approx(whole.calibration.nll)
+    assert Score.of(images, text, labels).calibration is None
+    assert math.isnan(calibration_error(((0.0,) * 15,) * 3))

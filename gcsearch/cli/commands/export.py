@@ -30,6 +30,9 @@ def export(
     classes: ClassFile = None,
     register: Annotated[bool, typer.Option("--register", help="Also put it into MLflow's registry.")] = False,
     name: Annotated[str | None, typer.Option(help="Name of the registered model. [default: the sweep's]")] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Fit a temperature for its probabilities on validation images.")
+    ] = False,
     force: Annotated[bool, typer.Option(help="Replace an earlier export there.")] = False,
     store: StoreFolder = None,
 ) -> None:
@@ -38,7 +41,9 @@ def export(
 
     with show_progress(quiet=False) as callback:
         callback.stage("export")
-        done = exports.write_export(sweep, store, out=out, classes=classes, register=register, model=name, force=force)
+        done = exports.write_export(
+            sweep, store, out=out, classes=classes, register=register, model=name, calibrate=calibrate, force=force
+        )
     if done.folder:
         print(near(done.folder))
     if done.version:

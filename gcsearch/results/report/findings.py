@@ -303,6 +303,12 @@ def landmarks(finals: Sequence[TrialRecord]) -> list[TrialRecord]:
     return [champion, *coop, *published]
 
 
+def calibrated(finals: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The confirmed ones whose calibration is shown: the champion, the literature's configuration, zero-shot CLIP."""
+    shown = [one for one in landmarks(finals) if one.config.method != "coop" or one.role is Role.CHAMPION]
+    return [*shown, *(one for one in finals if one.config.method == "zeroshot" and one not in shown)]
+
+
 class Branches(NamedTuple):
     """How a gradient-constrained configuration chose: per cent of steps per branch, and the mean cosine."""
 

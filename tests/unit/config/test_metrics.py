@@ -10,7 +10,7 @@ from statistics import fmean
 import pytest
 import torch
 
-from gcsearch.config.metrics import COSINE, PERCENT, columns, deciding, objectives
+from gcsearch.config.metrics import PERCENT, columns, deciding, measured, objectives
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.task import Task
 from gcsearch.config.trials import Proposal, TrialConfig
@@ -121,7 +121,8 @@ def test_accuracy_on_all_classes_is_that_of_all_test_images_among_all_names(labo
     text = template_features(lab.backbone, lab.task.template, lab.dataset.classes)
     labels = torch.tensor([item.label for item in lab.dataset.test])
     expected = accuracy(lab.cache.fixed(lab.dataset, lab.dataset.test).float(), text, labels)
-    assert trial.record.metrics == {"test_acc": (expected,)}
+    assert trial.record.metrics["test_acc"] == (expected,)
+    assert set(trial.record.metrics) == {"test_acc", "test_ece", "test_nll"}
 
 
 # --- Targets
@@ -254,8 +255,8 @@ def test_columns_show_what_the_protocol_measures(task, searched, tested, decides
     assert " ".join(column.key for column in columns(task, "search")) == searched
     assert " ".join(column.key for column in columns(task)) == tested
     assert deciding(task).title == decides
-    measured = {column.metric for stage in ("search", "test") for column in columns(task, stage)}
-    assert {one.key for one in objectives(task) if one.unit is PERCENT} <= measured
+    shown = {column.metric for stage in ("search", "test") for column in columns(task, stage)}
+    assert {one.key for one in objectives(task) if one.unit is PERCENT} <= shown
 
 
 def test_columns_are_the_metrics_that_a_trial_has(away):
@@ -264,9 +265,8 @@ def test_columns_are_the_metrics_that_a_trial_has(away):
         for stage in ("search", "test"):
             (trial,) = run_pack(lab, lab.episodes(stage, [1]), proposals({"zeroshot": {}}))
             assert list(accuracies(trial.record)) == [column.metric for column in columns(lab.task, stage)]
-            margins = set(trial.record.metrics) - set(accuracies(trial.record))
-            measured = [one for one in objectives(lab.task) if one.unit is COSINE and one.stage == stage]
-            assert margins == {one.key for one in measured}
+            others = set(trial.record.metrics) - set(accuracies(trial.record))
+            assert others == {one.key for one in measured(stage, lab.task.classes) if not one.column}
 
 
 ALL = {"classes": "all"}

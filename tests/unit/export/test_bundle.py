@@ -25,6 +25,7 @@ from gcsearch.export import authors, bundle, words
 from gcsearch.export import classifier as prediction
 from gcsearch.export.bundle import Champion
 from gcsearch.export.card import chosen_with
+from gcsearch.export.temperature import best_temperature
 from gcsearch.methods import registry
 from gcsearch.results.documents import Exported, Objective
 from gcsearch.stats import accuracy
@@ -381,3 +382,47 @@ def test_the_interval_of_a_margin_is_not_cut_off_where_accuracies_end():
     numbers = {"mean": -0.4, "deviation": 0.2, "interval": (-0.9, 0.1), "per_seed": {}}
     assert chosen_with(Objective(name="val_base_margin", oracle=False, **numbers)) == "-0.40 ± 0.20 [-0.90, 0.10]"
     assert chosen_with(Objective(name="val_base_acc", oracle=False, **numbers)) == "-0.40 ± 0.20 [0.00, 0.10]"
+
+
+# --- Calibration
+
+
+def test_a_temperature_undoes_a_planted_one():
+    draw = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(5_000, 5, generator=draw)
+    labels = torch.multinomial(logits.softmax(1), 1, generator=draw).squeeze(1)
+    assert best_temperature(logits, labels) == pytest.approx(1.0, rel=0.06)
+    assert best_temperature(3 * logits, labels) == pytest.approx(3.0, rel=0.06)
+    assert best_temperature(logits / 4, labels) == pytest.approx(0.25, rel=0.06)
+
+
+def test_a_calibrated_export_has_its_temperature_in_predictions_and_on_the_card(at_home, exported, tmp_path):
+    plain = exported("gcscoop")
+    champion = a_champion(at_home, "gcscoop", KINDS["gcscoop"])
+    folder = bundle.write(tmp_path / "calibrated", champion, at_home, calibrate=True)
+    content = json.loads((folder / "metrics.json").read_text())
+    check(content, "metrics.json")
+    fit = content["temperature"]
+    assert fit["nll"] <= fit["nll_before"] and fit["images"] > 0
+    card = (folder / "card.md").read_text()
+    assert f"the temperature {fit['value']:.4g}, fitted on {fit['images']} validation images" in card
+    assert "Calibration of the prompts of single seeds on test images" in card
+    assert "temperature" not in (plain / "card.md").read_text()
+    image = at_home.dataset.images / at_home.dataset.test[0].path
+    names = at_home.dataset.classes
+    before, after = (
+        prediction.guesses(prediction.load_export(one), [image], names, top=8)[0] for one in (plain, folder)
+    )
+    assert [one.name for one in before] == [one.name for one in after]
+    assert [one.logit for one in before] == [one.logit for one in after]
+    logits = torch.tensor([one.logit for one in after], dtype=torch.float64)
+    assert [one.probability for one in after] == pytest.approx((logits / fit["value"]).softmax(0).tolist())
+    assert json.loads((plain / "metrics.json").read_text())["digest"] != content["digest"]
+
+
+def test_without_validation_images_there_is_no_temperature(at_home, tmp_path):
+    champion = a_champion(at_home, "zeroshot", {})
+    bare = replace(at_home, dataset=replace(at_home.dataset, val=()))
+    with pytest.raises(InputError, match="fitted on validation images, and this task has none"):
+        bundle.write(tmp_path / "bare", champion, bare, calibrate=True)
+    assert not (tmp_path / "bare").exists()

@@ -10,15 +10,17 @@ from gcsearch.config.metrics import find
 from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.search_space import load
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
+from gcsearch.results.differences import pooled
 from gcsearch.results.report.figures import search
 from gcsearch.results.report.figures.course import survival_picture, time_picture
 from gcsearch.results.report.figures.parallel import LINES, height, parallel_coordinates
 from gcsearch.results.report.numbers.course import survival, time_spent
 from gcsearch.results.report.picture import ReportData
 from gcsearch.results.report.responses import axis, responses, thinned
-from gcsearch.results.report.sections.results import worth_section
+from gcsearch.results.report.sections.results import calibration_section, worth_section
 from gcsearch.results.report.sections.search import importance_section, parallel_section, slices_section
 from gcsearch.results.report.sections.training import test_curves_section as curves_on_test_images
+from gcsearch.stats import calibration_error
 from tests.support.records import trial_record
 
 PIPELINE = Pipeline(name="pets", search=SearchConfig(objective="val_h"), evaluate_every=2)
@@ -178,3 +180,31 @@ def test_a_section_tells_what_the_champion_gained_by_or_why_it_cannot():
     ):
         assert why in importance_section(other).lead
         assert [one.name for one in importance_section(other).pictures] == ["importances"]
+
+
+def test_the_reliability_diagram_has_the_bins_of_champion_literature_and_zero_shot():
+    """Planted: half of the images told with 0.9, all right, the others with 0.5, of which a quarter is right."""
+    bins = tuple(tuple(row.get(place, 0.0) for place in range(15)) for row in (
+        {7: 40.0, 13: 40.0}, {7: 10.0, 13: 40.0}, {7: 20.0, 13: 36.0},
+    ))  # fmt: skip
+    assert calibration_error(bins) == pytest.approx(100 * (10 + 4) / 80)
+    known = {"test_base_ece": (17.0, 18.0), "test_base_nll": (0.5, 0.7)}
+    finals = [one.model_copy(update={"reliability": {"base": bins}, "metrics": one.metrics | known}) for one in FINALS]
+    section = calibration_section(finals)
+    names = ["champion", "GCSCoOp, literature", "zero-shot CLIP"]
+    assert [row[0] for row in section.table.cells] == names
+    assert section.table.cells[0][1:] == ["17.50 ± 0.71", "0.60 ± 0.14"]
+    frame = the_picture(section, "reliability-base").frame
+    mine = frame[frame["configuration"] == "champion"]
+    assert list(mine["confidence"]) == [0.5, 0.9] and list(mine["accuracy"]) == [0.25, 1.0]
+    assert list(mine["images"]) == [40, 40]
+    assert "was not measured" in calibration_section(FINALS).lead
+    assert "has not been confirmed" in calibration_section([]).lead
+
+
+def test_bins_of_seeds_that_were_added_later_are_summed():
+    bins = ((2.0,) * 15, (1.0,) * 15, (1.5,) * 15)
+    first = FINALS[3].model_copy(update={"reliability": {"base": bins}})
+    parts = [first, first.model_copy(update={"seeds": (7, 8, 9)})]
+    assert pooled(parts).reliability == {"base": ((4.0,) * 15, (2.0,) * 15, (3.0,) * 15)}
+    assert pooled([parts[0], FINALS[3].model_copy(update={"seeds": (7, 8, 9)})]).reliability == {}

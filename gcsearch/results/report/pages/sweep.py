@@ -8,7 +8,13 @@ from gcsearch import files
 from gcsearch.results.report.findings import headline
 from gcsearch.results.report.pages.document import Warn, built, document
 from gcsearch.results.report.picture import Picture, ReportData, Section
-from gcsearch.results.report.sections.results import choice_section, results_section, scatter_section, worth_section
+from gcsearch.results.report.sections.results import (
+    calibration_section,
+    choice_section,
+    results_section,
+    scatter_section,
+    worth_section,
+)
 from gcsearch.results.report.sections.search import (
     contours_section,
     history_section,
@@ -85,6 +91,7 @@ def report_sections(data: ReportData, warn: Warn = lambda _: None) -> list[Secti
             data.ranked, champion, objective, pipeline.evaluate_every, with_curves
         ),
         "curves on test images": lambda: test_curves_section(data),
+        "calibration": lambda: calibration_section(finals),
         "gradient rule": lambda: branches_section(records, champion, with_curves),
         "time": lambda: time_section(data),
         "all trials": lambda: trials_section(pipeline, data.ranked, champion, objective),

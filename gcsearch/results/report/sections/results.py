@@ -9,13 +9,21 @@ from gcsearch.config.metrics import columns, find
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Role, TrialRecord
 from gcsearch.results.comparison import results_table
+from gcsearch.results.report.figures.calibration import reliability_diagram
 from gcsearch.results.report.figures.sides import confirmed_sides, searched_sides
 from gcsearch.results.report.figures.worth import worth_picture
-from gcsearch.results.report.findings import choice, confirmed_rows, deciding, has_both_sides, scatter_points
+from gcsearch.results.report.findings import (
+    calibrated,
+    choice,
+    confirmed_rows,
+    deciding,
+    has_both_sides,
+    scatter_points,
+)
 from gcsearch.results.report.picture import LEAST_PICTURED, Section
 from gcsearch.results.tables.table import Heading, Table
-from gcsearch.results.tables.wording import counted, describe, searched
-from gcsearch.stats import Spread
+from gcsearch.results.tables.wording import counted, describe, named, searched
+from gcsearch.stats import BINS, Spread, spread
 
 _MOST_AT_EASE = 7  # columns of numbers that stand beside one another with their deviations in one line
 
@@ -94,6 +102,30 @@ def choice_section(
         marked=frozenset(index for index, row in enumerate(again) if row.record.number == champion),
     )
     return Section(title, lead, table=table, style="results")
+
+
+def calibration_section(finals: Sequence[TrialRecord]) -> Section:
+    """How far the champion, the literature's configuration and zero-shot CLIP can be believed how sure they are."""
+    title, shown = "How sure, and how right", [one for one in calibrated(finals) if one.reliability]
+    if not shown:
+        why = "was not measured" if finals else "has not been confirmed yet"
+        return Section(title, f"The champion's calibration {why}.")
+    sides = list(dict.fromkeys(side for record in shown for side in record.reliability))
+    keys = [f"test_{'' if side == 'all' else f'{side}_'}{what}" for side in sides for what in ("ece", "nll")]
+    headings = [Heading(f"{what} {'' if side == 'all' else side}".strip()) for side in sides for what in ("ECE", "NLL")]
+    table = Table(
+        "",
+        [Heading("configuration", words=True), *headings],
+        [[named(one), *(spread(one.metrics.get(key, ())) for key in keys)] for one in shown],
+        marked=frozenset(index for index, one in enumerate(shown) if one.role is Role.CHAMPION),
+    )
+    lead = (
+        f"Probabilities are the softmax over the names of a side. ECE is the expected calibration error in per cent, "
+        f"over {BINS} equal-width bins of confidence; NLL the mean negative log-likelihood in nats. Less is better. "
+        "Mean ± standard deviation over seeds. gcsearch export --calibrate fits a temperature."
+    )
+    pictures = [reliability_diagram([one for one in shown if side in one.reliability], side) for side in sides]
+    return Section(title, lead, pictures, table=table, style="results")
 
 
 def scatter_section(records: Sequence[TrialRecord], finals: Sequence[TrialRecord], champion: int | None) -> Section:
