@@ -47,7 +47,7 @@ _COMMANDS: dict[Callable[..., None], str] = {
     export.predict: "gcsearch predict best cat.png holiday/ --top 3",
     export.landscape: "gcsearch landscape best --out landscape.html",
     results.report: "gcsearch report demo --out demo.html",
-    results.ui: "gcsearch ui --port 5000",
+    browse.ui: "gcsearch ui demo --open",
     browse.study: "gcsearch study demo --storage sqlite:///study.db",
     data.doctor: "gcsearch doctor",
 }

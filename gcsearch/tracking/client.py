@@ -16,6 +16,7 @@ import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -197,5 +198,7 @@ def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--registry-store-uri", uri]
     if artifacts is not None:
         command += ["--default-artifact-root", artifacts.absolute().as_uri()]
+    if any(point.name == "gcsearch" for point in entry_points(group="mlflow.app")):
+        command += ["--app-name", "gcsearch"]  # gcsearch.tracking.front; not there before this version is installed
     quiet = ["--uvicorn-opts", "--log-level warning --no-access-log"]
     return [*command, "--host", "127.0.0.1", "--port", str(port), "--workers", "1", *quiet]

@@ -27,6 +27,7 @@ from gcsearch.sweep.journal import (
 from gcsearch.sweep.state import CURSOR, describe_store, lag, lines_synced
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE
 from gcsearch.sweep.sweep import Sweep
+from gcsearch.tracking import views
 from gcsearch.tracking.content.story import Links, description
 from gcsearch.tracking.content.sweeps import (
     SHORTLIST_FILE,
@@ -182,12 +183,20 @@ class MlflowSync:
             began=began.timestamp() if began else None,
         )
         self._tracker = tracker
+        if not self.sweep.state.final:  # of a confirmed sweep each run has a place, and is perhaps not there yet
+            self._arrange()
         return tracker
+
+    def _arrange(self) -> None:
+        """Keep the view that shows the sweep's runs in MLflow's browser."""
+        tracker = self._opened()
+        views.write(tracker.client, tracker.experiment_id, self.sweep, tracker.parent)
 
     def _finish(self) -> None:
         """Write all that MLflow lacks and end the parent run; only then is the journal's end noted as written."""
         self._catch_up(note=False)
         self._tell(at_once=True)
+        self._arrange()
         self._end()
         self._catch_up(note=False)  # what this has added
         self._note()

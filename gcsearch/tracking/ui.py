@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from typing import IO
 
@@ -38,10 +39,15 @@ def check_port(port: int) -> None:
         raise InputError(rule, key="--port", received=port, remedy=f"Name another one: --port {other}") from None
 
 
-def serve(command: Sequence[str], log: IO[bytes] | None = None) -> int:
+def serve(
+    command: Sequence[str],
+    log: IO[bytes] | None = None,
+    port: int | None = None,
+    ready: Callable[[], None] | None = None,
+) -> int:
     """Run a server until it ends; its exit code. Whatever ends this call or this process ends the server, too.
 
-    What it prints goes to `log`, where one is given.
+    What it prints goes to `log`, where one is given; `ready` is called once something listens on `port`.
 
     The server runs in a process group of its own, below a keeper that waits for it and for the end of a pipe: the
     system closes that pipe when this process is gone, also where nothing could be done any more (SIGKILL).
@@ -58,6 +64,11 @@ def serve(command: Sequence[str], log: IO[bytes] | None = None) -> int:
             start_new_session=True,
         )
         os.close(ours)
+        while ready and port and keeper.poll() is None:
+            if _listens(port):
+                ready()
+                break
+            time.sleep(0.05)
         return keeper.wait()
     finally:
         os.close(theirs)
@@ -67,6 +78,11 @@ def serve(command: Sequence[str], log: IO[bytes] | None = None) -> int:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(keeper.pid, signal.SIGKILL)
             keeper.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
 
 
 def _keep(pipe: int, command: Sequence[str]) -> int:

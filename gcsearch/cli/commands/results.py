@@ -1,4 +1,4 @@
-"""Commands on what came of sweeps: ranking, comparison, report, the runs in MLflow."""
+"""Commands on what came of sweeps: ranking, comparison, report."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from gcsearch.cli.commands.options import Json, Quick, Quiet, Sets, StoreFolder,
 from gcsearch.cli.commands.running import exit_code, run_matrix
 from gcsearch.cli.render import Form, near, print_json, print_table
 from gcsearch.cli.streams import say
-from gcsearch.sweep import interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,37 +190,3 @@ def _drawn(sweep: Sweep, out: Path | None, figures: Path | None) -> Path:
     with show_progress(quiet=False) as callback:
         callback.stage("report")
         return sweep.report(out, figures=figures, warn=callback.warn)
-
-
-def ui(
-    store: StoreFolder = None,
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Port on 127.0.0.1.")] = 5000,
-) -> None:
-    """Browse the runs of a store with MLflow's own server, on this machine only.
-
-    Ctrl-C, SIGTERM and SIGHUP end it, with exit code 0.
-    """
-    import tempfile
-
-    from gcsearch.errors import InputError, RunError
-    from gcsearch.sweep.store import Store
-    from gcsearch.tracking import relocation
-    from gcsearch.tracking.client import ui_command
-    from gcsearch.tracking.ui import HOST, check_port, serve
-
-    located = Store.locate(store)
-    if not (located.root / "mlflow.db").exists():
-        raise InputError(
-            "there is no MLflow store here yet", file=located.root, remedy="Run a sweep first, or name --store."
-        )
-    check_port(port)
-    relocation.follow(located)
-    print(f"http://{HOST}:{port}", flush=True)
-    with tempfile.TemporaryFile() as log:  # of advice that does not fit, and of nothing where all is well
-        try:
-            code = serve(ui_command(located.mlflow_uri, located.artifacts, port), log)
-        except (interrupts.SignalError, KeyboardInterrupt):
-            return  # the way to end it
-        log.seek(0)
-        sys.stderr.write(log.read().decode(errors="replace"))
-    raise RunError(f"MLflow's server ended by itself, with exit code {code}; what it said stands above.")
