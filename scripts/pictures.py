@@ -2,6 +2,7 @@
 
     python scripts/pictures.py              # all of them
     python scripts/pictures.py terminal     # the display of a search: some minutes on two CPU cores
+    python scripts/pictures.py report       # the head of the demo's report, in a Chromium
 
 Each picture is a function that takes the folder to write to; one more is a line in PICTURES.
 """
@@ -12,11 +13,13 @@ import argparse
 import contextlib
 import io
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from PIL import Image
 from rich._export_format import CONSOLE_SVG_FORMAT
 from rich.console import Console
 
@@ -88,9 +91,47 @@ class _Keeper(gcsearch.Callback):
             gcsearch.stop(sweep.name, store=sweep.store.root)
 
 
+# --- The report -------------------------------------------------------------------------------------------
+
+_WIDTH = 1000
+_SCALE = 1.5  # pixels of the picture for each of the page
+_COLOURS = 64
+
+
+def report(folder: Path) -> Path:
+    """The head of the demo's report: what came out, the results, and whether it was worth it."""
+    with tempfile.TemporaryDirectory() as store:
+        page = gcsearch.run("demo", store=store).report()
+        return picture_of_report(page, folder / "report.png")
+
+
+def picture_of_report(page: Path, path: Path) -> Path:
+    """A report as a browser shows it, down to the end of its second section."""
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium")
+    if program is None:
+        raise SystemExit("a picture of a page needs a Chromium on PATH: apt-get install chromium")
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=program, args=quiet)
+        tab = browser.new_page(viewport={"width": _WIDTH, "height": 1400}, device_scale_factor=_SCALE)
+        tab.goto(page.resolve().as_uri())
+        tab.locator(".figure:not([data-drawn])").first.wait_for(state="detached")
+        box = tab.locator("#part-2").bounding_box()
+        if box is None:
+            raise SystemExit(f"{page} has no second section")
+        height = box["y"] + box["height"] + 14
+        png = tab.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": _WIDTH, "height": height})
+        browser.close()
+    whole = Image.open(io.BytesIO(png)).convert("RGB")
+    whole.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    return path
+
+
 # --- All --------------------------------------------------------------------------------------------------
 
-PICTURES: dict[str, Callable[[Path], Path]] = {"terminal": terminal}
+PICTURES: dict[str, Callable[[Path], Path]] = {"terminal": terminal, "report": report}
 
 
 def main() -> None:
