@@ -303,6 +303,7 @@ class MlflowSync:
             tracker.log_recheck(sweep.rechecked, at)
         if tracker.name_champion(champion_params(sweep)):
             self._files = {}
+        if tracker.lacks("best"):
             tracker.log_course("best", course)
         tracker.log_results(results(sweep), at)
         tracker.log_files(tracker.parent, {SHORTLIST_FILE: shortlist_table(sweep)})

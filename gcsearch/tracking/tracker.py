@@ -4,9 +4,9 @@ Only one process writes a sweep, with client objects and never MLflow's global s
 when, `gcsearch.tracking.content` what.  Every run is looked up by its tags before it is created, so whatever is written
 again, after a kill or out of a journal that was written long ago, meets the same runs.
 
-All goes through MLflow's client, which takes 20 ms for a trial: some fifty trials a second, where the fastest search
-measured so far ends two.  Writing its tables directly would take a twentieth of that (`benchmarks/recording.py`) and
-break with any MLflow that changes them.
+All goes through MLflow's client. That costs 20 to 55 ms of the driver's processor for a trial, a hundred times what the
+bare rows take (`benchmarks/recording.py`), and keeps up: the fastest search measured so far ends three trials a second.
+Rows written by hand would be bound to one version of MLflow's tables.
 """
 
 from __future__ import annotations
@@ -233,6 +233,12 @@ class Tracker:
     def log_course(self, key: str, points: Sequence[tuple[int, float, float]]) -> None:
         """Write a metric of the parent run that MLflow draws: step, value, and when (seconds of Unix time)."""
         self._log(self.parent, [Metric(key, value, int(1000 * at), step) for step, value, at in points])
+        if points:
+            self._parent.metrics[key] = points[-1][1]
+
+    def lacks(self, key: str) -> bool:
+        """Whether the parent run has no metric of this name, as one that was made anew."""
+        return key not in self._parent.metrics
 
     def _log(self, run_id: str, metrics: Sequence[Metric]) -> None:
         if metrics:

@@ -126,6 +126,8 @@ def test_the_benchmarks_of_the_search_run_in_their_quick_form():
     setup, settings, *_ = quick("overhead.py")
     assert (setup, settings) == ("stock", "2")
     assert quick("endurance.py")[0] == "40"
+    written, size, _ = quick("recording.py")
+    assert (written, float(size) > 0) == ("files", True)
 
 
 @pytest.mark.slow

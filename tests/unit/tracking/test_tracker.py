@@ -499,8 +499,20 @@ def test_the_browser_serves_and_a_sweep_can_be_written_through_it(tracker, store
         remote = Tracker(address, "pets")
         assert remote.start_sweep(tracker._begun.name, PIPELINE) == tracker.parent
         remote.log_record(a_record(1))
+        final = a_record(1, stage="test", label="champion", metrics={"test_h": (80.0, 82.0)}, curve=())
+        confirmed = remote.log_record(final, files={"prompts/seed_1.bin": b"one"})
+        remote.mark({key_of(final): {"rank": "1"}})
+        remote.mark({key_of(final): {"rank": ""}})
+        assert not remote.name_champion({"method": "gcscoop"}) and remote.name_champion({"method": "coop"})
+        assert {file.path for file in remote.client.list_artifacts(confirmed)} >= {"prompts", "record.json"}
         remote.end()
-        assert [record.number for record in read_records(address, tracker._begun.name)] == [0, 1]
+        assert [record.number for record in read_records(address, tracker._begun.name)] == [0, 1, 1]
+        found = tracker.client.get_run(confirmed)
+        assert found.data.tags["mlflow.parentRunId"] == remote.parent != tracker.parent
+        assert "rank" not in found.data.tags
+        (model,) = tracker.client.search_logged_models([tracker.experiment_id], f"source_run_id = '{confirmed}'")
+        assert {metric.key: metric.value for metric in model.metrics}["h"] == 81.0
+        tracker.client.restore_run(tracker.parent)  # which the fixture ends
         with pytest.raises(InputError, match="Open that address"):
             ui_command(address, None, port)
     finally:
