@@ -25,9 +25,9 @@ from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.provenance import environment
 from gcsearch.config.trials import Outcome, Role, TrialRecord
 from gcsearch.files import write_whole
-from gcsearch.tracking import models, relocation
+from gcsearch.tracking import relocation
 from gcsearch.tracking.client import connect, ensure_experiment, runs_of, speaking_of
-from gcsearch.tracking.content import sweeps, trials
+from gcsearch.tracking.content import models, sweeps, trials
 from gcsearch.tracking.content.limits import (
     ENTRIES_PER_BATCH,
     PARAM_LENGTH,
