@@ -18,7 +18,7 @@ from gcsearch.config.task import Task
 from gcsearch.data import datasets
 from gcsearch.data.survey import Protocol, Survey
 from gcsearch.driver.load import OWN, complete, with_absolute_paths
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, printable
 
 TIMED_TRIALS = 1000
 """The number of configurations of a search that ends by the clock."""
@@ -126,7 +126,7 @@ def _described(model: type[BaseModel]) -> str:
 
 
 def _comment(text: str) -> str:
-    return textwrap.fill(" ".join(text.split()), 110, initial_indent="# ", subsequent_indent="# ")
+    return textwrap.fill(printable(" ".join(text.split())), 110, initial_indent="# ", subsequent_indent="# ")
 
 
 def _keys(model: type[BaseModel], values: Mapping[str, Any]) -> list[str]:

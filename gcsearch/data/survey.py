@@ -17,7 +17,7 @@ from gcsearch.data.lists import checks
 from gcsearch.data.lists.folders import SkippedFilesWarning
 from gcsearch.data.lists.splits import LISTS, FreshSplitWarning, RepeatWarning
 from gcsearch.data.synthetic import worlds
-from gcsearch.errors import InputError
+from gcsearch.errors import InputError, printable
 
 Protocol = Literal["base", "all"]
 
@@ -82,12 +82,13 @@ class Survey:
         lists = [f"{key} {sum(self.counts[key])}" for key in LISTS]
         label = min(range(len(self.classes)), key=lambda one: sum(self.counts[key][one] for key in LISTS))
         fewest = [f"{key} {self.counts[key][label]}" for key in LISTS]
-        return [
-            ("data", where),
-            ("classes", f"{len(self.classes)}: {named(self.classes, 6)}"),
-            ("images", ", ".join(lists)),
-            ("smallest", f"{self.classes[label]}: {', '.join(fewest)}"),
-        ]
+        told = {
+            "data": where,
+            "classes": f"{len(self.classes)}: {named(self.classes, 6)}",
+            "images": ", ".join(lists),
+            "smallest": f"{self.classes[label]}: {', '.join(fewest)}",
+        }
+        return [(what, printable(" ".join(text.split()))) for what, text in told.items()]
 
 
 def survey(where: str, dataset: str | None = None) -> Survey:

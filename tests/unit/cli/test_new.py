@@ -106,6 +106,13 @@ def test_each_key_is_explained_by_its_model(fruit):
     assert max(map(len, text.splitlines())) <= 110
 
 
+def test_a_name_that_steers_a_terminal_is_written_harmlessly(fruit):
+    drawn_folders(fruit / "odd", dict.fromkeys(("a\nb", "bell\a", "plain", "other"), 8))
+    run("my.toml", "--data", "odd", "--model", "mini")
+    assert load("./my.toml").task.dataset == "folder:odd"
+    assert r"# classes   4: a b, bell\x07, other, plain" in (fruit / "my.toml").read_text()
+
+
 def test_on_a_terminal_it_asks_and_asks_again(fruit, monkeypatch):
     answers = ["nothing", "fruit", "mini", "gcsearch", "kgcoop", "half", "base", "70", "2", "1", "20 min"]
     done = asked(monkeypatch, "my.toml", answers=answers)
