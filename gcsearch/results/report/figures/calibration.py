@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 _LINES = ((BLUE, "dash"), (GREEN, "dot"), (PURPLE, "dashdot"), (GREY, "longdash"))
+_LEAST = 20  # images of a bin that is drawn: the share of right ones among fewer is mostly chance
 _SIDES = {"base": "Base classes", "new": "New classes", "all": "All classes"}
 
 
@@ -26,7 +27,8 @@ def reliability_diagram(records: Sequence[TrialRecord], side: str) -> Picture:
     """Accuracy over confidence in `BINS` bins, of test images of one side; the first record is the champion's."""
     caption = (
         f"Test images of all seeds in {BINS} equal-width bins of confidence; larger marks hold more images. On the "
-        "diagonal an 80 % sure answer is right in 80 of 100 cases; below it the prompts are too sure of themselves."
+        "diagonal an 80 % sure answer is right in 80 of 100 cases; below it the prompts are too sure of themselves, "
+        f"above it not sure enough. Bins of fewer than {_LEAST} images are not drawn."
     )
     draw = partial(draw_reliability, champion=named(records[0]) if records[0].role is Role.CHAMPION else "")
     return Picture(f"reliability-{side}", _SIDES[side], caption, partial(_bins, records, side), draw)
@@ -49,7 +51,7 @@ def draw_reliability(bins: DataFrame, champion: str) -> go.Figure:
     figure = empty_figure(380)
     ideal = {"color": ISO, "width": 1.5}
     figure.add_trace(go.Scatter(x=[0, 100], y=[0, 100], mode="lines", line=ideal, hoverinfo="skip", showlegend=False))
-    several = list(bins.groupby("configuration", sort=False))
+    several = list(bins[bins["images"] >= _LEAST].groupby("configuration", sort=False))
     most = max(bins["images"])
     for index, (name, one) in reversed(list(enumerate(several))):
         mine = name == champion

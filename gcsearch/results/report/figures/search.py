@@ -80,10 +80,7 @@ def slice_of(
     one = tried.axes[name]
     caption = "".join(f"“{text}” stands apart from the numbers. " for text in one.special.values())
     if expected:
-        caption += (
-            "The line is what the surrogate expects with all else as in the champion; the band is the 95 % interval of "
-            "the difference from the champion."
-        )
+        caption += "The band is the 95 % interval of the difference from the champion."
     if len(tried.having((name,))) > DOTS:
         caption += " " + left_out(len(tried.having((name,))), DOTS)
     draw = partial(draw_slice, one=one, champion=champion, objective=objective)
@@ -98,7 +95,8 @@ def map_of(
     draw = partial(draw_contour, tried=tried, pair=pair, ground=ground, champion=champion, objective=objective)
     name = f"map-{'-'.join(map(file_name, pair))}"
     both = len(tried.having(pair))
-    caption = left_out(both, DOTS) if both > DOTS else ""
+    caption = "Bright is good: the surface averages the configurations near by." if ground else "Bright is good."
+    caption += " " + left_out(both, DOTS) if both > DOTS else ""
     return Picture(name, " and ".join(pair), caption, partial(_places, tried, pair, objective), draw)
 
 

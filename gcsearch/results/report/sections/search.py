@@ -74,8 +74,11 @@ def slices_section(data: ReportData) -> Section:
     title, tried, objective = "One hyperparameter at a time", data.tried, data.objective
     if len(tried.records) < LEAST_PICTURED or not tried.axes:
         return Section(title, f"Fewer than {LEAST_PICTURED} different configurations have completed.")
-    pictures = [slice_of(tried, name, data.champion, objective, _expected(data, name)) for name in tried.axes]
+    lines = {name: _expected(data, name) for name in tried.axes}
+    pictures = [slice_of(tried, name, data.champion, objective, line) for name, line in lines.items()]
     lead = f"Every completed configuration, {objective.legend}. The other hyperparameters vary too, hence the scatter."
+    if any(lines.values()):
+        lead += " The line is what the surrogate of the search expects with all else as in the champion."
     return Section(title, lead, pictures)
 
 
