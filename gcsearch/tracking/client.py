@@ -15,11 +15,12 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy
 from mlflow.entities import Run
 from mlflow.tracking import MlflowClient
 
@@ -177,6 +178,22 @@ def read_records(uri: str, sweep: str) -> list[TrialRecord]:
                 record = TrialRecord.from_dict(json.loads(file.read_text()), file=f"{RECORD_FILE} of run {target.name}")
                 records.append(record.model_copy(update={"run_id": run.info.run_id}))
     return sorted(records, key=lambda record: (record.stage, record.number, record.label))
+
+
+def know_sizes(uri: str) -> None:
+    """Let SQLite look at its tables, so that MLflow's searches take their time by the number of runs, not its square.
+
+    Without statistics SQLite goes through all runs' metrics once for each run to sort them: 5 s of 10 000 runs where it
+    takes a quarter of one.  PostgreSQL keeps its own. A database that another process is writing to stays as it is.
+    """
+    if not uri.startswith("sqlite"):
+        return
+    engine = sqlalchemy.create_engine(uri)
+    try:
+        with suppress(sqlalchemy.exc.OperationalError), engine.begin() as connection:
+            connection.execute(sqlalchemy.text("ANALYZE"))
+    finally:
+        engine.dispose()
 
 
 def ui_command(uri: str, artifacts: Path | None, port: int) -> list[str]:

@@ -47,7 +47,7 @@ def _serve_runs(sweep: str | None, store: Path | None, port: int, *, open_page: 
     from gcsearch.sweep.store import Store
     from gcsearch.sweep.sweep import open_sweep
     from gcsearch.tracking import relocation, views
-    from gcsearch.tracking.client import ui_command
+    from gcsearch.tracking.client import know_sizes, ui_command
     from gcsearch.tracking.ui import HOST, check_port
 
     located = Store.locate(store)
@@ -66,6 +66,7 @@ def _serve_runs(sweep: str | None, store: Path | None, port: int, *, open_page: 
         relocation.follow(located)
     server = f"http://{HOST}:{port}"
     address = views.prepare(found, server) if found else server
+    know_sizes(uri)
     command = ui_command(uri, located.artifacts if embedded else None, port)
     _serve(command, address, port, "MLflow's server", open_page=open_page)
 

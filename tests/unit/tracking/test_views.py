@@ -13,7 +13,7 @@ import pytest
 from gcsearch.errors import InputError
 from gcsearch.sweep.store import Store
 from gcsearch.tracking import views
-from gcsearch.tracking.client import opened
+from gcsearch.tracking.client import know_sizes, opened
 from gcsearch.tracking.sync import MlflowSync
 from gcsearch.tracking.tracker import Tracker
 from tests.support.records import ZEROSHOT, a_final, ranked_record
@@ -153,6 +153,16 @@ def test_a_tag_that_is_no_view_is_replaced(sweep, store):
         database.execute("UPDATE experiment_tags SET value = 'nonsense' WHERE key = ?", (key,))
     views.prepare(sweep)
     assert envelope(sweep)["name"] == sweep.name
+
+
+def test_the_database_knows_how_large_its_tables_are_unless_somebody_writes_to_it(sweep, store):
+    sync(sweep)
+    with sqlite3.connect(store / "mlflow.db") as database:
+        database.execute("BEGIN IMMEDIATE")
+        know_sizes(f"{sweep.mlflow_uri}?timeout=0.01")
+        database.rollback()
+        know_sizes(sweep.mlflow_uri)
+        assert database.execute("SELECT count(*) FROM sqlite_stat1 WHERE tbl = 'latest_metrics'").fetchone()[0] > 0
 
 
 def test_the_page_gets_its_first_settings_before_any_script():
