@@ -6,15 +6,18 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
+from gcsearch.config.metrics import find as find_metric
 from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig, TrialRecord
 from gcsearch.methods.registry import find
 from gcsearch.results import ranking
 from gcsearch.results.report import findings
+from gcsearch.results.report.figures.search import DOTS, course_of_search
 from gcsearch.results.report.pages.sweep import build_report, report_pictures
 from gcsearch.results.report.picture import ReportData
 from gcsearch.results.report.responses import (
@@ -702,3 +705,15 @@ def test_what_a_point_says_stands_once_for_all_pictures():
     ]  # fmt: skip
     numbers = [trace["customdata"] for one in figures(text) for trace in one["data"] if "customdata" in trace]
     assert len(numbers) > 3 and {number for some in numbers for number in some} == {0, 1}
+
+
+def test_of_a_long_search_the_best_and_every_step_of_the_best_so_far_are_drawn():
+    course = findings.history([a_record(n, 50 + (n * 37) % 1000 / 100, epochs=1) for n in range(3000)], "val_h")
+    picture = course_of_search(course, 2999, find_metric("val_h"))
+    dots, line, champion = picture.figure.data
+    assert len(picture.frame) == 3000 and 1900 < len(dots.x) <= DOTS + 1
+    assert "Drawn are 2000 of 3000 configurations" in picture.caption
+    assert max(dots.y) == max(course.best) and list(champion.x) == [2999]
+    steps = {trial: float(best) for trial, best in zip(line.x, line.y, strict=True)}
+    assert set(steps.values()) == {float(np.float32(best)) for best in course.best}
+    assert (min(steps), max(steps)) == (0, 2999)

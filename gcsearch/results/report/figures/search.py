@@ -37,10 +37,10 @@ from gcsearch.results.report.theme import (
 )
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
 
 DOTS = 2000
-"""Configurations that a slice or a map draws: more lie upon one another."""
+"""Configurations that a picture draws as dots: more lie upon one another."""
 
 Expected = tuple[Sequence[Value], Estimates]
 """Values of a hyperparameter and what the surrogate expects there."""
@@ -69,6 +69,8 @@ def file_name(words: str) -> str:
 def course_of_search(course: History, champion: int | None, objective: Metric) -> Picture:
     """The objective of each trial in the order of proposal."""
     caption = f"Shown is {objective.legend}. Bars are standard deviations over seeds: read differences against them."
+    if len(course.numbers) > DOTS:
+        caption += f" {left_out(len(course.numbers), DOTS)}"
     draw = partial(draw_history, champion=champion, objective=objective)
     return Picture("course-of-the-search", "Course of the search", caption, partial(_course, course), draw)
 
@@ -145,8 +147,9 @@ def draw_history(course: DataFrame, champion: int | None, objective: Metric) -> 
     """Each trial with its deviation over seeds, and the best so far; trials without a number on the floor."""
     figure = empty_figure(360)
     known, lost = course[np.isfinite(course["mean"])], course[~np.isfinite(course["mean"])]
+    drawn = thin(known, known["mean"], champion)
     for outcome in Outcome:
-        here = known[known["outcome"] == outcome]
+        here = drawn[drawn["outcome"] == outcome]
         if len(here):
             look = {"color": OUTCOME_COLOUR[outcome], "symbol": SYMBOL[outcome]}
             trace = trial_dots(here["trial"], here["mean"], here["trial"], outcome.value, **look)
@@ -154,8 +157,9 @@ def draw_history(course: DataFrame, champion: int | None, objective: Metric) -> 
             trace.error_y = {"type": "data", "array": deviations, "thickness": 1, "width": 0, "color": GREY}
             figure.add_trace(trace)
     if len(known):
+        steps = course[course["best"].ne(course["best"].shift()) | course["best"].ne(course["best"].shift(-1))]
         best = go.Scatter(
-            x=list(course["trial"]), y=short(course["best"]), mode="lines", name="best so far", hoverinfo="skip",
+            x=list(steps["trial"]), y=short(steps["best"]), mode="lines", name="best so far", hoverinfo="skip",
             line={"shape": "hv", "color": ACCENT},
         )  # fmt: skip
         figure.add_trace(best)
@@ -178,7 +182,8 @@ def draw_history(course: DataFrame, champion: int | None, objective: Metric) -> 
 
 def draw_slice(points: DataFrame, one: Axis, champion: int | None, objective: Metric) -> go.Figure:
     """One hyperparameter: its value in every completed configuration that has it, against the objective."""
-    line, points = points[points["trial"].isna()], _thin(points[points["trial"].notna()], objective, champion)
+    line, points = points[points["trial"].isna()], points[points["trial"].notna()]
+    points = thin(points, points[objective.key], champion)
     trials, values = list(points["trial"]), list(points[objective.key])
     places = list(map(one.place, points[one.name]))
     figure = styled(
@@ -198,11 +203,11 @@ def draw_slice(points: DataFrame, one: Axis, champion: int | None, objective: Me
     return figure
 
 
-def _thin(points: DataFrame, objective: Metric, champion: int | None) -> DataFrame:
+def thin(points: DataFrame, worth: Series, champion: int | None) -> DataFrame:
     """The rows that are drawn as dots: of many the best and others at even distances of rank, and the champion."""
     if len(points) <= DOTS:
         return points
-    order = points[objective.key].astype(float).sort_values(ascending=False).index
+    order = worth.astype(float).sort_values(ascending=False).index
     shown = {order[place] for place in thinned(len(order), DOTS)}
     return points[[row in shown or trial == champion for row, trial in zip(points.index, points["trial"], strict=True)]]
 
@@ -240,7 +245,7 @@ def draw_contour(
     low, high = quantiles(tried.values, n=10, method="inclusive")[0], max(tried.values)
     if ground:
         figure.add_trace(_contours(ground, low, high))
-    points = _thin(points, objective, champion)
+    points = thin(points, points[objective.key], champion)
     x, y = (list(map(tried.axes[name].place, points[name])) for name in pair)
     trials = list(points["trial"])
     look: dict[str, Any] = {"size": 6, "line": {"width": 1, "color": INK}} if ground else {"size": 11}

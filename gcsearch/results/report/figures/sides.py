@@ -13,9 +13,10 @@ import plotly.graph_objects as go
 
 from gcsearch.config.metrics import SIDES, Stage, find
 from gcsearch.config.trials import Outcome, Role, TrialRecord
+from gcsearch.results.report.figures.search import DOTS, thin
 from gcsearch.results.report.findings import ScatterPoint, has_both_sides, iso_h
 from gcsearch.results.report.picture import Picture
-from gcsearch.results.report.responses import Axis, axis, decades, round_steps
+from gcsearch.results.report.responses import Axis, axis, decades, left_out, round_steps
 from gcsearch.results.report.theme import (
     ACCENT,
     BAR,
@@ -58,6 +59,8 @@ def searched_sides(points: Sequence[ScatterPoint], champion: int | None, stage: 
     else:
         measured = "an oracle: by test images of base and new classes"
     caption = f"Each point is one configuration, {measured}. {_EQUAL_H}"
+    if len(points) > DOTS:
+        caption += f" {left_out(len(points), DOTS)}"
     draw = partial(draw_scatter, champion=champion, stage=stage)
     return Picture("base-against-new-search", "The search", caption, partial(_points, points), draw)
 
@@ -93,6 +96,7 @@ def draw_scatter(points: DataFrame, champion: int | None, stage: Stage) -> go.Fi
     """Base against new accuracy of the search, over curves of equal H; colour is rho where there is one."""
     figure = empty_figure(440)
     _iso_lines(figure, points)
+    points = thin(points, points["base"] * points["new"] / (points["base"] + points["new"]), champion)  # by H
     radii = axis("rho", points["rho"].dropna())
     if not radii.log or points["rho"].isna().any():
         for outcome in Outcome:

@@ -14,7 +14,14 @@ async function unpacked(id) {
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream('gzip'))).text();
 }
 
+const said = new Map();
+
 function hover(trial) {
+  if (!said.has(trial)) said.set(trial, about(trial));
+  return said.get(trial);
+}
+
+function about(trial) {
   const [label, outcome, ...lines] = hovers.lines[trial];
   const head = `<b>trial ${trial}${label && `, ${label}`}</b> (${outcome})`;
   return [head, ...lines.map((line, i) => line && `${hovers.titles[i]} ${line}`).filter(line => line)].join('<br>');
