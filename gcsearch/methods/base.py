@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple, Self
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 from pydantic import Field
 
-from gcsearch.config.base import Model
-
-if TYPE_CHECKING:
-    from gcsearch.methods.registry import Method
+from gcsearch.config.base import Model, Value
 
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -59,8 +56,8 @@ class Part(Model):
         """What a reader of the method's numbers must know, shown behind its title everywhere."""
         return ()
 
-    def check(self, method: Method) -> None:
-        """InputError where the part does not fit the other parts of its method."""
+    def check(self, hyperparameters: Mapping[str, Value | None]) -> None:
+        """InputError where the part does not fit the other parts of its method, whose hyperparameters these are."""
 
     def changed(self, values: Mapping[str, Any], file: str | Path | None = None) -> Self:
         """The part with those of `values` that are its own. InputError for a wrong one."""

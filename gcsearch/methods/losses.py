@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
-from gcsearch.config.base import Count
+from gcsearch.config.base import Count, Value
 from gcsearch.errors import InputError
 from gcsearch.methods.base import Names, NotNegative, Part, Positive
 from gcsearch.methods.prompts import template_features
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gcsearch.clip.model import Backbone
-    from gcsearch.methods.registry import Method
 
 
 class Forward(NamedTuple):
@@ -103,8 +102,8 @@ class NovelNames(Loss):
     def tags(self) -> tuple[str, ...]:
         return ("transductive",) if self.nfl_names == "transductive" else ()
 
-    def check(self, method: Method) -> None:
-        if method.prompt.class_specific:
+    def check(self, hyperparameters: Mapping[str, Value | None]) -> None:
+        if hyperparameters["class_specific"]:
             raise InputError(
                 "NFL needs a context that fits names without images, and class-specific vectors fit none",
                 key="class_specific",
@@ -210,11 +209,16 @@ class TrainingLoss:
 
 
 def training_loss(
-    backbone: Backbone, methods: Sequence[Method], template: str, names: Sequence[Names], numbers: Mapping[str, Tensor]
+    backbone: Backbone,
+    terms: Sequence[Sequence[Loss]],
+    teacher: Teacher | None,
+    template: str,
+    names: Sequence[Names],
+    numbers: Mapping[str, Tensor],
 ) -> TrainingLoss:
-    """The loss of members with these methods and class names, with the zero-shot features that its terms refer to.
+    """The loss of members with these terms and class names, with the zero-shot features that the terms refer to.
 
-    The methods have one structure. Which names a term refers to is each member's own: of NFL's some are clean.
+    The members have one structure. Which names a term refers to is each member's own: of NFL's some are clean.
     """
     import torch
 
@@ -227,10 +231,8 @@ def training_loss(
         return torch.stack([table[[index[name] for name in one]] for one in wanted])
 
     losses = []
-    for terms in zip(*(method.losses for method in methods), strict=True):
-        wanted = [term.anchored_names(one) for term, one in zip(terms, names, strict=True)]
-        losses.append((terms[0], zero_shot(wanted, ensemble=terms[0].ensemble)))
-    teacher = None
-    if methods[0].teacher:
-        teacher = methods[0].teacher, zero_shot([one.trained for one in names], ensemble=False)
-    return TrainingLoss(backbone.tower.logit_scale, len(names[0].trained), numbers, losses, teacher)
+    for same in zip(*terms, strict=True):
+        wanted = [term.anchored_names(one) for term, one in zip(same, names, strict=True)]
+        losses.append((same[0], zero_shot(wanted, ensemble=same[0].ensemble)))
+    taught = (teacher, zero_shot([one.trained for one in names], ensemble=False)) if teacher else None
+    return TrainingLoss(backbone.tower.logit_scale, len(names[0].trained), numbers, losses, taught)

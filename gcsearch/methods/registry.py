@@ -116,7 +116,7 @@ class Method:
         )
         try:
             for part in method.parts:
-                part.check(method)
+                part.check(method.hyperparameters)
         except InputError as error:
             raise error.at(file=file) from None
         return method

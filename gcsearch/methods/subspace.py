@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from gcsearch.config.base import Count, Epochs
+from gcsearch.config.base import Count, Epochs, Value
 from gcsearch.errors import InputError
 from gcsearch.methods.base import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from gcsearch.methods.registry import Method
 
 
 class Subspace(Part):
@@ -29,8 +28,8 @@ class Subspace(Part):
     probe_epochs: Annotated[Epochs, Field(ge=2)] = 50
     rank: Count = 10
 
-    def check(self, method: Method) -> None:
-        epochs = method.schedule.epochs
+    def check(self, hyperparameters: Mapping[str, Value | None]) -> None:
+        epochs = int(hyperparameters["epochs"] or 0)
         if self.probe_epochs > epochs:
             raise InputError(
                 "probe_epochs must not exceed epochs",

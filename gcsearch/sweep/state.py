@@ -10,10 +10,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from gcsearch.config.addresses import shown
 from gcsearch.config.metrics import is_oracle
+from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.trials import Outcome, TrialRecord
 from gcsearch.results.ranking import rank
 from gcsearch.results.tables.wording import duration as duration
@@ -43,9 +45,7 @@ from gcsearch.sweep.journal import (
     Workers,
 )
 from gcsearch.sweep.lease import LeaseState, look, request_path
-
-if TYPE_CHECKING:
-    from gcsearch.sweep.sweep import Sweep
+from gcsearch.sweep.store import Store
 
 # --- Replay --------------------------------------------------------------------------------------------
 
@@ -294,6 +294,22 @@ def _without_collector() -> Iterator[None]:
 
 # --- Status --------------------------------------------------------------------------------------------
 
+
+class KeptSweep(Protocol):
+    """What a status is read from: a `gcsearch.sweep.sweep.Sweep`, which is made of what stands in this module."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def store(self) -> Store: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def pipeline(self) -> Pipeline: ...
+    @property
+    def state(self) -> SweepState: ...
+
+
 _WORDS = {
     SessionEnd.FINISHED: "finished",
     SessionEnd.FAILED: "failed",
@@ -366,7 +382,7 @@ class SweepStatus:
         return f" ({', '.join(other)})" if other else ""
 
 
-def read_status(sweep: Sweep) -> SweepStatus:
+def read_status(sweep: KeptSweep) -> SweepStatus:
     """How far `sweep` is now. Opens no connection; reads the journal and the lease."""
     lease, search, state = sweep.store.lease(sweep.name), sweep.pipeline.search, sweep.state
     seen = look(lease)
@@ -411,7 +427,7 @@ CURSOR = "synced.json"
 EMBEDDED = "embedded"
 
 
-def lines_synced(sweep: Sweep) -> int:
+def lines_synced(sweep: KeptSweep) -> int:
     """How many lines of the sweep's journal its MLflow store has; none where they went to another store."""
     try:
         cursor = json.loads((sweep.folder / CURSOR).read_bytes())
@@ -430,6 +446,6 @@ def lag(lines: int, synced: int) -> str:
     return f"lacks the journal's last {behind} lines" if behind > 1 else "lacks the journal's last line"
 
 
-def describe_store(sweep: Sweep) -> str:
+def describe_store(sweep: KeptSweep) -> str:
     """The store of the sweep's runs as its cursor names it: without a password, and the same once it was moved."""
     return shown(sweep.pipeline.tracking.uri) if sweep.pipeline.tracking.uri else EMBEDDED

@@ -106,7 +106,14 @@ class Population:
         self.labels = torch.stack([m.episode.labels for m in members]).to(backbone.tower.device)
         names = [_names(member.episode) for member in members]
         methods = [member.method for member in members]
-        self.loss = training_loss(backbone, methods, members[0].episode.template, names, dict(self.numbers))
+        self.loss = training_loss(
+            backbone,
+            [method.losses for method in methods],
+            methods[0].teacher,
+            members[0].episode.template,
+            names,
+            dict(self.numbers),
+        )
         self._lay_out()
 
     def _lay_out(self) -> None:
