@@ -18,7 +18,7 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.pipeline import Pipeline, SearchConfig, bytes_of
 from gcsearch.config.provenance import environment
 from gcsearch.config.search_space import SearchSpace
-from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, TrialRecord
+from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, StudyState, TrialRecord
 from gcsearch.driver import exports
 from gcsearch.driver.confirm import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
@@ -40,7 +40,7 @@ from gcsearch.search.budget import Meter
 from gcsearch.search.proposer import Proposer
 from gcsearch.sweep import interrupts, measured
 from gcsearch.sweep.callbacks import Callback
-from gcsearch.sweep.journal import Journal, SessionEnd, StudyKept, Workers
+from gcsearch.sweep.journal import Journal, SessionEnd, StudyKept, TrialEnded, Workers
 from gcsearch.sweep.lease import Driver, Request
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
@@ -223,8 +223,8 @@ class Session:
         search = self._search_config()
         proposer = Proposer(self.space, search, before=self._before())
         self.callback.stage("search", proposer.total)
-        known, meter = self.journal.records(), self._meter(search)
-        proposer.replay(known, [event.state for event in self.journal.events(StudyKept)])
+        (known, states), meter = self._history(search), self._meter(search)
+        proposer.replay(known, states)
         for record in {record.number: record for record in known}.values():
             meter.note(record)
             self.callback.record(record)
@@ -263,6 +263,17 @@ class Session:
         if spent and not known_spent and len(meter.records) < proposer.total:
             self.journal.append("budget", why=spent)
             self.callback.warn(f"the search ends with {len(meter.records)} configurations: {spent}")
+
+    def _history(self, search: SearchConfig) -> tuple[list[TrialRecord], list[StudyState]]:
+        """What earlier sessions wrote of the search: its records, in order, and what was kept of its study.
+
+        Only at a rung is a trial compared with another's curve; without rungs they are left out, which are most of it.
+        """
+        events = [line.event for line in self.journal.follow()]
+        states = [event.state for event in events if isinstance(event, StudyKept)]
+        if search.pruner != "none":
+            return self.journal.records(), states
+        return [event.record for event in events if isinstance(event, TrialEnded)], states
 
     def _batch(self, stage: Stage, seeds: tuple[int, ...], trials: Sequence[Proposal], *, keep: bool = False) -> Batch:
         data = measured.expected(self.data, stage, seeds) if self.data else ""

@@ -87,7 +87,7 @@ class Proposer:
         self._answered: list[TrialRecord] = []  # what the study was told of each of `_asked`, in order of number
         self._answers: dict[int, TrialRecord] = {}  # what history says to tell, where a trial was run again later
         self._records: dict[int, TrialRecord] = {}
-        self._epochs: dict[int, int] = {}  # of each trial in all, by number
+        self._at_rungs: dict[float, tuple[list[float], int]] = {}  # values by share, and of how many of `_answered`
         self._again: list[Proposal] = []  # failed trials that others were proposed from
 
     @property
@@ -284,12 +284,11 @@ class Proposer:
         first = pack[0].number // self.search.size * self.search.size
         numbers = set(range(first, first + self.search.size)) - {proposal.number for proposal in pack}
         peers = [self._records[number] for number in sorted(numbers & self._records.keys())]
-        if self.search.pruner in pruning.ACROSS:
-            peers = [*self._answered, *peers]
-        rungs = pruning.rungs(self.search, first // self.search.size)
-        if peers:
-            rungs = tuple(self._with_peers(rung, peers) for rung in rungs)
-        return [proposal.model_copy(update={"rungs": rungs}) for proposal in pack]
+        rungs = []
+        for rung in pruning.rungs(self.search, first // self.search.size):
+            earlier = self._told_at(rung) if self.search.pruner in pruning.ACROSS else ()
+            rungs.append(rung.model_copy(update={"peers": (*earlier, *_values_at(rung, peers))}))
+        return [proposal.model_copy(update={"rungs": tuple(rungs)}) for proposal in pack]
 
     def _tell_generation(self) -> None:
         """Tell the study what has become of every trial asked for, in order of number."""
@@ -330,14 +329,18 @@ class Proposer:
         if internal is not None and (told := self._told(record)).state is not TrialState.FAIL:
             self.study.add_trial(study_state.added(told, internal, self.space.distributions()))
 
-    def _with_peers(self, rung: Rung, records: Iterable[TrialRecord]) -> Rung:
-        values = []
-        for record in records:
-            # Every pack compares with all that ended before it: what it takes to know a method's epochs adds up.
-            if record.number not in self._epochs:
-                self._epochs[record.number] = _epochs(record)
-            values.append(pruning.value_at(rung, record, self._epochs[record.number]))
-        return rung.model_copy(update={"peers": tuple(value for value in values if value is not None)})
+    def _told_at(self, rung: Rung) -> list[float]:
+        """What all trials that the study was told of had at a rung: every pack asks, each trial is looked at once."""
+        values, seen = self._at_rungs.get(rung.share, ([], 0))
+        values += _values_at(rung, self._answered[seen:])
+        self._at_rungs[rung.share] = values, len(self._answered)
+        return values
+
+
+def _values_at(rung: Rung, records: Iterable[TrialRecord]) -> list[float]:
+    """What those of `records` had at a rung that came there."""
+    values = (pruning.value_at(rung, record, _epochs(record)) for record in records)
+    return [value for value in values if value is not None]
 
 
 def _epochs(record: TrialRecord) -> int:
