@@ -18,7 +18,7 @@ from gcsearch.config.metrics import Stage
 from gcsearch.config.pipeline import Pipeline, SearchConfig, bytes_of
 from gcsearch.config.provenance import environment
 from gcsearch.config.search_space import SearchSpace
-from gcsearch.config.trials import CHAMPION, SHORTLISTED, Outcome, Proposal, StudyState, TrialRecord
+from gcsearch.config.trials import Outcome, Proposal, Role, StudyState, TrialRecord
 from gcsearch.driver import exports
 from gcsearch.driver.confirm import Confirmation, OnRecord
 from gcsearch.errors import InputError, Interrupted, RunError, TooManyFailures
@@ -456,6 +456,4 @@ def _records(name: str, pipeline: Pipeline, store: Store, key: str) -> list[Tria
         every = read_records(uri, name)
     except InputError as error:
         raise InputError(error.rule, key=key, received=name, remedy=error.remedy) from None
-    # Not by the stage: an oracle searches in that of the confirmation.
-    confirmed = (CHAMPION, SHORTLISTED)
-    return [record for record in every if record.number >= 0 and not record.label.startswith(confirmed)]
+    return [record for record in every if record.role is Role.SEARCHED]  # an oracle's stages do not tell them apart

@@ -9,7 +9,7 @@ import pytest
 from gcsearch import files
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.config.search_space import SearchSpace
-from gcsearch.config.trials import Outcome, TrialConfig
+from gcsearch.config.trials import Outcome, Role, TrialConfig
 from gcsearch.driver import session
 from gcsearch.errors import InputError
 from gcsearch.search import warm_start
@@ -115,7 +115,9 @@ def test_an_oracle_that_only_mlflow_has_teaches_what_it_searched(tmp_path):
         record.model_copy(update={"stage": "test", "curve": (), "metrics": {"test_h": record.metrics["val_h"]}})
         for record in EARLIER[:3]
     ]
-    confirmed = searched[0].model_copy(update={"label": "champion", "seeds": (4,), "metrics": {"test_h": (1.0,)}})
+    confirmed = searched[0].model_copy(
+        update={"label": "champion", "role": Role.CHAMPION, "seeds": (4,), "metrics": {"test_h": (1.0,)}}
+    )
     for record in (*searched, confirmed):
         tracker.log_record(record)
     chosen = Pipeline.from_dict(
