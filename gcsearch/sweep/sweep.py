@@ -453,9 +453,8 @@ def export_sweep(
     for task in whole.each:
         measured.check_model(known, sweep.folder, loading.laboratory(task))
     for task in whole.each:
-        bundle.write(
-            parameters_folder(folder, whole, task), champion(task), loading.laboratory(task), given=given, force=force
-        )
+        place, lab = parameters_folder(folder, whole, task), loading.laboratory(task)
+        bundle.write(place, champion(task), lab, given=given, calibrate=calibrate, force=force)
     return folder.resolve()
 
 

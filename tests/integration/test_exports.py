@@ -13,6 +13,7 @@ import torch
 from gcsearch.config.pipeline import Pipeline
 from gcsearch.errors import InputError
 from gcsearch.training import loading
+from tests.support.calls import call
 from tests.support.sweeps import SMOKE
 
 
@@ -52,6 +53,14 @@ def test_an_export_says_what_its_numbers_allow_to_say(exported):
     assert {(lead["n"], lead["metric"]) for lead in numbers["leads"]} == {(2, "test_h")}
     assert "zero-shot CLIP" in numbers["verdict"][1]
     assert all(sentence in (exported / "card.md").read_text() for sentence in numbers["verdict"])
+
+
+def test_the_command_fits_a_temperature_where_it_is_asked_to(sweep, tmp_path):
+    done = call("export", sweep.name, "--out", tmp_path / "best", "--calibrate", "--store", sweep.store.root)
+    assert done.returncode == 0, done.stderr
+    fit = json.loads((tmp_path / "best" / "metrics.json").read_text())["temperature"]
+    assert fit["value"] > 0 and fit["nll"] <= fit["nll_before"]
+    assert f"the temperature {fit['value']:.4g}" in (tmp_path / "best" / "card.md").read_text()
 
 
 def test_an_export_never_writes_over_something_else(sweep, exported, tmp_path):
