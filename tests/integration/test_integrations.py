@@ -78,6 +78,7 @@ def test_a_plain_config_is_a_method_and_its_hyperparameters():
 BLOCKS = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[2] / "docs" / "python.md").read_text(), re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_page_s_tuner_and_study_run_the_engine(tmp_path, monkeypatch):
     """Stock OptunaSearch, ASHAScheduler and MLflow's callback in one Tuner; then a study's own pruner."""
     _, _, tuner, study = BLOCKS  # the others are what test_local runs, on a smaller pipeline

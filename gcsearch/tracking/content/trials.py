@@ -86,8 +86,13 @@ def record_text(record: TrialRecord) -> str:
 
 
 def _content(record: TrialRecord) -> dict[str, Any]:
-    """The record as it is stored: `run_id` belongs to the store, not to the record."""
-    return {key: value for key, value in record.to_dict().items() if key != "run_id"}
+    """The record as it is stored: `run_id` belongs to the store, not to the record.
+
+    `reliability` is newer than the others. Where it is empty it is left out, so that a run that a former version wrote
+    keeps its digest and is not written anew.
+    """
+    absent = {"run_id"} if record.reliability else {"run_id", "reliability"}
+    return {key: value for key, value in record.to_dict().items() if key not in absent}
 
 
 def record_digest(record: TrialRecord) -> str:
