@@ -54,7 +54,8 @@ def examine(address: str | None = None) -> list[Check]:
         _ray,
         partial(_cluster, address),
         _scratch,
-        lambda: [_folder("store", Store.locate().root), _folder("cache", cache_folder())],
+        partial(_folder, "store", lambda: Store.locate().root),
+        partial(_folder, "cache", cache_folder),
     ]
     findings: list[Check] = []
     for check in checks:
@@ -170,8 +171,13 @@ def _nodes(cluster: Cluster) -> list[Check]:
     return findings
 
 
-def _folder(what: str, folder: Path) -> Check:
+def _folder(what: str, locate: Callable[[], Path]) -> list[Check]:
     """Whether a folder, or the nearest one above it that exists, can be written to and has room."""
+    try:
+        folder = locate()
+    except InputError as error:
+        text, _, remedy = str(error).partition("\n")
+        return [Check(what, False, text, remedy)]
     there = folder
     while not there.exists():
         there = there.parent
@@ -180,7 +186,7 @@ def _folder(what: str, folder: Path) -> Check:
             pass
     except OSError as error:
         remedy = f"Choose another: ${'GCSEARCH_STORE' if what == 'store' else 'GCSEARCH_CACHE'}."
-        return Check(what, False, f"{folder}: {error.strerror}", remedy)
+        return [Check(what, False, f"{folder}: {error.strerror}", remedy)]
     free = shutil.disk_usage(there).free
     text = f"{folder}, {free / 1024**3:.0f} GiB free"
-    return Check(what, free > ENOUGH_DISK, text, "" if free > ENOUGH_DISK else "Free some disk space.")
+    return [Check(what, free > ENOUGH_DISK, text, "" if free > ENOUGH_DISK else "Free some disk space.")]

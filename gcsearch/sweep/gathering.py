@@ -11,6 +11,7 @@ from gcsearch import files
 from gcsearch.config.provenance import environment
 from gcsearch.config.trials import Role
 from gcsearch.errors import InputError
+from gcsearch.sweep.state import how_to_finish
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, open_sweep, report_data, view_of
 
@@ -124,7 +125,7 @@ def _finished(name: str, store: str | Path | None) -> list[Finished]:
         raise InputError(
             f"only finished sweeps can be compared, and {name} is not",
             file=sweep.folder,
-            remedy=f"It goes on where it stopped: {sweep.command('resume')}",
+            remedy=how_to_finish(sweep),
         )
     return found
 

@@ -449,3 +449,12 @@ def lag(lines: int, synced: int) -> str:
 def describe_store(sweep: KeptSweep) -> str:
     """The store of the sweep's runs as its cursor names it: without a password, and the same once it was moved."""
     return shown(sweep.pipeline.tracking.uri) if sweep.pipeline.tracking.uri else EMBEDDED
+
+
+def how_to_finish(sweep: KeptSweep) -> str:
+    """What to do about a sweep that is wanted finished and is not: wait while a driver works on it, or go on."""
+    found = look(sweep.store.lease(sweep.name))
+    if found and not found.gone:
+        watch, stop = (sweep.store.command(verb, sweep.name) for verb in ("status", "stop"))
+        return f"{found.holder.process} works on it: wait for its end (`{watch}`), or `{stop}`."
+    return f"Finish it with `{sweep.store.command('resume', sweep.name)}`."

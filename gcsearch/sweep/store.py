@@ -18,6 +18,7 @@ import json
 import os
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -46,18 +47,24 @@ class Store:
         """`folder`, else $GCSEARCH_STORE, else ./gcsearch-store (made when first written to).
 
         Raises:
-            InputError: an address and no folder.
+            InputError: an address, or a file, and no folder.
         """
+        key = "--store" if folder else "GCSEARCH_STORE"
         found = str(folder or os.environ.get("GCSEARCH_STORE") or "gcsearch-store")
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", found):  # a Path has lost one of the two strokes of an address
             raise InputError(
                 "the store is a folder: its journal and its lease need the locks and flushes of a file system",
-                key="--store" if folder else "GCSEARCH_STORE",
+                key=key,
                 received=found,
                 remedy="Name a folder, for a cluster on a shared disk. Encoded images may lie at an address, "
                 "see GCSEARCH_CACHE.",
             )
-        return cls(absolute(found, key="--store" if folder else "GCSEARCH_STORE"))
+        root = absolute(found, key=key)
+        if root.exists() and not root.is_dir():
+            raise InputError(
+                "the store is a folder, and this is a file", key=key, received=found, remedy=_ANOTHER_STORE
+            )
+        return cls(root)
 
     def command(self, verb: str, name: str, *options: str) -> str:
         """The command that does `verb` to a sweep or a matrix of this store, to be typed where the user is now.
@@ -72,7 +79,7 @@ class Store:
 
     def check_writable(self) -> None:
         """InputError where nothing can be written to the store."""
-        _check_writable(self.root, "the store", "--store", "Name another folder: --store, or GCSEARCH_STORE.")
+        _check_writable(self.root, "the store", "--store", _ANOTHER_STORE)
 
     @property
     def mlflow_uri(self) -> str:
@@ -134,6 +141,7 @@ class Store:
             raise InputError(rule, file=file, remedy=remedy) from None
 
 
+_ANOTHER_STORE = "Name another folder: --store, or GCSEARCH_STORE."
 _ANOTHER_CACHE = "Name a folder that can be written and has room: GCSEARCH_CACHE=/path/to/folder."
 
 
@@ -143,9 +151,14 @@ def check_cache() -> None:
 
 
 def _check_writable(folder: Path, what: str, key: str, remedy: str) -> None:
-    there = next(part for part in (folder, *folder.parents) if part.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise InputError(f"{what} must be a folder that can be written", key=key, received=str(folder), remedy=remedy)
+    existing = next(part for part in (folder, *folder.parents) if part.exists())
+    try:
+        # Permissions do not tell: root may write everywhere, and yet not to /proc or to a disk mounted read-only.
+        with tempfile.TemporaryDirectory(prefix=".gcsearch-", dir=existing):
+            pass
+    except OSError as error:
+        rule, received = f"{what} must be a folder that can be written", f"{folder} ({error.strerror or error})"
+        raise InputError(rule, key=key, received=received, remedy=remedy) from None
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from gcsearch.results.multi_dataset import as_dataset
 from gcsearch.results.tables.table import record_entry, to_frame
 from gcsearch.sweep.journal import Journal, RecordEvent, TrialProposed, run_key
 from gcsearch.sweep.lease import look
-from gcsearch.sweep.state import StateReader, SweepState
+from gcsearch.sweep.state import StateReader, SweepState, how_to_finish
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 
 if TYPE_CHECKING:
@@ -414,7 +414,7 @@ def export_sweep(
         raise InputError(
             "only a finished sweep can be exported",
             file=sweep.folder,
-            remedy=f"Finish it with `{sweep.command('resume')}`.",
+            remedy=how_to_finish(sweep),
         )
     if record.outcome is not Outcome.COMPLETE:
         raise InputError(

@@ -166,7 +166,7 @@ def _tell(folder: Path, others: list[os.DirEntry[str]]) -> None:
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
-    if entry.is_dir(follow_symlinks=False):
+    if entry.is_dir():  # a link to one, too
         return _FOLDER
     if not entry.is_file(follow_symlinks=False) and not entry.is_symlink():
         return "pipes and devices"

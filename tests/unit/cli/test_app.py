@@ -318,8 +318,8 @@ def test_compare_names_an_unfinished_sweep_and_how_to_finish_it(store):
     done = call("compare", "kg", "half", cwd=store, GCSEARCH_STORE=str(store))
     assert (done.returncode, done.stdout) == (2, "")
     assert "only finished sweeps can be compared, and half is not" in done.stderr
-    assert done.stderr.endswith("gcsearch resume half\n")
-    assert call("compare", "half", "--store", store).stderr.endswith(f"gcsearch resume half --store {store}\n")
+    assert done.stderr.endswith("`gcsearch resume half`.\n")
+    assert call("compare", "half", "--store", store).stderr.endswith(f"`gcsearch resume half --store {store}`.\n")
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,14 @@ def test_what_is_passed_over_is_counted_by_ending(tmp_path):
     assert said(tmp_path) == [f"{expected}; 2 folders in class folders passed over"]
 
 
+def test_a_link_to_a_folder_is_a_folder(tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    folder = tmp_path / "cats"
+    folder.mkdir()
+    (folder / "more").symlink_to(tmp_path / "elsewhere")
+    assert said(folder) == ["1 folder in class folders passed over"]
+
+
 def test_one_of_many_endings_is_one_of_the_others(tmp_path):
     for index in range(30):
         (tmp_path / f"a.e{index:02d}").touch()

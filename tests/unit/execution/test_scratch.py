@@ -91,13 +91,13 @@ def test_a_store_and_a_cache_that_cannot_be_written_are_named_with_the_way_out(t
     monkeypatch.setenv("GCSEARCH_CACHE", str(tmp_path / "cache"))
     check_cache()
     Store(tmp_path / "store").check_writable()
-    monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(InputError, match=r"(?s)GCSEARCH_CACHE: the cache .*cache.*GCSEARCH_CACHE=/path"):
+    monkeypatch.setenv("GCSEARCH_CACHE", "/proc/cache")  # nobody may make a folder there, not even root
+    with pytest.raises(InputError, match=r"(?s)GCSEARCH_CACHE: the cache .*/proc/cache \(.*GCSEARCH_CACHE=/path"):
         check_cache()
     with pytest.raises(
         InputError, match=r"(?s)--store: the store must be a folder that can be written.*GCSEARCH_STORE"
     ):
-        run.run("demo", store=tmp_path / "store")
+        run.run("demo", store="/proc/store")
 
 
 def test_what_the_file_system_refuses_in_the_cache_is_said_in_words_and_nothing_else_is(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from gcsearch.driver.run import cancel
 from gcsearch.errors import InputError
 from gcsearch.sweep.journal import Journal, SessionEnd
 from gcsearch.sweep.lease import STALE, Request, ask, driving
-from gcsearch.sweep.state import StateReader, SweepState, read_status
+from gcsearch.sweep.state import StateReader, SweepState, how_to_finish, read_status
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from tests.support.calls import call
@@ -275,3 +275,11 @@ def test_what_is_made_of_a_state_is_made_once(sweep):
     assert len(ranking) == 3
     assert [record.curve for record in sweep.searched] == [()] * 4
     assert [record.curve for record in sweep.records] == [a_record(number).curve for number in range(4)]
+
+
+def test_a_sweep_that_somebody_works_on_is_waited_for_and_not_resumed(sweep, lease):
+    assert how_to_finish(sweep).startswith("Finish it with `gcsearch resume demo")
+    with driving(lease, "the sweep demo"):
+        said = how_to_finish(sweep)
+    assert f":{os.getpid()} works on it: wait for its end (`gcsearch status demo" in said
+    assert "`gcsearch stop demo" in said and "resume" not in said

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from gcsearch.errors import InputError
 from gcsearch.sweep.store import Store
 
 
@@ -17,3 +20,13 @@ def test_a_command_names_the_store_where_it_would_not_be_found_without(tmp_path,
     assert other.command("resume", "demo") == "gcsearch resume demo"
     monkeypatch.setenv("GCSEARCH_STORE", "s3://bucket/sweeps")  # a command without --store is refused
     assert other.command("resume", "demo").endswith("--store '" + str(tmp_path / "my sweeps") + "'")
+
+
+def test_a_file_is_no_store(tmp_path, monkeypatch):
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match=rf"--store: the store is a folder, and this is a file, got {file}"):
+        Store.locate(file)
+    monkeypatch.setenv("GCSEARCH_STORE", str(file))
+    with pytest.raises(InputError, match="GCSEARCH_STORE: the store is a folder"):
+        Store.locate()
