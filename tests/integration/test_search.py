@@ -237,7 +237,10 @@ def marked_processes(mark: str) -> list[str]:
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     ("number", "group", "name"),
-    [(signal.SIGINT, True, "KeyboardInterrupt"), (signal.SIGTERM, False, "Terminated")],
+    [
+        (signal.SIGINT, True, "KeyboardInterrupt"),
+        pytest.param(signal.SIGTERM, False, "Terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_an_interrupt_ends_everything_soon(tmp_path, number, group, name):
     mark = f"GCSEARCH_TEST_MARK={tmp_path}"
