@@ -3,6 +3,7 @@
     python scripts/pictures.py              # all of them
     python scripts/pictures.py terminal     # the display of a search: some minutes on two CPU cores
     python scripts/pictures.py report       # the head of the demo's report, in a Chromium
+    python scripts/pictures.py mlflow       # the demo in MLflow's browser, as `gcsearch ui demo` shows it
 
 Each picture is a function that takes the folder to write to; one more is a line in PICTURES.
 """
@@ -14,10 +15,14 @@ import contextlib
 import io
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 from rich._export_format import CONSOLE_SVG_FORMAT
@@ -31,6 +36,9 @@ from gcsearch.config.trials import EpochReport, Proposal, TrialRecord
 from gcsearch.errors import Interrupted
 from gcsearch.methods.registry import build
 from gcsearch.sweep.sweep import Sweep
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PLACE = Path(__file__).parents[1] / "docs" / "pictures"
 LARGEST = 150_000  # bytes
@@ -107,14 +115,7 @@ def report(folder: Path) -> Path:
 
 def picture_of_report(page: Path, path: Path) -> Path:
     """A report as a browser shows it, down to the end of its second section."""
-    from playwright.sync_api import sync_playwright
-
-    program = shutil.which("chromium")
-    if program is None:
-        raise SystemExit("a picture of a page needs a Chromium on PATH: apt-get install chromium")
-    with sync_playwright() as playwright:
-        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-        browser = playwright.chromium.launch(executable_path=program, args=quiet)
+    with _browser() as browser:
         tab = browser.new_page(viewport={"width": _WIDTH, "height": 1400}, device_scale_factor=_SCALE)
         tab.goto(page.resolve().as_uri())
         tab.locator(".figure:not([data-drawn])").first.wait_for(state="detached")
@@ -123,7 +124,55 @@ def picture_of_report(page: Path, path: Path) -> Path:
             raise SystemExit(f"{page} has no second section")
         height = box["y"] + box["height"] + 14
         png = tab.screenshot(full_page=True, clip={"x": 0, "y": 0, "width": _WIDTH, "height": height})
+    return _in_few_colours(png, path)
+
+
+# --- MLflow -----------------------------------------------------------------------------------------------
+
+
+def mlflow(folder: Path) -> Path:
+    """The demo in MLflow's browser, as the address that `gcsearch ui demo` prints shows it."""
+    with tempfile.TemporaryDirectory() as store:
+        gcsearch.run("demo", store=store)
+        return picture_of_mlflow("demo", Path(store), folder / "mlflow.png")
+
+
+def picture_of_mlflow(sweep: str, store: Path, path: Path) -> Path:
+    """The first screen of a sweep, without a click."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "gcsearch", "ui", sweep, "--store", str(store), "--port", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        address = server.stdout.readline().strip() if server.stdout else ""
+        with _browser() as browser:
+            tab = browser.new_page(viewport={"width": 1400, "height": 800})
+            tab.goto(address)
+            tab.locator(".ag-row", has_text="champion").first.wait_for(timeout=60_000)
+            tab.wait_for_timeout(2000)  # until its columns have their widths
+            png = tab.screenshot()
+    finally:
+        server.terminate()
+        server.wait()
+    return _in_few_colours(png, path)
+
+
+@contextlib.contextmanager
+def _browser() -> Iterator[Browser]:
+    from playwright.sync_api import sync_playwright
+
+    program = shutil.which("chromium")
+    if program is None:
+        raise SystemExit("a picture of a page needs a Chromium on PATH: apt-get install chromium")
+    with sync_playwright() as playwright:
+        quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        browser = playwright.chromium.launch(executable_path=program, args=quiet)
+        yield browser
         browser.close()
+
+
+def _in_few_colours(png: bytes, path: Path) -> Path:
     whole = Image.open(io.BytesIO(png)).convert("RGB")
     whole.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
     return path
@@ -131,7 +180,7 @@ def picture_of_report(page: Path, path: Path) -> Path:
 
 # --- All --------------------------------------------------------------------------------------------------
 
-PICTURES: dict[str, Callable[[Path], Path]] = {"terminal": terminal, "report": report}
+PICTURES: dict[str, Callable[[Path], Path]] = {"terminal": terminal, "report": report, "mlflow": mlflow}
 
 
 def main() -> None:
