@@ -141,4 +141,4 @@ def test_a_flag_is_enough_for_one_setting_under_another_protocol():
     words = [part for one in sets for part in ("--set", one)]
     found = json.loads(here("trial", *words, "--seeds", "1", "--json", "--quiet"))
     assert found["config"] == complete(TrialConfig(method="zeroshot")).to_dict()
-    assert list(found["metrics"]) == ["test_acc", "test_acc_shapes-mosaic", "test_acc_targets"]
+    assert list(found["metrics"]) == ["test_acc", "test_ece", "test_nll", "test_acc_shapes-mosaic", "test_acc_targets"]
