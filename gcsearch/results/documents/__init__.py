@@ -44,6 +44,7 @@ from gcsearch.results.documents.results import (
     Numbers,
     Objective,
     Ranked,
+    confirmed_numbers,
     facts,
 )
 
@@ -78,6 +79,7 @@ __all__ = [
     "StatusEntry",
     "Temperature",
     "TrainedRecord",
+    "confirmed_numbers",
     "facts",
     "json_schema",
 ]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict
 
 from gcsearch.config.base import Model
-from gcsearch.config.metrics import Stage
+from gcsearch.config.metrics import Column, Stage
 from gcsearch.config.trials import Outcome, TrialConfig, TrialRecord
 from gcsearch.methods.registry import title_and_tags
 from gcsearch.stats import finite, spread, t_interval
@@ -42,6 +42,21 @@ class Numbers(Document):
             interval=t_interval(values),
             per_seed={str(seed): finite(value) for seed, value in zip(seeds, values, strict=False)},
         )
+
+
+def confirmed_numbers(record: TrialRecord, shown: Iterable[Column], decides: Column) -> dict[str, float]:
+    """What tables show of a configuration on test images, flat, for tools that keep one number under one name.
+
+    By the keys of the columns `shown`, the one that `decides` first: mean, deviation (`_sd`), and of that one the 95 %
+    interval of the mean (`_low`, `_high`). What is no number is left out.
+    """
+    found: dict[str, float | None] = {}
+    for column in sorted(shown, key=lambda one: one != decides):
+        numbers = Numbers.of(record.seeds, record.metrics.get(column.metric, ()))
+        found |= {column.key: numbers.mean, f"{column.key}_sd": numbers.deviation}
+        if column == decides and numbers.interval:
+            found |= zip((f"{column.key}_low", f"{column.key}_high"), numbers.interval, strict=True)
+    return {name: value for name, value in found.items() if value is not None}
 
 
 class Measured(Document):

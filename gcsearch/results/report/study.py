@@ -29,10 +29,11 @@ from gcsearch.config.addresses import scrubbed, shown
 from gcsearch.config.trials import Outcome, Role, TrialConfig, TrialRecord
 from gcsearch.errors import InputError, RunError
 from gcsearch.files import absolute
+from gcsearch.results.documents import confirmed_numbers
 from gcsearch.results.report.picture import ReportData
 from gcsearch.results.report.responses import Axis, axis
 from gcsearch.results.tables.wording import named, searched
-from gcsearch.stats import spread, t_interval
+from gcsearch.stats import spread
 
 Study: TypeAlias = optuna.Study
 Storage: TypeAlias = str | Path | BaseStorage
@@ -122,11 +123,7 @@ class StudySource:
     def confirmed(self, record: TrialRecord) -> dict[str, Any]:
         """What a configuration came to on test images: mean, deviation, and the interval of what decides."""
         task = self.data.pipeline.task
-        numbers = means(record, {column.metric: column.key for column in metrics.columns(task)})
-        decides = metrics.deciding(task)
-        interval = t_interval(record.metrics.get(decides.metric, ()))
-        if interval:
-            numbers |= {f"{decides.key}_low": interval[0], f"{decides.key}_high": interval[1]}
+        numbers = confirmed_numbers(record, metrics.columns(task), metrics.deciding(task))
         return {**numbers, "confirm_seeds": list(record.seeds)}
 
     @property

@@ -24,7 +24,7 @@ from gcsearch.config.trials import EpochReport, Role, TrialConfig, TrialRecord
 from gcsearch.errors import InputError
 from gcsearch.methods import registry
 from gcsearch.methods.registry import METHODS, title_and_tags
-from gcsearch.results.differences import bootstrap_interval
+from gcsearch.results.documents import confirmed_numbers
 from gcsearch.stats import finite, spread
 from gcsearch.tracking.content.limits import cut
 
@@ -201,17 +201,8 @@ def confirmed_metrics(record: TrialRecord, pipeline: Pipeline) -> dict[str, floa
     Mean and deviation over seeds, and of the one that decides the 95 % interval of the mean.
     """
     task = pipeline.task
-    found: dict[str, float] = {}
-    for column in sorted(columns(task), key=lambda one: one != deciding(task)):
-        values = record.metrics.get(column.metric, ())
-        if not values or column.metric not in METRICS:
-            continue
-        summary = spread(values)
-        found |= {column.key: summary.mean, f"{column.key}_sd": summary.deviation}
-        if column == deciding(task):
-            low, high = bootstrap_interval(values)
-            found |= {f"{column.key}_low": low, f"{column.key}_high": high}
-    return found
+    whole = [column for column in columns(task) if column.metric in METRICS]  # not of single data sets of many
+    return confirmed_numbers(record, whole, deciding(task))
 
 
 def thinned(curve: Sequence[EpochReport], key: str, most: int) -> list[tuple[int, float]]:

@@ -18,6 +18,7 @@ from gcsearch.config.pipeline import Pipeline, SearchConfig
 from gcsearch.config.task import Task
 from gcsearch.config.trials import EpochReport, Outcome, TrialConfig
 from gcsearch.errors import InputError, RunError
+from gcsearch.stats import t_interval
 from gcsearch.tracking.client import read_records, runs_of, ui_command
 from gcsearch.tracking.content.trials import MOST_KEYS, key_of, run_name
 from gcsearch.tracking.tracker import Tracker
@@ -123,6 +124,7 @@ def test_a_confirmed_run_has_the_numbers_of_the_tables_and_its_curves_as_a_pictu
     assert (logged["base"], logged["base_sd"], logged["h"]) == (82.0, 0.0, 72.0) and "new" not in logged
     assert logged["h_sd"] == pytest.approx(2.5**0.5)
     assert logged["h_low"] < 72 < logged["h_high"]
+    assert (logged["h_low"], logged["h_high"]) == t_interval(curve[-1].metrics["test_h"])  # as `--json` has it
     assert logged["test_h"] == 72.0 and "objective" not in logged
     assert run.data.tags["role"] == "champion"
     assert {file.path for file in tracker.client.list_artifacts(run_id)} == {
