@@ -26,7 +26,7 @@ class Meter:
     What has begun is finished always: the meter says only whether anything more should begin.
 
     Args:
-        settings: the search's, with its budget.
+        search: how it is searched, with its budget.
         devices: what one worker process takes of a machine: GPUs, or cores where it has none.
         first: number of the first configuration that counts; better ones before it are known.
         spent: seconds that earlier sessions took.

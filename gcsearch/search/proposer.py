@@ -52,7 +52,7 @@ class _Past:
 class Proposer:
     """An Optuna study in memory with the order of questions and answers that makes a search repeat exactly.
 
-        proposer = Proposer(space, settings)
+        proposer = Proposer(space, search)
         while packs := proposer.ask():
             for pack in packs:
                 for record in train(pack):
@@ -60,7 +60,7 @@ class Proposer:
 
     Args:
         space: what is searched. Its points come first; without anything to search there is one trial.
-        settings: exactly `samplers.total` trials are proposed; the last generation and its last pack may be smaller.
+        search: exactly `samplers.total` trials are proposed; the last generation and its last pack may be smaller.
         before: records of earlier sweeps, known before the first proposal. They have no number here, and count as what
             they were; those without a place in the space are left out.
     """
@@ -176,8 +176,8 @@ class Proposer:
 
     def _restore(self, memory: Memory, states: Iterable[StudyState]) -> None:
         """Add to the study what needs no asking: the trials up to the last state between two generations of now."""
-        boxes = self.space.distributions()
-        known = KnownStates(state for state in states if memory.fits(state, boxes))
+        distributions = self.space.distributions()
+        known = KnownStates(state for state in states if memory.fits(state, distributions))
         settled = {0}
         for past in self._past:
             numbers = self._generation(max(settled))
@@ -190,7 +190,7 @@ class Proposer:
         for number in range(state.told):
             self._settle(self._proposal(number, known.params[number]), self._past[number // self._together])
             self._answered.append(self._answer(number))
-        known.restore(self.study, memory, state, list(map(self._told, self._answered)), boxes)
+        known.restore(self.study, memory, state, list(map(self._told, self._answered)), distributions)
         self._kept = state.told
 
     def _note_state(self) -> None:
@@ -230,7 +230,7 @@ class Proposer:
         return self._proposal(number, trial.params)
 
     def _proposal(self, number: int, params: Mapping[str, Any]) -> Proposal:
-        """The trial as it is run, from its place in the space's boxes."""
+        """The trial as it is run, from Optuna's values."""
         points = self.space.points
         values = points[number].values if number < len(points) else self.space.natural(params)
         return Proposal(number=number, config=self.space.config(values))

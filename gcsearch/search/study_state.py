@@ -35,13 +35,15 @@ class Told(NamedTuple):
     attributes: Mapping[str, Any] = {}
 
 
-def added(told: Told, params: Mapping[str, Any], boxes: Mapping[str, BaseDistribution], **noted: Any) -> FrozenTrial:
+def added(
+    told: Told, params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution], **noted: Any
+) -> FrozenTrial:
     """A trial that was told already, for `Study.add_trial`. `noted`: what the sampler noted on it."""
     return create_trial(
         state=told.state,
         values=told.values,
         params=dict(params),
-        distributions=dict(boxes),
+        distributions=dict(distributions),
         intermediate_values=dict(told.curve),
         user_attrs=dict(told.attributes),
         system_attrs=noted,
@@ -64,9 +66,9 @@ class Memory:
         """AttributeError where this version of Optuna keeps them elsewhere."""
         return {name: operator.attrgetter(name)(sampler).rng for name in self.generators}
 
-    def fits(self, state: StudyState, boxes: Mapping[str, BaseDistribution]) -> bool:
+    def fits(self, state: StudyState, distributions: Mapping[str, BaseDistribution]) -> bool:
         """Whether `state` is one of a study of this kind."""
-        return state.params.keys() == boxes.keys() and state.generators.keys() == set(self.generators)
+        return state.params.keys() == distributions.keys() and state.generators.keys() == set(self.generators)
 
     def model(self, study: optuna.Study) -> Any:
         """What the sampler has fitted, as JSON; None where it fits everything anew."""
@@ -190,7 +192,7 @@ class KnownStates:
         memory: Memory,
         state: StudyState,
         answers: Sequence[Told],
-        boxes: Mapping[str, BaseDistribution],
+        distributions: Mapping[str, BaseDistribution],
     ) -> None:
         """Make a study without trials of its own what it was at `state`; `answers` is what it was told of each."""
         fitted = memory.restore_model(study.sampler, state.model)
@@ -200,7 +202,7 @@ class KnownStates:
             noted = {name: value for name, value in self._noted[number].items() if value is not None}
             if number == max(ended_well, default=-1):
                 noted |= fitted
-            study.add_trial(added(told, self.params[number], boxes, **noted))
+            study.add_trial(added(told, self.params[number], distributions, **noted))
         for name, value in state.on_study.items():
             study._storage.set_study_system_attr(study._study_id, name, value)
         for name, generator in memory.drawing(study.sampler).items():

@@ -211,13 +211,13 @@ def kept_in_c(number: signal.Signals = signal.SIGTERM) -> Iterator[None]:
         while not over.wait(0.002):
             put_back()
 
-    callback = threading.Thread(target=watch, name="gcsearch-signals", daemon=True)
-    callback.start()
+    watching = threading.Thread(target=watch, name="gcsearch-signals", daemon=True)
+    watching.start()
     try:
         yield
     finally:
         over.set()
-        callback.join()
+        watching.join()
         signal.signal(number, python)  # Ray sets one of Python's, too
         put_back()
 

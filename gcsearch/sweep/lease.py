@@ -92,6 +92,12 @@ def look(path: Path) -> LeaseState | None:
     )
 
 
+def living(path: Path) -> LeaseState | None:
+    """The lease at `path` of a driver that lives; None where nobody drives."""
+    found = look(path)
+    return found if found and not found.gone else None
+
+
 def _clock(folder: Path) -> float:
     """What time it is on the file system of `folder`: that of a file changed there just now."""
     try:
@@ -182,8 +188,8 @@ def request_path(lease: Path) -> Path:
 
 def ask(path: Path, request: Request) -> LeaseState | None:
     """Ask the holder of the lease at `path`; it hears within a second or two. None where nobody drives."""
-    found = look(path)
-    if found is None or found.gone:
+    found = living(path)
+    if found is None:
         return None
     content = {"wish": request, "token": found.holder.token, "by": str(this_process()), "time": _now()}
     files.write_whole(request_path(path), json.dumps(content))

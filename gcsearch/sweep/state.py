@@ -44,7 +44,7 @@ from gcsearch.sweep.journal import (
     WorkerLost,
     Workers,
 )
-from gcsearch.sweep.lease import LeaseState, look, request_path
+from gcsearch.sweep.lease import LeaseState, living, look, request_path
 from gcsearch.sweep.store import Store
 
 # --- Replay --------------------------------------------------------------------------------------------
@@ -453,8 +453,7 @@ def describe_store(sweep: KeptSweep) -> str:
 
 def how_to_finish(sweep: KeptSweep) -> str:
     """What to do about a sweep that is wanted finished and is not: wait while a driver works on it, or go on."""
-    found = look(sweep.store.lease(sweep.name))
-    if found and not found.gone:
+    if found := living(sweep.store.lease(sweep.name)):
         watch, stop = (sweep.store.command(verb, sweep.name) for verb in ("status", "stop"))
         return f"{found.holder.process} works on it: wait for its end (`{watch}`), or `{stop}`."
     return f"Finish it with `{sweep.store.command('resume', sweep.name)}`."

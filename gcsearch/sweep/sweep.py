@@ -23,7 +23,7 @@ from gcsearch.results.differences import joined_curve, pooled
 from gcsearch.results.multi_dataset import as_dataset
 from gcsearch.results.tables.table import record_entry, to_frame
 from gcsearch.sweep.journal import Journal, RecordEvent, TrialProposed, run_key
-from gcsearch.sweep.lease import look
+from gcsearch.sweep.lease import living
 from gcsearch.sweep.state import StateReader, SweepState, how_to_finish
 from gcsearch.sweep.store import PIPELINE_FILE, SPACE_FILE, Store
 
@@ -362,8 +362,7 @@ def _study_trials(sweep: Sweep, state: SweepState) -> Iterator[EndedTrial | Prop
     """The trials of the search by number, those that were proposed and have no record included."""
     from gcsearch.results.report.study import EndedTrial, ProposedTrial
 
-    seen = look(sweep.store.lease(sweep.name)) if state.running else None
-    driven = seen is not None and not seen.gone
+    driven = bool(state.running and living(sweep.store.lease(sweep.name)))
     asked = {one.number: one for one in sweep.journal.events(TrialProposed)} if state.running else {}
     for number in sorted(state.records.keys() | state.running):
         if number in state.records:

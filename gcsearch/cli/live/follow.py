@@ -16,7 +16,7 @@ from gcsearch.cli.render import print_pairs
 from gcsearch.cli.streams import say
 from gcsearch.errors import InputError
 from gcsearch.sweep import gathering, interrupts
-from gcsearch.sweep.lease import look
+from gcsearch.sweep.lease import living
 from gcsearch.sweep.state import read_status
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep, open_sweep
@@ -53,7 +53,7 @@ def _chosen(name: str | None, store: Store) -> str:
     names = gathering.parts(name, store.root) if name else store.sweeps()
     if names == [name]:
         return names[0]
-    running = [one for one in names if _is_driven(one, store)]
+    running = [one for one in names if living(store.lease(one))]
     if len(running) != 1:
         raise InputError(
             "one sweep can be followed at a time",
@@ -64,17 +64,12 @@ def _chosen(name: str | None, store: Store) -> str:
     return running[0]
 
 
-def _is_driven(name: str, store: Store) -> bool:
-    seen = look(store.lease(name))
-    return seen is not None and not seen.gone
-
-
 def _wait_for_journal(name: str, store: Store) -> None:
     """Wait while a driver prepares a sweep that has no journal yet: its data are looked at, its images encoded."""
-    if name in store.sweeps() or not _is_driven(name, store):
+    if name in store.sweeps() or not living(store.lease(name)):
         return
     say(f"{name} is being prepared: its driver reads the data and encodes the images")
-    while name not in store.sweeps() and _is_driven(name, store):
+    while name not in store.sweeps() and living(store.lease(name)):
         _pause()
 
 

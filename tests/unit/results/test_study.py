@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -15,6 +14,7 @@ from gcsearch.cli.app import app
 from gcsearch.config.trials import Outcome, TrialConfig
 from gcsearch.errors import InputError, RunError
 from gcsearch.results.report.responses import importances, responses
+from gcsearch.sweep.lease import driving
 from gcsearch.sweep.store import Store
 from gcsearch.sweep.sweep import Sweep
 from tests.support.records import ZEROSHOT, a_final, a_record
@@ -116,7 +116,7 @@ def test_trials_that_ended_early_keep_what_they_had(sweep):
     assert failed.user_attrs["reason"] == "out of memory"
 
 
-def test_what_runs_or_waits_is_told_apart(sweep, monkeypatch):
+def test_what_runs_or_waits_is_told_apart(sweep):
     for number in (11, 13):  # the journal lost what it had of 12
         sweep.journal.append("proposal", number=number, config=tried(number).config, label="")
     study = sweep.to_study()
@@ -125,8 +125,8 @@ def test_what_runs_or_waits_is_told_apart(sweep, monkeypatch):
     assert waiting.user_attrs["config"]["rho"] == 0.05
     assert "says nothing" in lost.user_attrs["reason"]
     assert study.ask().suggest_float("rho", 0.005, 2, log=True) == 0.05
-    monkeypatch.setattr("gcsearch.sweep.sweep.look", lambda path: SimpleNamespace(gone=""))  # a driver that lives
-    running = sweep.to_study().trials[11]
+    with driving(sweep.store.lease(sweep.name), "the sweep"):
+        running = sweep.to_study().trials[11]
     assert (running.state, running.params["rho"]) == (TrialState.RUNNING, 0.05)
 
 

@@ -24,13 +24,13 @@ class AtRung(NamedTuple):
         return self.arrived - self.pruned
 
 
-def survival(records: Sequence[TrialRecord], settings: SearchConfig) -> list[AtRung]:
+def survival(records: Sequence[TrialRecord], search: SearchConfig) -> list[AtRung]:
     """The start, each rung, and the end; empty where no rung was set.
 
     A trial that diverged or failed on the way comes to no later rung. With hyperband some packs have fewer rungs than
     others, and pass the others' without a loss.
     """
-    shares = pruning.rungs(settings, 0)
+    shares = pruning.rungs(search, 0)
     if not shares:
         return []
     known = [(record, epochs) for record in records if (epochs := own_epochs(record))]
